@@ -1,0 +1,50 @@
+# Everything runs in .venv, made from requirements.lock. Needs Python 3.11+, make and the package registries.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types unit test-vllm bench-overhead soak lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Promptlane needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## start simulated engines and the gateway, send real requests, keep serving until Ctrl-C
+	@exec $(BIN)/python -m benchmarks.demo
+
+test: lint types unit  ## lint, types and tests: what must pass before a change lands
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/pytest
+
+test-vllm: $(READY)  ## the end-to-end suite against the real vLLM on the CPU (installs it; 2.3 GB)
+	tests/real_vllm/run.sh
+
+bench-overhead: $(READY)  ## CPU per request and per streamed chunk, beside nginx and the Rust routers
+	$(BIN)/python -m benchmarks.overhead
+
+soak: $(READY)  ## 2,000 concurrent streams through one gateway process for a minute
+	$(BIN)/python -m benchmarks.soak
+
+lock:  ## resolve the dependencies anew, without the names of registries
+	$(PYTHON) -m venv .work/lock
+	.work/lock/bin/pip install --quiet uv
+	.work/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --group dev pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv .venv-vllm .work .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,39 @@
+"""What reached this engine: the last requests, byte for byte, for tests of isolation.
+
+Floor: pure. Bounded by number and by bytes, so that a load run with long prompts does not fill the memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+RECORDS = 1_000
+RECORD_BYTES = 64 * 1024 * 1024
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self._records: deque[dict[str, Any]] = deque()
+        self._bytes = 0
+
+    def add(self, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes, at: float) -> None:
+        """`headers` stay in order and with their repetitions; what is no UTF-8 is shown as \\xNN. `at`: Unix."""
+        record: dict[str, Any] = {
+            "method": method,
+            "path": path,
+            "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers],
+            "body": body.decode("utf-8", "backslashreplace"),
+            "at": at,
+        }
+        self._records.append(record)
+        self._bytes += len(record["body"])
+        while len(self._records) > RECORDS or (self._bytes > RECORD_BYTES and len(self._records) > 1):
+            self._bytes -= len(self._records.popleft()["body"])
+
+    def all(self) -> list[dict[str, Any]]:
+        return list(self._records)
+
+    def clear(self) -> None:
+        self._records.clear()
+        self._bytes = 0

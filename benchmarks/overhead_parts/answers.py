@@ -1,0 +1,115 @@
+"""What the canned backend says and how the load generator checks it: bytes only, no sockets.
+
+Both sides build the same bytes from this file, so a gateway that changes, drops or adds one byte of a body is
+caught. Shapes and field order follow what vLLM 0.32 sends.
+"""
+
+import json
+from functools import cache
+
+MODEL = "bench"
+DONE = b"data: [DONE]\n\n"
+OK = b"HTTP/1.1 200"
+LAST_CHUNK = b"0\r\n\r\n"
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+_WORDS = " the engine reads each prompt once and keeps its keys and values for the next one"
+
+
+class BadAnswer(Exception):
+    """An answer is not what the backend sent. The message says what differs."""
+
+
+def http_answer(body: bytes, status: str = "200 OK", content_type: str = "application/json") -> bytes:
+    """One whole HTTP answer with a content length."""
+    head = (
+        f"HTTP/1.1 {status}\r\nserver: uvicorn\r\ncontent-length: {len(body)}\r\ncontent-type: {content_type}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def http_chunk(data: bytes) -> bytes:
+    """`data` as one chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _chat_body() -> bytes:
+    message = {"role": "assistant", "content": _WORDS, "refusal": None, "annotations": None, "audio": None}
+    message |= {"function_call": None, "reasoning": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length", "stop_reason": None}
+    usage: dict[str, object] = {"prompt_tokens": 40, "total_tokens": 56, "completion_tokens": 16}
+    usage |= {"prompt_tokens_details": {"cached_tokens": 32}, "completion_tokens_details": None}
+    answer = {"id": "chatcmpl-99783364f7acc6fb", "object": "chat.completion", "created": 1795326455, "model": MODEL}
+    answer |= {"choices": [choice], "service_tier": None, "system_fingerprint": "vllm-0.32.0-2a887ec2"}
+    answer |= {"usage": usage, "prompt_logprobs": None, "prompt_token_ids": None, "kv_transfer_params": None}
+    return json.dumps(answer, separators=(",", ":")).encode()
+
+
+CHAT_BODY = _chat_body()
+
+
+def _event(choices: list[dict[str, object]], **more: object) -> bytes:
+    event = {"id": "chatcmpl-83784d628c238a9f", "object": "chat.completion.chunk", "created": 1795326452}
+    event |= {"model": MODEL, "choices": choices, **more}
+    return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
+
+
+def _delta(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, object]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+@cache
+def stream_events(chunks: int) -> tuple[tuple[bytes, ...], ...]:
+    """The SSE events of a stream by moment: `chunks` moments, the last with the finish, the usage and [DONE].
+
+    Events of one moment leave the backend in one write, each as an HTTP chunk of its own, as vLLM's do.
+    """
+    if chunks < 2:
+        raise ValueError(f"a stream has at least 2 chunks, not {chunks}")
+    words = _WORDS.split()
+    role = _event([_delta({"role": "assistant", "content": ""})])
+    middle = [_event([_delta({"content": " " + words[i % len(words)]})]) for i in range(1, chunks - 1)]
+    finish = _event([_delta({"content": " end"}, "length")])
+    counts = {"prompt_tokens": 40, "total_tokens": 40 + chunks, "completion_tokens": chunks}
+    usage = _event([], usage=counts | {"prompt_tokens_details": {"cached_tokens": 32}})
+    return ((role,), *((event,) for event in middle), (finish, usage, DONE))
+
+
+@cache
+def stream_writes(chunks: int) -> tuple[bytes, ...]:
+    """What the backend writes at each of the stream's moments, HTTP framing included."""
+    writes = [b"".join(map(http_chunk, events)) for events in stream_events(chunks)]
+    return (STREAM_HEAD + writes[0], *writes[1:-1], writes[-1] + LAST_CHUNK)
+
+
+@cache
+def stream_body(chunks: int) -> bytes:
+    """The stream's body without HTTP framing."""
+    return b"".join(event for events in stream_events(chunks) for event in events)
+
+
+def dechunk(framed: bytes) -> bytes:
+    """The body inside a complete chunked body.
+
+    Raises BadAnswer when the framing is broken, or when anything follows the last chunk.
+    """
+    parts: list[bytes] = []
+    at = 0
+    while True:
+        end = framed.find(b"\r\n", at)
+        try:
+            size = int(framed[at:end].partition(b";")[0], 16)
+        except ValueError:
+            raise BadAnswer(f"not a chunk size: {framed[at : at + 20]!r}") from None
+        at = end + 2 + size
+        if framed[at : at + 2] != b"\r\n":
+            raise BadAnswer(f"chunk of {size} bytes does not end where it says")
+        if size == 0:
+            break
+        parts.append(framed[end + 2 : at])
+        at += 2
+    if at + 2 != len(framed):
+        raise BadAnswer("bytes follow the last chunk")
+    return b"".join(parts)

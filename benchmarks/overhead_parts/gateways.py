@@ -1,0 +1,220 @@
+"""The gateways under measurement: how each is installed, configured, started and known to be ready.
+
+All get the same two backends and one core, write no access log, and keep their other defaults: what they do per
+request (prefix trees, limits, metrics, records) is what they are.
+"""
+
+import hashlib
+import http.client
+import json
+import sys
+import time
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from benchmarks.overhead_parts import installs
+from benchmarks.overhead_parts.answers import CHAT_BODY, MODEL
+from benchmarks.overhead_parts.processes import OWN_MODULES, ROOT, Child, Failed, NotStarted, free_port
+from benchmarks.overhead_parts.traffic import REQUESTS, bodies
+
+_READY_SECONDS = 30.0
+_POLL_SECONDS = 0.05
+_HTTP_SECONDS = 5.0
+
+
+class Gateway(ABC):
+    """One gateway. `install` once, then any number of `start` and `stop`."""
+
+    name: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._child: Child | None = None
+
+    @abstractmethod
+    def install(self) -> None:
+        """Makes the program available. Raises Failed."""
+
+    @abstractmethod
+    def command(self, backends: Sequence[str], folder: Path) -> list[str | Path]:
+        """The program and its arguments; `self.port` is where it listens. Configuration files go into `folder`."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request must carry besides its body."""
+        return {}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pids(self) -> list[int]:
+        """The roots of its process tree."""
+        return [self._child.pid] if self._child else []
+
+    def start(self, backends: Sequence[str], folder: Path, cpus: set[int]) -> None:
+        """Returns when it answers. Raises NotStarted."""
+        self.port = free_port()
+        command = self.command(backends, folder)
+        self._child = Child(command, cpus, folder / f"{self.name}.log", env=self.environment)
+        deadline = time.monotonic() + _READY_SECONDS
+        while not self.ready():
+            if not self._child.running:
+                raise NotStarted(f"ended at the start: {self._child.last_words()}")
+            if time.monotonic() > deadline:
+                raise NotStarted(f"not ready within {_READY_SECONDS:.0f} s: {self._child.last_words()}")
+            time.sleep(_POLL_SECONDS)
+
+    def ready(self) -> bool:
+        """Whether it answers a chat."""
+        headers = {"content-type": "application/json", **self.headers}
+        return fetch(f"{self.url}/v1/chat/completions", bodies(REQUESTS)[0], headers) == CHAT_BODY
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+
+
+def fetch(url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes | None:
+    """The body of a 2xx answer to a GET, or to a POST of `body`; None for any other answer."""
+    request = urllib.request.Request(url, body, dict(headers or {}))  # noqa: S310 (only URLs made here come in)
+    try:
+        with urllib.request.urlopen(request, timeout=_HTTP_SECONDS) as answer:  # noqa: S310 (the same)
+            return bytes(answer.read())
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+_NGINX_CONFIG = """\
+daemon off; master_process off; worker_processes 1; error_log stderr warn; pid nginx.pid;
+events { worker_connections 8192; multi_accept on; }
+http {
+  access_log off; keepalive_requests 1000000000; client_max_body_size 0; client_body_buffer_size 1m;
+  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+  upstream engines { %(servers)s keepalive 4096; keepalive_requests 1000000000; }
+  server {
+    listen 127.0.0.1:%(port)d backlog=4096;
+    location / {
+      proxy_pass http://engines; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+    }
+  }
+}
+"""
+
+
+class Nginx(Gateway):
+    """The floor: bytes are passed on and nothing is decided. One process, so that nothing of it can be left over."""
+
+    name = "nginx"
+
+    def install(self) -> None:
+        self._program = installs.nginx()
+
+    def command(self, backends: Sequence[str], folder: Path) -> list[str | Path]:
+        servers = " ".join(f"server {url.removeprefix('http://')};" for url in backends)
+        config = folder / "nginx.conf"
+        config.write_text(_NGINX_CONFIG % {"servers": servers, "port": self.port})
+        return [self._program, "-p", folder, "-c", config]
+
+
+class RustRouter(Gateway):
+    """sglang-router and its fork vllm-router: the same arguments, each with its cache-aware policy."""
+
+    package: ClassVar[str]
+    version: ClassVar[str]
+    quiet: ClassVar[str]
+
+    def install(self) -> None:
+        self._python = installs.venv_python(self.package, self.version)
+
+    def command(self, backends: Sequence[str], folder: Path) -> list[str | Path]:
+        module = f"{self.package.replace('-', '_')}.launch_router"
+        listen = ["--host", "127.0.0.1", "--port", str(self.port)]
+        metrics = ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())]
+        workers = ["--worker-urls", *backends, "--worker-startup-check-interval", "1"]
+        policy = ["--policy", "cache_aware", "--log-level", self.quiet]
+        return [self._python, "-m", module, *listen, *metrics, *workers, *policy]
+
+
+class SglangRouter(RustRouter):
+    name = package = "sglang-router"
+    version = "0.3.2"
+    quiet = "warn"
+
+
+class VllmRouter(RustRouter):
+    name = package = "vllm-router"
+    version = "0.1.17"
+    quiet = "warning"
+
+
+_KEY = "pl-bench-key"
+_NO_LIMIT = 1_000_000_000  # high enough never to bind: the limits are checked and charged all the same
+
+
+class Promptlane(Gateway):
+    """This project with its features on: keys, limits, lanes, affinity, routing headers, metrics, records."""
+
+    name = "promptlane"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._admin_port = 0
+
+    def install(self) -> None:
+        if not (ROOT / "router" / "cli.py").is_file():
+            raise Failed("router/cli.py is not there")
+
+    def command(self, backends: Sequence[str], folder: Path) -> list[str | Path]:
+        self._admin_port = free_port()
+        config = folder / "promptlane.json"  # YAML holds JSON
+        config.write_text(json.dumps(self._config(backends, folder), indent=2))
+        return [sys.executable, "-m", "router.cli", "serve", "--config", config]
+
+    def _config(self, backends: Sequence[str], folder: Path) -> dict[str, Any]:
+        server = {"host": "127.0.0.1", "port": self.port, "admin_port": self._admin_port, "routing_headers": True}
+        limits = dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrency"), _NO_LIMIT)
+        tenant = {
+            "tier": "platinum",
+            "api_keys": [{"id": "bench", "sha256": hashlib.sha256(_KEY.encode()).hexdigest()}],
+            "limits": limits,
+            "models": {MODEL: {"pool": "bench", "engine_model": MODEL}},
+        }
+        endpoints = [
+            {"name": f"bench-{i}", "url": url, "role": "hot", "hourly_cost": 2.5} for i, url in enumerate(backends)
+        ]
+        return {
+            "server": server | {"base_domain": "llm.example.com"},
+            "state": {"redis_url": None, "ledger_url": f"sqlite:///{folder / 'promptlane.db'}"},
+            "tenants": {"bench": tenant},
+            "pools": {"bench": {"endpoints": endpoints}},
+        }
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {_KEY}"}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return OWN_MODULES
+
+    def ready(self) -> bool:
+        """Ready, both endpoints healthy, and a chat answered."""
+        admin = f"http://127.0.0.1:{self._admin_port}"
+        if fetch(f"{admin}/readyz") is None or (state := fetch(f"{admin}/admin/state")) is None:
+            return False
+        endpoints = json.loads(state)["pools"]["bench"]["endpoints"]
+        return all(endpoint["healthy"] for endpoint in endpoints) and super().ready()
+
+
+GATEWAYS: dict[str, type[Gateway]] = {kind.name: kind for kind in (Promptlane, Nginx, SglangRouter, VllmRouter)}

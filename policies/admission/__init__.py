@@ -1,0 +1,1 @@
+"""May a request enter now, and who goes next. Floor: `policies`, pure."""

@@ -1,0 +1,109 @@
+"""What a request would cost at an endpoint, in seconds: its prefill, the wait before it, the decodes beside it.
+
+Floor: `policies`, pure. The model is one engine step of a continuously batching server (facts/routing.md):
+    step = o + b·P + e·Σp(s + p/2) + c·D + d·S
+with P prompt tokens computed in the step, p and s a chunk's length and start, D decoding requests and S their context
+tokens. The constants of `Rates` are its priors; estimates wrong by 2 in the rate move the result by only 2 %.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from policies.types import InferenceRequest
+
+if TYPE_CHECKING:  # the state holds its `Rates`
+    from policies.endpoint_state import EndpointState
+
+STEP_TOKENS = 8192  # vLLM's usual token budget of one step (`--max-num-batched-tokens` on large GPUs)
+
+# Share of the elapsed time that is believed to have been spent on the pending prefills. More is dangerous: at 1.0 an
+# error of 20 % in the rate drops goodput from .89 to .20 (facts/routing.md).
+PROGRESS_CREDIT = 0.5
+
+# A client's bound says little about a reply's length: most replies are a few hundred tokens. Without this cap one
+# careless `max_tokens: 100000` would look like the work of a hundred requests (tokens).
+EXPECTED_OUTPUT_CAP = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast an endpoint is. Priors: an 8B model on an A100-80GB (facts/routing.md; b measured, the rest assumed)."""
+
+    prefill: float = 67e-6  # b: seconds per uncached prompt token
+    attention: float = 2.8e-9  # e: seconds per uncached prompt token and token before it
+    step: float = 2.5e-3  # o: seconds per step, whatever is in it
+    decode: float = 20e-6  # c: seconds per step and decoding request
+    context: float = 76e-9  # d: seconds per step and context token of the decoding requests
+
+    def __post_init__(self) -> None:
+        if self.prefill <= 0:
+            raise ValueError("prefill rate must be above 0 seconds per token")
+
+
+class Forecast(NamedTuple):
+    """What one endpoint is predicted to do with one request. A tuple, as every decision makes one per endpoint."""
+
+    cached_tokens: int
+    own_seconds: float
+    ttft_seconds: float
+
+
+def expected_output(request: InferenceRequest) -> int:
+    """Output tokens to reckon with."""
+    return min(request.max_output_tokens, EXPECTED_OUTPUT_CAP)
+
+
+def cached_tokens(state: EndpointState, request: InferenceRequest) -> int:
+    """Prompt tokens the endpoint probably holds. Never all: an engine always computes at least the last token."""
+    matched = state.index.match(request.prefix_blocks)
+    if not matched:
+        return 0
+    return max(0, min(int(matched * request.tokens_per_block), request.prompt_tokens - 1))
+
+
+def own_seconds(rates: Rates, uncached: int, cached: int) -> float:
+    """Predicted prefill time of `uncached` tokens that follow `cached` ones: b·u + e·u·(m + u/2) + o."""
+    return rates.prefill * uncached + rates.attention * uncached * (cached + uncached / 2) + rates.step
+
+
+def wait_seconds(state: EndpointState, now: float) -> float:
+    """Predicted prefill time of what was sent before and has no first token yet, less what has been done of it.
+
+    The credit is `PROGRESS_CREDIT` · min(time on the present prefill, mean pending prefill). The time counts from the
+    last first token, or from when work began to wait if that was later: an idle endpoint earns no credit.
+    """
+    pending = state.pending_prefills
+    if not pending:
+        return 0.0
+    total = state.pending_prefill_seconds
+    return total - PROGRESS_CREDIT * min(max(now - state.prefill_since, 0.0), total / pending)
+
+
+def step_seconds(state: EndpointState) -> float:
+    """Predicted time of a step of the decodes alone: o + c·D + d·S."""
+    rates = state.rates
+    return rates.step + rates.decode * (state.in_flight - state.pending_prefills) + rates.context * state.decode_tokens
+
+
+def predicted_ttft(state: EndpointState, request: InferenceRequest, cached: int, now: float) -> float:
+    """Seconds to the first token if sent now: (wait + own)·f + dstep, the study's policy A (facts/routing.md).
+
+    f = 1 + dstep/(8192·b): every step of prefill also carries the decodes.
+    """
+    own = own_seconds(state.rates, request.prompt_tokens - cached, cached)
+    return _ttft(state, own, now)
+
+
+def forecast(state: EndpointState, request: InferenceRequest, now: float) -> Forecast:
+    """All predictions for one endpoint, each made once."""
+    cached = cached_tokens(state, request)
+    own = own_seconds(state.rates, request.prompt_tokens - cached, cached)
+    return Forecast(cached, own, _ttft(state, own, now))
+
+
+def _ttft(state: EndpointState, own: float, now: float) -> float:
+    step = step_seconds(state)
+    slowdown = 1.0 + step / (STEP_TOKENS * state.rates.prefill)
+    return (wait_seconds(state, now) + own) * slowdown + step

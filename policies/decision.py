@@ -1,0 +1,52 @@
+"""What a profile answers: a ranking of endpoints, and on request why.
+
+Floor: `policies`, pure. A decision is a ranking, so that failover needs no second one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from policies.endpoint_state import EndpointState
+
+
+class Candidate(NamedTuple):
+    """An endpoint that may take the request. A tuple, as every decision makes one per endpoint on the hot path.
+
+    `cost`: lower is better; the weighted sum of the profile's scores. Times are predicted seconds. `scores` (by
+    scorer's name, before weights) are empty unless somebody asked for an explanation.
+    """
+
+    state: EndpointState
+    cost: float
+    cached_tokens: int
+    own_seconds: float
+    ttft_seconds: float
+    scores: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a request goes: at least one candidate, best first."""
+
+    ranked: tuple[Candidate, ...]
+    profile: str
+
+    @property
+    def choice(self) -> Candidate:
+        return self.ranked[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Everything a profile thinks of one endpoint. `verdicts`: filter's name and whether the endpoint passed it; after
+    the first refusal the later filters were not asked. `candidate` has all scores, also for a refused endpoint."""
+
+    endpoint: str
+    verdicts: tuple[tuple[str, bool], ...]
+    candidate: Candidate
+
+    @property
+    def accepted(self) -> bool:
+        return all(passed for _, passed in self.verdicts)

@@ -1,0 +1,62 @@
+"""Which endpoints may take a request at all.
+
+Floor: `policies`, pure. One idea a class. In a profile their order is their meaning: roles are compared among available
+endpoints, and seats counted within the best role, so hot engines that are merely full are waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from policies.endpoint_state import EndpointState
+from policies.types import RejectReason, Role
+
+ROLE_ORDER = (Role.HOT, Role.WARM, Role.COLD)
+
+
+class Available:
+    """Healthy, awake and not draining."""
+
+    name: ClassVar[str] = "available"
+    reason: ClassVar[RejectReason] = RejectReason.NO_ENDPOINT
+
+    def keep(self, states: Sequence[EndpointState], now: float) -> Sequence[EndpointState]:
+        return [state for state in states if state.available(now)]
+
+
+class NotTried:
+    """Not among the endpoints that this request has already failed at."""
+
+    name: ClassVar[str] = "not-tried"
+    reason: ClassVar[RejectReason] = RejectReason.NO_ENDPOINT
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self._names = names
+
+    def keep(self, states: Sequence[EndpointState], now: float) -> Sequence[EndpointState]:
+        return [state for state in states if state.endpoint.name not in self._names]
+
+
+class BestRole:
+    """The hot ones if there is any, otherwise the warm ones, otherwise the cold ones."""
+
+    name: ClassVar[str] = "best-role"
+    reason: ClassVar[RejectReason] = RejectReason.NO_ENDPOINT
+
+    def keep(self, states: Sequence[EndpointState], now: float) -> Sequence[EndpointState]:
+        for role in ROLE_ORDER:
+            kept = [state for state in states if state.endpoint.role is role]
+            if kept:
+                return kept
+        return ()
+
+
+class Seat:
+    """With fewer in-flight requests than the endpoint allows."""
+
+    name: ClassVar[str] = "seat"
+    reason: ClassVar[RejectReason] = RejectReason.POOL_BUSY
+
+    def keep(self, states: Sequence[EndpointState], now: float) -> Sequence[EndpointState]:
+        return [state for state in states if not state.full]

@@ -1,0 +1,153 @@
+"""The nouns every decision is made of.
+
+Floor: `policies` is pure. Nothing here waits, reads a clock or knows what a socket is; seconds are monotonic floats
+handed in by the caller. Everything is frozen except `EndpointState`, which its pool owns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Lane(StrEnum):
+    """The class a request queues in."""
+
+    SHORT = "short"
+    LONG = "long"
+    BATCH = "batch"
+
+
+class Role(StrEnum):
+    """When an endpoint serves: always (hot), when the hot ones cannot (warm), as a last resort (cold)."""
+
+    HOT = "hot"
+    WARM = "warm"
+    COLD = "cold"
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A service class. `priority`: lower goes first. `rto_seconds`: the promised recovery time."""
+
+    name: str
+    priority: int
+    rto_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRoute:
+    """A name that a tenant's clients ask for, the pool that serves it and the name its engines know."""
+
+    name: str
+    pool: str
+    engine_model: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSpec:
+    """What a tenant may use; None is no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A customer or team. `cache_salt` keeps its prefixes apart in the engines' caches: hex, secret, never logged."""
+
+    id: str
+    tier: Tier
+    cache_salt: str = field(repr=False)
+    models: Mapping[str, ModelRoute]
+    limits: LimitSpec = LimitSpec()
+    weight: float = 1.0
+    anonymous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One request as decisions see it: never its text.
+
+    `prompt_tokens` is an estimate; `prefix_blocks` are chained hashes, each standing for about `tokens_per_block`
+    tokens. `max_output_tokens` is the client's bound or the expected length. Times are monotonic seconds.
+    """
+
+    id: str
+    tenant: str
+    tier_priority: int
+    model: str
+    api: str
+    lane: Lane
+    prompt_tokens: int
+    max_output_tokens: int
+    prefix_blocks: tuple[int, ...]
+    tokens_per_block: float
+    stream: bool
+    arrived_at: float
+    deadline: float
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One engine's base URL as configured. `kv_capacity_tokens`: None means learn it from the engine's metrics."""
+
+    name: str
+    url: str
+    role: Role = Role.HOT
+    weight: float = 1.0
+    hourly_cost: float = 0.0
+    max_in_flight: int = 256
+    kv_capacity_tokens: int | None = None
+
+
+class RejectReason(StrEnum):
+    """Every reason for which a policy says no."""
+
+    NO_ENDPOINT = "no_endpoint"
+    POOL_BUSY = "pool_busy"
+    QUEUE_FULL = "queue_full"
+    DEADLINE = "deadline"
+    REQUESTS_PER_MINUTE = "requests_per_minute"
+    TOKENS_PER_MINUTE = "tokens_per_minute"
+    CONCURRENCY = "concurrency"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A normal "no". `retry_after`: seconds until asking again makes sense, None when that is unknown."""
+
+    reason: RejectReason
+    retry_after: float | None = None
+    detail: str = ""
+
+
+class FailureCause(StrEnum):
+    """Why an attempt at an endpoint failed."""
+
+    CONNECT = "connect"
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    PROTOCOL = "protocol"
+    STATUS = "status"
+    ENGINE_ABORT = "engine_abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one attempt at an endpoint. Token counts are the engine's own, None where it gave none.
+
+    `started`: a byte of the answer has reached the client. `status` is 0 when no response head arrived.
+    """
+
+    status: int
+    failure: FailureCause | None = None
+    started: bool = False
+    ttft_seconds: float | None = None
+    total_seconds: float | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None

@@ -1,0 +1,266 @@
+"""Configuration to objects: the only place that constructs what serves.
+
+Floor: knows every adapter and `router.config`. Building has no effects but reading the files that the configuration
+names; nothing runs before `Runtime.start`. On a reload the parts whose configuration did not change are taken over, so
+that load, affinity, limits and connections live on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from policies.admission.limits import TenantLimits
+from policies.admission.order import ShortestPrefillFirst
+from policies.endpoint_state import EndpointState
+from policies.health import EndpointHealth
+from policies.prefix_blocks import root
+from policies.registry import make_profile
+from policies.tokens import TokenEstimator
+from policies.types import Endpoint, LimitSpec, ModelRoute, Tenant, Tier
+from router.calls import ServedModel
+from router.config import Config, ConfigError, EndpointConfig, PoolConfig, TenantConfig
+from router.config_yaml import Problem
+from router.counting import TokenCounter
+from router.gateway import Gateway, GatewaySettings, Services
+from router.measure import Measurer, MeasureSettings
+from router.metrics import Metrics
+from router.origin import Origin
+from router.pools import Place, Pool
+from router.probe import Prober, ProbeSettings
+from router.secret import cache_salt
+from router.tenants import ApiKey, TenantDirectory
+from router.upstream import Timeouts, Upstream
+
+_PRIOR_BYTES_PER_TOKEN = 4.0  # of English text and code, until the engine's own counts are known
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`."""
+
+    secret: bytes
+    counter: TokenCounter
+    metrics: Metrics
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+
+
+class Runtime:
+    """Everything that one configuration makes."""
+
+    def __init__(self, config: Config, gateway: Gateway, pools: Mapping[str, Pool], probers: Iterable[Prober]) -> None:
+        self.config = config
+        self.gateway = gateway
+        self.pools = pools
+        self._probers = tuple(probers)
+
+    def start(self) -> None:
+        """Begins to watch the endpoints. Needs a running event loop."""
+        for prober in self._probers:
+            prober.start()
+
+    async def stop(self, successor: Runtime | None = None) -> None:
+        """Ends the watching and closes connections that no successor has taken over; requests under way finish."""
+        await asyncio.gather(*(prober.stop() for prober in self._probers))
+        kept = {id(place.upstream) for place in _places(successor)} if successor is not None else set()
+        for place in _places(self):
+            if id(place.upstream) not in kept:
+                place.upstream.close()
+
+
+def _places(runtime: Runtime) -> list[Place]:
+    return [place for pool in runtime.pools.values() for place in pool.places]
+
+
+def build(config: Config, process: Process, previous: Runtime | None = None) -> Runtime:
+    """Objects for a configuration. Raises ConfigError when a file that it names cannot be used."""
+    builder = _Builder(config, process, previous)
+    pools = {name: builder.pool(name, pool) for name, pool in config.pools.items()}
+    tenants = {name: builder.tenant(name, tenant) for name, tenant in config.tenants.items()}
+    gateway = Gateway(
+        GatewaySettings(
+            max_body_bytes=config.server.max_body_bytes,
+            body_timeout=config.server.body_timeout,
+            batch_header=config.classify.batch_header.encode(),
+            routing_headers=config.server.routing_headers,
+        ),
+        TenantDirectory(tenants.values(), _hosts(config), _keys(config)),
+        {name: builder.models(tenant, pools) for name, tenant in tenants.items()},
+        {name: limits for name, tenant in tenants.items() if (limits := builder.limits(tenant)) is not None},
+        Services(
+            clock=process.clock,
+            wall_clock=process.wall_clock,
+            origin=Origin(config.server.trusted_proxies),
+            measurer=Measurer(_measure_settings(config), process.counter),
+            metrics=process.metrics,
+        ),
+    )
+    probers = [builder.prober(pools[name], pool) for name, pool in config.pools.items()]
+    return Runtime(config, gateway, pools, probers)
+
+
+class _Builder:
+    def __init__(self, config: Config, process: Process, previous: Runtime | None) -> None:
+        self._config = config
+        self._process = process
+        self._previous = previous
+
+    def tenant(self, name: str, tenant: TenantConfig) -> Tenant:
+        tier = self._config.tiers[tenant.tier]
+        routes = {alias: ModelRoute(alias, model.pool, model.engine_model) for alias, model in tenant.models.items()}
+        return Tenant(
+            id=name,
+            tier=Tier(tenant.tier, tier.priority, tier.rto_seconds),
+            cache_salt=cache_salt(self._process.secret, name),
+            models=routes,
+            limits=LimitSpec(**tenant.limits.model_dump()),
+            weight=tenant.weight,
+            anonymous=tenant.anonymous,
+        )
+
+    def models(self, tenant: Tenant, pools: Mapping[str, Pool]) -> dict[str, ServedModel]:
+        before = self._previous.gateway.models.get(tenant.id, {}) if self._previous is not None else {}
+        served = {}
+        for alias, route in tenant.models.items():
+            known = before.get(alias)
+            served[alias] = ServedModel(
+                route=route,
+                pool=pools[route.pool],
+                root=root(tenant.cache_salt, route.engine_model),
+                estimator=(
+                    known.estimator
+                    if known is not None and known.route == route
+                    else TokenEstimator(_PRIOR_BYTES_PER_TOKEN)
+                ),
+                shared=self._config.pools[route.pool].shared,
+            )
+        return served
+
+    def limits(self, tenant: Tenant) -> TenantLimits | None:
+        if tenant.limits == LimitSpec():
+            return None
+        if self._previous is not None:
+            before = self._previous.gateway
+            old = before.directory.by_id.get(tenant.id)
+            if old is not None and old.limits == tenant.limits:
+                return before.limits[tenant.id]
+        return TenantLimits(tenant.limits)
+
+    def pool(self, name: str, pool: PoolConfig) -> Pool:
+        routing = self._config.routing
+        before = self._previous.pools.get(name) if self._previous is not None else None
+        if before is not None and self._unchanged(name, pool):
+            return before
+        return Pool(
+            name,
+            [
+                self._known_place(name, pool, endpoint) or self._place(name, pool, endpoint)
+                for endpoint in pool.endpoints
+            ],
+            make_profile(routing.profile, Random()),
+            ShortestPrefillFirst(),
+            self._process.clock,
+            retries=pool.retries,
+            max_waiting=routing.max_waiting,
+            predecessor=before,
+        )
+
+    def _unchanged(self, name: str, pool: PoolConfig) -> bool:
+        before = self._previous.config if self._previous is not None else None
+        return before is not None and before.routing == self._config.routing and before.pools[name] == pool
+
+    def prober(self, pool: Pool, config: PoolConfig) -> Prober:
+        routing = self._config.routing
+        settings = ProbeSettings(
+            interval=config.health.interval,
+            timeout=config.health.timeout,
+            scrape_interval=config.health.scrape_interval,
+            index_share=routing.index_share,
+            tokens_per_block=routing.block_bytes / _PRIOR_BYTES_PER_TOKEN,
+        )
+        return Prober(pool, settings, self._process.metrics, ssl_context=_ssl_context(pool.name, config))
+
+    def _known_place(self, name: str, pool: PoolConfig, endpoint: EndpointConfig) -> Place | None:
+        """The endpoint as it lives in the previous runtime, when nothing that shaped it has changed."""
+        if self._previous is None or self._previous.config.routing != self._config.routing:
+            return None
+        before = self._previous.config.pools.get(name)
+        if before is None or endpoint not in before.endpoints or _shape(before) != _shape(pool):
+            return None
+        places = self._previous.pools[name].places
+        return next((place for place in places if place.state.endpoint.name == endpoint.name), None)
+
+    def _place(self, name: str, pool: PoolConfig, config: EndpointConfig) -> Place:
+        routing = self._config.routing
+        endpoint = Endpoint(**config.model_dump())
+        health = EndpointHealth(unhealthy_after=pool.health.unhealthy_after, healthy_after=pool.health.healthy_after)
+        state = EndpointState(endpoint, health)
+        tokens = endpoint.kv_capacity_tokens or routing.default_kv_tokens
+        state.index.resize(max(1, int(tokens * routing.index_share * _PRIOR_BYTES_PER_TOKEN / routing.block_bytes)))
+        key = pool.engine_api_key
+        upstream = Upstream(
+            endpoint.url,
+            timeouts=Timeouts(**pool.timeouts.model_dump()),
+            ssl_context=_ssl_context(name, pool),
+            headers=[(b"authorization", b"Bearer " + key.get_secret_value().encode())] if key is not None else (),
+        )
+        return Place(state, upstream)
+
+
+def _shape(pool: PoolConfig) -> tuple[object, ...]:
+    """What of a pool's configuration its endpoints are made of."""
+    return pool.timeouts, pool.tls, pool.health, pool.engine_api_key
+
+
+def _ssl_context(name: str, pool: PoolConfig) -> ssl.SSLContext | None:
+    """For `https` engines; None where there are none. Raises ConfigError for a CA file that cannot be used."""
+    if not any(endpoint.url.startswith("https:") for endpoint in pool.endpoints):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=pool.tls.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or "not a PEM file with certificates"
+        raise ConfigError([Problem(f"pools.{name}.tls.ca_file", f"cannot be used: {reason}", None)]) from None
+    if not pool.tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _hosts(config: Config) -> dict[str, str]:
+    hosts = {host: name for name, tenant in config.tenants.items() for host in tenant.hosts}
+    if config.server.base_domain is not None:
+        hosts.update({f"{name}.{config.server.base_domain}": name for name in config.tenants})
+    return hosts
+
+
+def _keys(config: Config) -> list[ApiKey]:
+    return [
+        ApiKey(
+            id=key.id,
+            tenant=name,
+            digest=bytes.fromhex(key.sha256),
+            expires_at=key.expires.timestamp() if key.expires is not None else None,
+            models=frozenset(key.models) if key.models is not None else None,
+            apis=frozenset(key.apis) if key.apis is not None else None,
+        )
+        for name, tenant in config.tenants.items()
+        for key in tenant.api_keys
+    ]
+
+
+def _measure_settings(config: Config) -> MeasureSettings:
+    return MeasureSettings(
+        long_prompt_tokens=config.classify.long_prompt_tokens,
+        batch_prompts=config.classify.batch_prompts,
+        batch_n=config.classify.batch_n,
+        batch_header=config.classify.batch_header,
+        block_bytes=config.routing.block_bytes,
+        default_output_tokens=config.routing.default_output_tokens,
+        max_wait=config.routing.max_wait,
+    )

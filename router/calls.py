@@ -1,0 +1,135 @@
+"""One request's working record on its way down the line: what is known of it so far, and what it must give back.
+
+Floor: data for `router.gateway`. The text of the prompt is not kept here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from policies.admission.limits import LimitGrant
+from policies.tokens import TokenEstimator
+from policies.types import InferenceRequest, ModelRoute, Outcome, Tenant
+from router.client import Client
+from router.errors import EngineError, EngineStatus
+from router.measure import Measured
+from router.metrics import Metrics
+from router.pools import Pool, Ticket
+from router.wire.alias import AliasRewriter, rename_in_error
+from router.wire.openai import ApiSpec
+from router.wire.usage import Usage
+
+if TYPE_CHECKING:
+    from router.relay import Answer
+
+# What is counted as status when the client closed its connection first (nginx's convention).
+CLIENT_CLOSED = 499
+_NO_USAGE = Usage(None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model of one tenant, ready to serve: made once per configuration.
+
+    `root`: where its prefix chains begin (salted by tenant and engine model). `shared`: other tenants use the pool too.
+    """
+
+    route: ModelRoute
+    pool: Pool
+    root: int
+    estimator: TokenEstimator
+    shared: bool = False
+
+    def alias_rewriter(self) -> AliasRewriter | None:
+        """For one answer; None where the client's name is the engine's, and bytes stay as they are."""
+        if self.route.name == self.route.engine_model:
+            return None
+        return AliasRewriter(self.route.engine_model, self.route.name)
+
+    def renamed_error(self, body: bytes) -> bytes:
+        """An engine's error body in the client's words for the model."""
+        rewriter = self.alias_rewriter()
+        if rewriter is None:
+            return body
+        return rename_in_error(rewriter.feed(body) + rewriter.flush(), self.route.engine_model, self.route.name)
+
+    def calibrate(self, measured: Measured, usage: Usage) -> None:
+        """Learns bytes per token from what the engine counted; prompts of ids or pictures teach nothing of text."""
+        if usage.prompt_tokens and measured.text_bytes and not measured.extra_tokens:
+            self.estimator.observe(measured.text_bytes, usage.prompt_tokens)
+
+
+@dataclass(slots=True)
+class Call:
+    """Mutable, owned by the one task that handles the request. Times are monotonic seconds."""
+
+    client: Client
+    spec: ApiSpec
+    id: str
+    arrived_at: float
+    tenant: Tenant | None = None
+    model: ServedModel | None = None
+    measured: Measured | None = None
+    grant: LimitGrant | None = None
+    ticket: Ticket | None = None
+    answer: Answer | None = None
+    status: int = 0
+    error_code: str | None = None
+    first_byte_at: float | None = None
+    usage: Usage | None = None
+    attempts: int = 0
+    tried: set[str] = field(default_factory=set)
+
+    @property
+    def request(self) -> InferenceRequest:
+        """The request as policies see it; only once it is measured."""
+        assert self.measured is not None  # noqa: S101  # the line measures before it asks
+        return self.measured.request
+
+    def outcome(self, now: float) -> Outcome:
+        """What an attempt showed of its endpoint when the engine answered."""
+        usage = self.usage or _NO_USAGE
+        return Outcome(
+            status=self.status,
+            started=self.client.started,
+            ttft_seconds=None if self.first_byte_at is None else self.first_byte_at - self.arrived_at,
+            total_seconds=now - self.arrived_at,
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            completion_tokens=usage.completion_tokens,
+        )
+
+    def failure(self, error: EngineError, now: float) -> Outcome:
+        """What an attempt showed of its endpoint when it failed."""
+        status = error.engine_status if isinstance(error, EngineStatus) else 0
+        return Outcome(
+            status=status, failure=error.cause, started=self.client.started, total_seconds=now - self.arrived_at
+        )
+
+    def count(self, metrics: Metrics, now: float) -> None:
+        """Adds the finished request to the metrics. Labels are bounded: names come from the configuration."""
+        tenant = self.tenant.id if self.tenant is not None else ""
+        labels = (tenant, self.spec.name, self.measured.request.lane.value if self.measured is not None else "")
+        metrics.add("promptlane_requests", *labels, str(self.status))
+        metrics.observe("promptlane_request_seconds", now - self.arrived_at, *labels)
+        if self.error_code is not None:
+            metrics.add("promptlane_rejections", tenant, self.error_code)
+        if self.first_byte_at is not None:
+            metrics.observe("promptlane_first_byte_seconds", self.first_byte_at - self.arrived_at, *labels)
+        if self.ticket is not None and self.model is not None:
+            self._count_engine_work(metrics, self.ticket, self.model)
+
+    def _count_engine_work(self, metrics: Metrics, ticket: Ticket, model: ServedModel) -> None:
+        pool, usage = model.pool.name, self.usage or _NO_USAGE
+        metrics.observe("promptlane_queue_seconds", ticket.queued_seconds, pool, self.request.lane.value)
+        metrics.add(
+            "promptlane_cached_tokens", pool, ticket.endpoint, "predicted", amount=ticket.choice.cached_tokens
+        )
+        if usage.cached_tokens is not None:
+            metrics.add("promptlane_cached_tokens", pool, ticket.endpoint, "reported", amount=usage.cached_tokens)
+        names = (self.request.tenant, model.route.name)
+        if usage.prompt_tokens is not None:
+            metrics.add("promptlane_prompt_tokens", *names, amount=usage.prompt_tokens)
+        if usage.completion_tokens is not None:
+            metrics.add("promptlane_completion_tokens", *names, amount=usage.completion_tokens)

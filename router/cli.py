@@ -1,0 +1,196 @@
+"""The command `promptlane`.
+
+Floor: the top. Parses arguments, calls one function, turns its failures into an exit status and a clear line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from router import __version__
+from router.config import Config, ConfigError, load, warnings
+from router.errors import GatewayError
+from router.tenants import new_key
+
+_DESCRIPTION = """\
+Promptlane: an OpenAI-compatible, prompt-aware gateway for people who run their own vLLM servers for several tenants.
+
+A tenant points any OpenAI client at https://<tenant>.<base domain>/v1, or sends its API key to any host of the gateway.
+Every request is answered by an engine of that tenant's own pool: the one that is predicted to answer first, knowing
+which engine holds the prompt's prefix in its KV cache.
+"""
+
+_EPILOG = """\
+a first start:
+  promptlane keys create --tenant acme      # put the printed line under tenants.acme.api_keys
+  promptlane check --config promptlane.yaml # says every mistake at once
+  promptlane serve --config promptlane.yaml # tenants on server.port, operators on server.admin_port
+
+environment:
+  PROMPTLANE_CONFIG              the configuration file, where --config is not given
+  PROMPTLANE_SECRET              what cache salts derive from, 32 characters or more, the same on every replica
+  PROMPTLANE_SERVER__PORT=8081   any key of the file: sections joined by two underscores; wins over the file
+  PROMPT_TOKEN_THRESHOLD         classify.long_prompt_tokens
+  ENABLE_KV_AWARE_ROUTING=false  a profile that ignores caches
+
+signals (serve):
+  SIGHUP   reload the configuration: all of it is built and validated, then swapped; requests under way finish
+  SIGTERM  not ready any more; requests under way get server.shutdown_grace seconds to finish
+
+exit status: 0 well, 1 a mistake in the configuration or in what was asked, 2 wrong arguments
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit status."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    command: str = options.command
+    try:
+        return int(_COMMANDS[command](options))
+    except ConfigError as error:
+        _print_problems(error)
+    except GatewayError as error:
+        _complain(error.message)
+    except OSError as error:
+        _complain(f"{error.filename or 'input'}: {error.strerror or error}")
+    return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and options; the docs are checked against it."""
+    parser = argparse.ArgumentParser(
+        prog="promptlane",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"promptlane {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the gateway")
+    _add_config(serve)
+
+    check = commands.add_parser("check", help="validate a configuration; says every mistake with its path and line")
+    _add_config(check)
+
+    keys = commands.add_parser("keys", help="make API keys")
+    key_commands = keys.add_subparsers(dest="key_command", required=True, metavar="COMMAND")
+    create = key_commands.add_parser("create", help="print a new key once, and the line that holds only its SHA-256")
+    create.add_argument("--tenant", required=True, metavar="T", help="the tenant that the key is for")
+    create.add_argument("--id", metavar="NAME", help="the key's name in records and metrics (default: key-<date>)")
+    create.add_argument("--expires", metavar="WHEN", help="a date or a time with zone after which the key is refused")
+
+    explain = commands.add_parser(
+        "explain", help="show lane, tokens, prefix blocks, scores and choice for a request body"
+    )
+    _add_config(explain)
+    explain.add_argument("--tenant", required=True, metavar="T", help="the tenant that asks")
+    explain.add_argument("--body", required=True, metavar="FILE", help="the request body, JSON; - for standard input")
+    explain.add_argument("--path", metavar="PATH", help="the API's path (default: told from the body's fields)")
+    explain.add_argument("--lane", metavar="LANE", help="the lane that the client asks for")
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    named = os.environ.get("PROMPTLANE_CONFIG")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=named,
+        required=named is None,
+        help="the configuration, YAML (default: PROMPTLANE_CONFIG)",
+    )
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from router.secret import SecretUnavailable
+    from router.serve import CannotServe, serve
+
+    config = load(options.config)
+    _print_warnings(config)
+    try:
+        serve(Path(options.config), config)
+    except (CannotServe, SecretUnavailable) as error:
+        _complain(str(error))
+        return 1
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    config = load(options.config)
+    _print_warnings(config)
+    endpoints = sum(len(pool.endpoints) for pool in config.pools.values())
+    print(f"{options.config}: good ({len(config.tenants)} tenants, {len(config.pools)} pools, {endpoints} endpoints)")
+    return 0
+
+
+def _keys(options: argparse.Namespace) -> int:
+    now = datetime.now(UTC)
+    expires = _moment(options.expires) if options.expires is not None else None
+    if options.expires is not None and (expires is None or expires <= now):
+        _complain(f"--expires: expected a date or a time with its zone, in the future; got '{options.expires}'")
+        return 1
+    key, digest = new_key()
+    name = options.id or f"key-{now:%Y%m%d}"
+    until = f", expires: {expires.isoformat()}" if expires is not None else ""
+    print(f"The key, shown this once; give it to {options.tenant}:\n\n  {key}\n")
+    print(f"The line for the configuration, under tenants.{options.tenant}.api_keys:\n")
+    print(f"  - {{id: {name}, sha256: {digest}{until}}}")
+    return 0
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        if len(text) == len("2027-01-31"):
+            return datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from router.assembly import Process, build
+    from router.counting import TokenCounter
+    from router.explain import assume_healthy, explain
+    from router.metrics import Metrics
+
+    config = load(options.config)
+    data = sys.stdin.buffer.read() if options.body == "-" else Path(options.body).read_bytes()
+    # Prefix hashes are salted by the server's secret; here they only show which blocks there are.
+    secret = config.server.secret.get_secret_value() if config.server.secret is not None else "explain"
+    runtime = build(config, Process(secret.encode(), TokenCounter(), Metrics()))
+    assume_healthy(runtime)
+    for line in asyncio.run(explain(runtime, options.tenant, data, options.path, options.lane)):
+        print(line)
+    return 0
+
+
+_COMMANDS = {"serve": _serve, "check": _check, "keys": _keys, "explain": _explain}
+
+
+def _print_warnings(config: Config) -> None:
+    for problem in warnings(config, datetime.now(UTC)):
+        print(f"warning: {problem}", file=sys.stderr)
+
+
+def _print_problems(error: ConfigError) -> None:
+    count = len(error.problems)
+    print(f"promptlane: the configuration has {count} mistake{'s' if count != 1 else ''}:", file=sys.stderr)
+    for problem in error.problems:
+        print(f"  {problem}", file=sys.stderr)
+
+
+def _complain(message: str) -> None:
+    print(f"promptlane: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Every way a request can fail, whose fault it is, and whether another endpoint may try.
+
+Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into bytes.
+
+    GatewayError
+    ├── ClientError               source client
+    │   ├── BadRequest            400 invalid_request
+    │   ├── InvalidKey            401 invalid_api_key
+    │   ├── Forbidden             403 wrong_tenant | scope_denied
+    │   ├── NotFound              404 not_found
+    │   │   └── ModelNotFound     404 model_not_found
+    │   ├── MethodNotAllowed      405 method_not_allowed
+    │   ├── SlowRequest           408 request_timeout
+    │   ├── BodyTooLarge          413 request_too_large
+    │   └── HeadersTooLarge       431 headers_too_large
+    ├── PolicyError               source policy
+    │   ├── RateLimited           429 rate_limit_exceeded
+    │   ├── Overloaded            503 queue_full | deadline_exceeded
+    │   └── NoEndpoint            503 no_endpoint
+    ├── EngineError               source engine, retryable elsewhere
+    │   ├── ConnectFailed         502 engine_unreachable
+    │   ├── EngineTimeout         504 engine_timeout
+    │   ├── EngineClosed          502 engine_closed
+    │   ├── BadEngineResponse     502 bad_engine_response
+    │   └── EngineStatus          the engine's own 5xx answer
+    └── InternalError             500 internal_error, source gateway
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from policies.types import FailureCause
+
+Source = Literal["client", "policy", "engine", "gateway"]
+
+
+class GatewayError(Exception):
+    """The root. `message` is for the client and names no other tenant, endpoint or file.
+
+    `param` is the offending field, `retry_after` the seconds after which a new try makes sense. `final` asks SDKs not
+    to retry (`x-should-retry: false`).
+    """
+
+    status: ClassVar[int] = 500
+    type: str = "api_error"
+    code: str = "internal_error"
+    source: ClassVar[Source] = "gateway"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        final: bool = False,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        self.final = final
+        self.headers = headers
+        if code is not None:
+            self.code = code
+
+
+class ClientError(GatewayError):
+    source = "client"
+    type = "invalid_request_error"
+
+
+class BadRequest(ClientError):
+    status = 400
+    code = "invalid_request"
+
+
+class InvalidKey(ClientError):
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(ClientError):
+    status = 403
+    code = "wrong_tenant"
+
+
+class NotFound(ClientError):
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class MethodNotAllowed(ClientError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class SlowRequest(ClientError):
+    status = 408
+    code = "request_timeout"
+
+
+class BodyTooLarge(ClientError):
+    status = 413
+    code = "request_too_large"
+
+
+class HeadersTooLarge(ClientError):
+    status = 431
+    code = "headers_too_large"
+
+
+class PolicyError(GatewayError):
+    source = "policy"
+
+
+class RateLimited(PolicyError):
+    """`kind` becomes the error's type, as OpenAI has it: `requests` or `tokens`."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, kind: Literal["requests", "tokens"], retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.type = kind
+
+
+class Overloaded(PolicyError):
+    status = 503
+    type = "overloaded_error"
+    code = "queue_full"
+
+
+class NoEndpoint(PolicyError):
+    status = 503
+    type = "service_unavailable_error"
+    code = "no_endpoint"
+
+
+class EngineError(GatewayError):
+    """An attempt at an endpoint failed. Another endpoint may try while no byte has reached the client."""
+
+    source = "engine"
+    retryable = True
+    status = 502
+    cause: ClassVar[FailureCause] = FailureCause.CLOSED
+
+
+class ConnectFailed(EngineError):
+    code = "engine_unreachable"
+    cause = FailureCause.CONNECT
+
+
+class EngineTimeout(EngineError):
+    status = 504
+    code = "engine_timeout"
+    cause = FailureCause.TIMEOUT
+
+
+class EngineClosed(EngineError):
+    code = "engine_closed"
+    cause = FailureCause.CLOSED
+
+
+class BadEngineResponse(EngineError):
+    code = "bad_engine_response"
+    cause = FailureCause.PROTOCOL
+
+
+class EngineStatus(EngineError):
+    """The engine answered with a 5xx before any output: its answer is kept, for the case that no other engine helps."""
+
+    code = "engine_error"
+    cause = FailureCause.STATUS
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        super().__init__("The engine failed on this request.")
+        self.engine_status = status
+        self.engine_headers = headers
+        self.engine_body = body
+
+
+class InternalError(GatewayError):
+    status = 500

@@ -1,0 +1,252 @@
+"""One request, one straight line: identify, receive, read, measure, admit, dispatch, forward, settle.
+
+Floor: waits and never decides; what to do is asked of `policies`. Each step either goes on or raises a `GatewayError`,
+and `handle` is the only place that turns those into answers. Whatever happens, `_settle` runs exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from policies.admission.limits import TenantLimits
+from policies.retry import may_retry
+from policies.types import Outcome, Rejection, RejectReason, Tenant
+from router.calls import CLIENT_CLOSED, Call, ServedModel
+from router.client import Client, ClientGone
+from router.errors import (
+    BadRequest,
+    EngineError,
+    EngineStatus,
+    Forbidden,
+    GatewayError,
+    InternalError,
+    ModelNotFound,
+    NoEndpoint,
+    RateLimited,
+)
+from router.measure import INLINE_BYTES, Measurer
+from router.metrics import Metrics
+from router.origin import Origin, credential, request_id
+from router.pools import Pool, Ticket
+from router.relay import WHOLE_BYTES, Answer
+from router.routing_headers import limit_headers, routing_headers
+from router.tenants import Identity, TenantDirectory
+from router.wire.errors import error_body, error_event, error_headers
+from router.wire.http import Header, request_headers, response_headers
+from router.wire.openai import ApiSpec, Body, engine_body, read_body
+
+_log = logging.getLogger("promptlane.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """What the line itself needs of the configuration; sizes in bytes, times in seconds."""
+
+    max_body_bytes: int
+    body_timeout: float
+    batch_header: bytes
+    routing_headers: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every request uses. `clock`: monotonic seconds; `wall_clock`: Unix seconds."""
+
+    clock: Callable[[], float]
+    wall_clock: Callable[[], float]
+    origin: Origin
+    measurer: Measurer
+    metrics: Metrics
+
+
+class Gateway:
+    """Serves every inference API. Immutable: a reload builds another, and requests under way finish on this one."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        directory: TenantDirectory,
+        models: Mapping[str, Mapping[str, ServedModel]],
+        limits: Mapping[str, TenantLimits],
+        services: Services,
+    ) -> None:
+        self.settings = settings
+        self.directory = directory
+        self.models = models
+        self.limits = limits
+        self.services = services
+        self._clock = services.clock
+
+    async def handle(self, spec: ApiSpec, client: Client) -> None:
+        """Answers one request of one API, whatever happens to it."""
+        call = Call(client, spec, request_id(client), self._clock())
+        try:
+            await self._serve(call)
+        except GatewayError as error:
+            await self._refuse(call, error)
+        except ClientGone:
+            call.status = CLIENT_CLOSED
+        except asyncio.CancelledError:
+            if not client.gone:
+                raise
+            call.status = CLIENT_CLOSED
+        except Exception as error:  # the one mapper: a fault of ours is a clean 500 and a log line without the body
+            _log.exception("request %s failed inside the gateway", call.id)
+            self.services.metrics.add("promptlane_internal_errors", "gateway")
+            await self._refuse(call, InternalError(f"The gateway failed on this request ({type(error).__name__})."))
+        finally:
+            client.unwatch()
+            self._settle(call)
+
+    async def _serve(self, call: Call) -> None:
+        identity = self.identify(call.client, call.spec.name)
+        call.tenant = identity.tenant
+        data = await call.client.body(self.settings.max_body_bytes, self.settings.body_timeout)
+        call.client.watch()
+        body = await _read(call.spec, data)
+        model = call.model = self._model(identity, body)
+        await self._measure(call, identity.tenant, model, body, len(data))
+        self._admit(call)
+        await self._forward(
+            call, model.pool, engine_body(body.fields, model.route.engine_model, call.tenant.cache_salt)
+        )
+
+    def identify(self, client: Client, api: str) -> Identity:
+        """Host and/or key to tenant. Raises InvalidKey or Forbidden."""
+        host = self.services.origin.host(client)
+        identity = self.directory.identify(host, credential(client), self.services.wall_clock())
+        if identity.key is not None:
+            identity.key.require(api)
+        return identity
+
+    def _model(self, identity: Identity, body: Body) -> ServedModel:
+        served = self.models[identity.tenant.id].get(body.model)
+        if served is None:
+            message = f"The model '{body.model}' does not exist or you do not have access to it."
+            raise ModelNotFound(message, param="model")
+        if identity.key is not None and not identity.key.allows_model(body.model):
+            raise Forbidden(f"This API key may not use the model '{body.model}'.", param="model", code="scope_denied")
+        if served.shared and "previous_response_id" in body.fields:
+            # Engines find stored answers by id alone, whoever asks: on a shared pool that id may be another tenant's.
+            raise BadRequest("This model does not support 'previous_response_id'.", param="previous_response_id")
+        return served
+
+    async def _measure(self, call: Call, tenant: Tenant, model: ServedModel, body: Body, size: int) -> None:
+        asked = call.client.header(self.settings.batch_header)
+        call.measured = await self.services.measurer.measure(
+            call.spec,
+            body,
+            size,
+            tenant=tenant,
+            root=model.root,
+            estimator=model.estimator,
+            request_id=call.id,
+            asked_lane=asked.decode("latin-1").strip().lower() if asked is not None else None,
+            now=call.arrived_at,
+        )
+
+    def _admit(self, call: Call) -> None:
+        """Takes from the tenant's limits. Raises RateLimited."""
+        request = call.request
+        limits = self.limits.get(request.tenant)
+        if limits is None:
+            return
+        grant = limits.admit(self._clock(), request.prompt_tokens + request.max_output_tokens)
+        if isinstance(grant, Rejection):
+            raise _rate_limited(grant)
+        call.grant = grant
+
+    async def _forward(self, call: Call, pool: Pool, body: bytes) -> None:
+        """Tries endpoints until one answers. Nothing is tried again once a byte has reached the client."""
+        failed: EngineError | None = None
+        while True:
+            try:
+                call.ticket = await pool.dispatch(call.request, frozenset(call.tried))
+            except NoEndpoint:
+                if failed is None:
+                    raise
+                raise failed from None  # what went wrong says more than that nobody is left to try
+            call.attempts += 1
+            outcome: Outcome | None = None
+            try:
+                await self._attempt(call, call.ticket, body)
+                outcome = call.outcome(self._clock())
+                return
+            except EngineError as error:
+                failed, outcome = error, call.failure(error, self._clock())
+                call.tried.add(call.ticket.endpoint)
+                if not may_retry(outcome, call.attempts, pool.retries, self._clock(), call.request.deadline):
+                    raise
+                self.services.metrics.add("promptlane_retries", pool.name, error.cause.value)
+            finally:
+                call.ticket.settle(outcome)
+
+    async def _attempt(self, call: Call, ticket: Ticket, body: bytes) -> None:
+        headers = request_headers(call.client.raw_headers, call.id.encode())
+        response = await ticket.upstream.send(b"POST", call.spec.path.encode(), headers, body)
+        try:
+            if response.status >= 500:
+                raise EngineStatus(response.status, response.headers, await response.read(WHOLE_BYTES))
+            call.status = response.status
+            call.answer = Answer(call, response, self._clock)
+            await call.answer.pass_on([*response_headers(response.headers), *self._own_headers(call)])
+        finally:
+            response.abort()
+
+    async def _refuse(self, call: Call, error: GatewayError) -> None:
+        """Tells the client what went wrong: as an answer, or, once one has begun, as the stream's last event."""
+        call.error_code = error.code
+        client, anthropic = call.client, call.spec.anthropic
+        if client.gone:
+            call.status = CLIENT_CLOSED
+        elif not client.started:
+            await self._answer_error(call, error)
+        elif call.answer is not None and call.answer.at_event_boundary:
+            await client.finish(error_event(error, anthropic=anthropic))
+        else:
+            client.unwatch()  # half an event or body is out: only a broken connection says so truthfully
+
+    async def _answer_error(self, call: Call, error: GatewayError) -> None:
+        if isinstance(error, EngineStatus) and call.model is not None:
+            status, body = error.engine_status, call.model.renamed_error(error.engine_body)
+            headers = response_headers(error.engine_headers)
+        else:
+            status, body = error.status, error_body(error, anthropic=call.spec.anthropic)
+            headers = error_headers(error)
+        call.status = status
+        await call.client.respond(status, [*headers, *self._own_headers(call)], body)
+
+    def _own_headers(self, call: Call) -> list[Header]:
+        headers: list[Header] = [(b"x-request-id", call.id.encode())]
+        if call.tenant is not None and (limits := self.limits.get(call.tenant.id)) is not None:
+            headers += limit_headers(limits.snapshot(self._clock()))
+        if self.settings.routing_headers and call.ticket is not None:
+            headers += routing_headers(call.request, call.ticket)
+        return headers
+
+    def _settle(self, call: Call) -> None:
+        """Gives back what the request still holds, and counts it. Runs once, whatever happened."""
+        now, usage = self._clock(), call.usage
+        if call.grant is not None:
+            if call.ticket is None:
+                call.grant.cancel(now)
+            else:
+                call.grant.settle(now, usage.total_tokens if usage is not None else None)
+        if call.model is not None and call.measured is not None and usage is not None:
+            call.model.calibrate(call.measured, usage)
+        call.count(self.services.metrics, now)
+
+
+def _rate_limited(verdict: Rejection) -> RateLimited:
+    message = f"Rate limit reached for {verdict.reason.value.replace('_', ' ')}. {verdict.detail}".strip()
+    of_tokens = verdict.reason is RejectReason.TOKENS_PER_MINUTE
+    return RateLimited(message, kind="tokens" if of_tokens else "requests", retry_after=verdict.retry_after)
+
+
+async def _read(spec: ApiSpec, data: bytes) -> Body:
+    if len(data) <= INLINE_BYTES:
+        return read_body(spec, data)
+    return await asyncio.to_thread(read_body, spec, data)

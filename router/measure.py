@@ -1,0 +1,124 @@
+"""A body becomes an `InferenceRequest`: estimated tokens, prefix blocks, lane.
+
+Floor: an adapter; the arithmetic is in `policies`. Long prompts are read and hashed off the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from policies.classify import classify
+from policies.prefix_blocks import chain
+from policies.tokens import TokenEstimator, needs_exact_count
+from policies.types import InferenceRequest, Lane, Tenant
+from router.counting import TokenCounter
+from router.errors import BadRequest
+from router.wire.openai import ApiSpec, Body, read_prompt
+from router.wire.prompt import Prompt
+
+# Bodies above this are worked on off the event loop: reading and hashing run at some 200 MB/s, and 5 ms is the most
+# that other requests may wait for one.
+INLINE_BYTES = 512 * 1024
+_LANES = frozenset(lane.value for lane in Lane)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSettings:
+    """The knobs of `classify` and of prefix blocks; sizes in bytes, `max_wait` in seconds."""
+
+    long_prompt_tokens: int
+    batch_prompts: int
+    batch_n: int
+    batch_header: str
+    block_bytes: int
+    default_output_tokens: int
+    max_wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The request as policies see it, and what calibration needs when the engine has told its own count."""
+
+    request: InferenceRequest
+    text_bytes: int
+    extra_tokens: int
+    counted: bool
+
+
+class Measurer:
+    """Measures prompts; one per process, as its memo of exact counts is worth keeping."""
+
+    def __init__(self, settings: MeasureSettings, counter: TokenCounter) -> None:
+        self.settings = settings
+        self._counter = counter
+
+    async def measure(
+        self,
+        spec: ApiSpec,
+        body: Body,
+        size: int,
+        *,
+        tenant: Tenant,
+        root: int,
+        estimator: TokenEstimator,
+        request_id: str,
+        asked_lane: str | None,
+        now: float,
+    ) -> Measured:
+        """`size`: bytes of the body. Raises BadRequest for a prompt of the wrong shape or an unknown lane."""
+        prompt, blocks = await self._examine(spec, body, size, root)
+        estimate = estimator.estimate(prompt.text_bytes, prompt.extra_tokens)
+        counted = needs_exact_count(prompt.text_bytes + prompt.extra_tokens, estimate, self.settings.long_prompt_tokens)
+        tokens = await self._counter.count(prompt.texts) + prompt.extra_tokens if counted else estimate
+        request = InferenceRequest(
+            id=request_id,
+            tenant=tenant.id,
+            tier_priority=tenant.tier.priority,
+            model=body.model,
+            api=spec.name,
+            lane=self._lane(tokens, body, prompt.count, asked_lane),
+            prompt_tokens=tokens,
+            max_output_tokens=self._expected_output(body, spec),
+            prefix_blocks=blocks,
+            tokens_per_block=_tokens_per_block(tokens, prompt, self.settings.block_bytes),
+            stream=body.stream,
+            arrived_at=now,
+            deadline=now + self.settings.max_wait,
+            session=body.session,
+        )
+        return Measured(request, prompt.text_bytes, prompt.extra_tokens, counted)
+
+    async def _examine(self, spec: ApiSpec, body: Body, size: int, root: int) -> tuple[Prompt, tuple[int, ...]]:
+        def work() -> tuple[Prompt, tuple[int, ...]]:
+            prompt = read_prompt(spec, body.fields)
+            return prompt, chain(root, prompt.segments, self.settings.block_bytes)
+
+        return work() if size <= INLINE_BYTES else await asyncio.to_thread(work)
+
+    def _lane(self, tokens: int, body: Body, prompts: int, asked: str | None) -> Lane:
+        if asked is not None and asked not in _LANES:
+            raise BadRequest(f"The lane must be one of {', '.join(sorted(_LANES))}.", param=self.settings.batch_header)
+        return classify(
+            tokens,
+            self.settings.long_prompt_tokens,
+            asked=Lane(asked) if asked is not None else None,
+            flex=body.flex,
+            prompts=prompts,
+            n=body.n,
+            batch_prompts=self.settings.batch_prompts,
+            batch_n=self.settings.batch_n,
+        )
+
+    def _expected_output(self, body: Body, spec: ApiSpec) -> int:
+        """Tokens the answer is expected to have: what the client allows, but no more than answers usually have."""
+        if not spec.output_fields:
+            return 0
+        bound = body.max_output_tokens
+        usual = self.settings.default_output_tokens
+        return max(0, min(bound, usual) if bound is not None else usual) * max(1, body.n)
+
+
+def _tokens_per_block(tokens: int, prompt: Prompt, block_bytes: int) -> float:
+    size = sum(map(len, prompt.segments))
+    return tokens * block_bytes / size if size else 0.0

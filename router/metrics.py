@@ -1,0 +1,116 @@
+"""Prometheus metrics: families made once, labels bounded by the configuration, nothing global.
+
+Floor: an adapter. The hot path touches children that are looked up once per label set; what endpoints are doing is read
+from their live state when somebody scrapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from router.pools import Place, Pool
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# Seconds. From one decode step of a fast engine to a long prompt behind a full queue.
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_LABELS = ("tenant", "api", "lane")
+
+# Every family with its labels and meaning; the README's table is checked against this.
+COUNTERS = {
+    "promptlane_requests": ((*_LABELS, "status"), "Requests answered, by HTTP status (499: the client left)."),
+    "promptlane_rejections": (("tenant", "reason"), "Requests refused by the gateway, by error code."),
+    "promptlane_retries": (("pool", "cause"), "Attempts repeated at another endpoint, by the cause of the failure."),
+    "promptlane_prompt_tokens": (("tenant", "model"), "Prompt tokens, as engines reported them."),
+    "promptlane_completion_tokens": (("tenant", "model"), "Completion tokens, as engines reported them."),
+    "promptlane_cached_tokens": (
+        ("pool", "endpoint", "kind"),
+        "Prompt tokens predicted (kind=predicted) and reported (kind=reported) to be in the engine's cache.",
+    ),
+    "promptlane_config_reloads": (("result",), "Reloads of the configuration (result=ok|refused)."),
+    "promptlane_internal_errors": (("where",), "Faults of the gateway itself."),
+}
+HISTOGRAMS = {
+    "promptlane_request_seconds": (_LABELS, "From the request's arrival to the end of its answer."),
+    "promptlane_first_byte_seconds": (_LABELS, "From the request's arrival to the first byte of its answer."),
+    "promptlane_queue_seconds": (("pool", "lane"), "Time a request waited for an endpoint with room."),
+}
+GAUGES = {
+    "promptlane_waiting": (("pool",), "Requests waiting for an endpoint with room."),
+    "promptlane_endpoint_available": (("pool", "endpoint"), "1 when the endpoint takes requests."),
+    "promptlane_endpoint_in_flight": (("pool", "endpoint"), "Requests under way at the endpoint."),
+    "promptlane_endpoint_outstanding_tokens": (("pool", "endpoint"), "Estimated tokens still to be computed there."),
+    "promptlane_endpoint_prefix_blocks": (("pool", "endpoint"), "Prefix blocks believed to be in its KV cache."),
+    "promptlane_endpoint_kv_usage": (("pool", "endpoint"), "Share of KV cache in use, as the engine reports it."),
+    "promptlane_endpoint_connections": (("pool", "endpoint", "state"), "Connections to the engine (idle|busy)."),
+}
+
+
+class Metrics:
+    """All families of one process. `pools` is asked at each scrape, so a reload needs nothing here."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.counters = {
+            name: Counter(name, text, labels, registry=self.registry) for name, (labels, text) in COUNTERS.items()
+        }
+        self.histograms = {
+            name: Histogram(name, text, labels, registry=self.registry, buckets=_BUCKETS)
+            for name, (labels, text) in HISTOGRAMS.items()
+        }
+        self._children: dict[tuple[str, ...], Callable[[float], None]] = {}
+
+    def watch_pools(self, pools: Callable[[], Iterable[Pool]]) -> None:
+        """Exports the live state of whatever `pools` returns at each scrape."""
+        self.registry.register(_PoolCollector(pools))
+
+    def add(self, name: str, *labels: str, amount: float = 1) -> None:
+        """Adds to a counter."""
+        child = self._children.get((name, *labels))
+        if child is None:
+            child = self._children[(name, *labels)] = self.counters[name].labels(*labels).inc
+        child(amount)
+
+    def observe(self, name: str, seconds: float, *labels: str) -> None:
+        """Adds one value to a histogram."""
+        child = self._children.get((name, *labels))
+        if child is None:
+            child = self._children[(name, *labels)] = self.histograms[name].labels(*labels).observe
+        child(seconds)
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+
+class _PoolCollector(Collector):
+    def __init__(self, pools: Callable[[], Iterable[Pool]]) -> None:
+        self._pools = pools
+
+    def collect(self) -> Iterator[Metric]:
+        families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (labels, text) in GAUGES.items()}
+        for pool in self._pools():
+            families["promptlane_waiting"].add_metric((pool.name,), len(pool.waiting))
+            for place in pool.places:
+                labels = (pool.name, place.state.endpoint.name)
+                for name, extra, value in _readings(place, pool.clock()):
+                    families[name].add_metric((*labels, *extra), value)
+        yield from families.values()
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+
+def _readings(place: Place, now: float) -> Iterator[tuple[str, tuple[str, ...], float]]:
+    state, upstream = place.state, place.upstream
+    yield "promptlane_endpoint_available", (), float(place.available(now))
+    yield "promptlane_endpoint_in_flight", (), state.in_flight
+    yield "promptlane_endpoint_outstanding_tokens", (), state.outstanding_tokens
+    yield "promptlane_endpoint_prefix_blocks", (), len(state.index)
+    if state.kv_usage is not None:
+        yield "promptlane_endpoint_kv_usage", (), state.kv_usage
+    yield "promptlane_endpoint_connections", ("idle",), upstream.idle
+    yield "promptlane_endpoint_connections", ("busy",), upstream.busy

@@ -1,0 +1,132 @@
+"""Health and load of every endpoint of a pool, asked for at an interval.
+
+Floor: an adapter around httpx; what an answer means for an endpoint is decided in `policies.health`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx2
+
+from router.metrics import Metrics
+from router.pools import Place, Pool
+from router.wire.engine_metrics import EngineReading, read_engine_metrics
+
+_log = logging.getLogger("promptlane.probe")
+# An engine that is down is asked this often at least, so that it serves within about a second of coming up.
+_DOWN_INTERVAL_SECONDS = 1.0
+# vLLM's page has some 60 kB; a page beyond this is not one.
+_LARGEST_PAGE_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSettings:
+    """Times in seconds. `index_share`: share of an engine's KV capacity that its prefix index assumes.
+
+    `tokens_per_block`: what one prefix block stands for.
+    """
+
+    interval: float
+    timeout: float
+    scrape_interval: float
+    index_share: float
+    tokens_per_block: float
+
+
+class Prober:
+    """Probes the endpoints of one pool until `stop`."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        settings: ProbeSettings,
+        metrics: Metrics,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._metrics = metrics
+        self._jitter = random.Random()
+        self._http = httpx2.AsyncClient(
+            timeout=settings.timeout,
+            verify=ssl_context if ssl_context is not None else True,
+            headers=list(headers),
+            trust_env=False,  # a proxy in the environment is for the outside world, not for our engines
+            follow_redirects=False,
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins probing, in a task of its own."""
+        self._task = asyncio.create_task(self._run(), name=f"probe {self._pool.name}")
+
+    async def stop(self) -> None:
+        """Ends probing and closes its connections."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._http.aclose()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for place in self._pool.places:
+                group.create_task(self._watch(place), name=f"probe {place.state.endpoint.name}")
+
+    async def _watch(self, place: Place) -> None:
+        scrape_at = 0.0
+        while True:
+            wait = self._settings.interval
+            try:
+                if not await self.probe(place):
+                    wait = min(wait, _DOWN_INTERVAL_SECONDS)
+                elif self._pool.clock() >= scrape_at:
+                    scrape_at = self._pool.clock() + self._settings.scrape_interval
+                    await self.scrape(place)
+                self._pool.run_pass()
+            except Exception:  # a background loop ends with its process, not with one odd answer
+                _log.exception("probing %s failed", place.state.endpoint.name)
+                self._metrics.add("promptlane_internal_errors", "probe")
+            await asyncio.sleep(wait * self._jitter.uniform(0.9, 1.1))  # replicas must not probe in step
+
+    async def probe(self, place: Place) -> bool:
+        """Asks `/health` once and tells the endpoint's health. True when the engine says it is well."""
+        answer = await self._get(place, "/health")
+        ok = answer is not None and answer.status_code == 200
+        before = place.available(self._pool.clock())
+        place.state.health.probe(ok, self._pool.clock())
+        after = place.available(self._pool.clock())
+        if before != after:
+            _log.info("endpoint %s is %s", place.state.endpoint.name, "available" if after else "not available")
+        return ok
+
+    async def scrape(self, place: Place) -> None:
+        """Reads `/metrics` once; what cannot be read leaves the last reading to age."""
+        answer = await self._get(place, "/metrics")
+        if answer is not None and answer.status_code == 200 and len(answer.content) <= _LARGEST_PAGE_BYTES:
+            self._note(place, read_engine_metrics(answer.text))
+
+    def _note(self, place: Place, reading: EngineReading) -> None:
+        state = place.state
+        state.engine_running, state.engine_waiting = reading.running, reading.waiting
+        state.kv_usage = reading.kv_usage
+        state.sleeping = bool(reading.asleep)
+        state.scraped_at = self._pool.clock()
+        if state.endpoint.kv_capacity_tokens is None and reading.kv_capacity_tokens is not None:
+            state.kv_capacity_tokens = reading.kv_capacity_tokens
+        if state.kv_capacity_tokens is not None:
+            share = self._settings.index_share / self._settings.tokens_per_block
+            state.index.resize(max(1, int(state.kv_capacity_tokens * share)))
+
+    async def _get(self, place: Place, path: str) -> httpx2.Response | None:
+        try:
+            return await self._http.get(place.state.endpoint.url.rstrip("/") + path)
+        except httpx2.HTTPError:
+            return None

@@ -1,0 +1,68 @@
+"""Answer headers that tell a client what the gateway did: where its request went and why, and what its limits are.
+
+Floor: formats; no state.
+"""
+
+from __future__ import annotations
+
+from policies.admission.limits import LimitSnapshot
+from policies.types import InferenceRequest
+from router.pools import Ticket
+from router.wire.http import Header
+
+
+def routing_headers(request: InferenceRequest, ticket: Ticket) -> list[Header]:
+    """Lane, endpoint, predicted cached tokens, time in the queue, and why this endpoint."""
+    choice = ticket.choice
+    return [
+        (b"x-promptlane-lane", request.lane.value.encode()),
+        (b"x-promptlane-endpoint", ticket.endpoint.encode()),
+        (b"x-promptlane-cached-tokens", b"%d" % choice.cached_tokens),
+        (b"x-promptlane-queue-ms", b"%d" % round(ticket.queued_seconds * 1000)),
+        (b"x-promptlane-why", why(request, ticket).encode()),
+    ]
+
+
+def why(request: InferenceRequest, ticket: Ticket) -> str:
+    """The decision in one line: what was predicted of the chosen endpoint and of the one after it."""
+    first, *others = ticket.decision.ranked
+    text = (
+        f"{ticket.decision.profile}: first token in {first.ttft_seconds * 1000:.0f} ms,"
+        f" {first.cached_tokens} of {request.prompt_tokens} prompt tokens cached"
+    )
+    if not others:
+        return text + "; the only endpoint available"
+    following = others[0]
+    return (
+        f"{text}; next best {following.state.endpoint.name} in {following.ttft_seconds * 1000:.0f} ms"
+        f" with {following.cached_tokens} cached"
+    )
+
+
+def limit_headers(snapshot: LimitSnapshot) -> list[Header]:
+    """OpenAI's x-ratelimit-* headers for what is limited. Resets are durations such as `1m30s`, not times."""
+    headers: list[Header] = []
+    for kind, limit, remaining, reset in (
+        (b"requests", snapshot.limit_requests, snapshot.remaining_requests, snapshot.reset_requests_seconds),
+        (b"tokens", snapshot.limit_tokens, snapshot.remaining_tokens, snapshot.reset_tokens_seconds),
+    ):
+        if limit is None or remaining is None or reset is None:
+            continue
+        headers.append((b"x-ratelimit-limit-" + kind, b"%d" % limit))
+        headers.append((b"x-ratelimit-remaining-" + kind, b"%d" % remaining))
+        headers.append((b"x-ratelimit-reset-" + kind, duration(reset).encode()))
+    return headers
+
+
+def duration(seconds: float) -> str:
+    """Seconds as Go writes durations, which is what OpenAI sends: `12ms`, `1s`, `6m0s`, `1h0m0s`."""
+    milliseconds = max(0, round(seconds * 1000))
+    if milliseconds < 1000:
+        return f"{milliseconds}ms" if milliseconds else "0s"
+    whole, fraction = divmod(milliseconds, 1000)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    tail = f"{rest}.{fraction:03d}".rstrip("0").rstrip(".") if fraction else str(rest)
+    if hours:
+        return f"{hours}h{minutes}m{tail}s"
+    return f"{minutes}m{tail}s" if minutes else f"{tail}s"

@@ -1,0 +1,56 @@
+"""The server's secret, and what is derived from it.
+
+Floor: an adapter around one small file. Equal secrets on all replicas give equal cache salts on all replicas.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+_BYTES = 32
+
+
+class SecretUnavailable(Exception):
+    """The secret can neither be read nor made; the message says what to do."""
+
+
+def load_secret(configured: str | None, path: Path) -> bytes:
+    """The configured secret, else the file's; where there is no file it is made once, readable by its owner only.
+
+    Raises SecretUnavailable.
+    """
+    if configured is not None:
+        return configured.encode()
+    try:
+        return _read(path) if path.exists() else _create(path)
+    except FileExistsError:
+        return _read(path)  # another process made it in this very moment
+    except OSError as error:
+        raise SecretUnavailable(
+            f"cannot read or write the secret file '{path}' ({error.strerror}): set PROMPTLANE_SECRET (32 characters or"
+            " more, the same on every replica), or point server.secret_file at a place that can be written"
+        ) from None
+
+
+def cache_salt(secret: bytes, tenant: str) -> str:
+    """The tenant's KV-cache salt: 64 hex digits, which vLLM accepts (at most 128 characters, none of `@ / \\`)."""
+    return hmac.new(secret, b"cache-salt:" + tenant.encode(), hashlib.sha256).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    secret = path.read_bytes().strip()
+    if len(secret) < _BYTES:
+        raise SecretUnavailable(f"the secret file '{path}' holds fewer than {_BYTES} characters")
+    return secret
+
+
+def _create(path: Path) -> bytes:
+    secret = secrets.token_hex(_BYTES).encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secret + b"\n")
+    return secret

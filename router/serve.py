@@ -1,0 +1,210 @@
+"""The running process: two listeners, signals, reload, a graceful end.
+
+Floor: assembles. Nothing is swapped before all of the new is built and valid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import disable_created_metrics
+
+from router.admin import admin_app
+from router.app import App, with_cors
+from router.assembly import Process, Runtime, build
+from router.config import Config, ConfigError, load, warnings
+from router.config_yaml import Problem
+from router.counting import TokenCounter
+from router.metrics import Metrics
+from router.secret import load_secret
+from router.server import Listener, QuietAbort, guarded_protocol, listener, open_socket
+
+_log = logging.getLogger("promptlane.serve")
+
+
+class CannotServe(Exception):
+    """The process cannot start; the message says why and what to do."""
+
+
+class Serving:
+    """One gateway process from start to end."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path = path
+        server = config.server
+        secret = server.secret.get_secret_value() if server.secret is not None else None
+        self._process = Process(load_secret(secret, Path(server.secret_file)), TokenCounter(), Metrics())
+        self._app = App(build(config, self._process))
+        self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
+        self._ready = False
+        self._stopping = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._background: set[asyncio.Task[Any]] = set()
+
+    @property
+    def runtime(self) -> Runtime:
+        return self._app.runtime
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT. Raises CannotServe when a port cannot be had."""
+        server = self.runtime.config.server
+        tenants = _bind(server.host, server.port, "server.port")
+        operators = _bind(server.admin_host, server.admin_port, "server.admin_port")
+        data, admin = self._data_listener(), listener(self._admin(), timeout_graceful_shutdown=1)
+        self._handle_signals()
+        self.runtime.start()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(admin.serve([operators]), name="operator plane")
+            serving = group.create_task(data.serve([tenants]), name="data plane")
+            await asyncio.gather(data.listening.wait(), admin.listening.wait())
+            gc.freeze()  # what was made until now lives as long as the process: no collection need look at it
+            self._ready = True
+            _announce(tenants, operators, tls=server.tls is not None)
+            await self._stopping.wait()
+            await self._drain(data, serving)
+            admin.should_exit = True
+        await self.runtime.stop()
+
+    async def reload(self) -> list[Problem]:
+        """Builds all anew from the file, then swaps; returns warnings. A ConfigError changes nothing."""
+        async with self._reloading:
+            try:
+                config = await asyncio.to_thread(load, self._path)
+                following = build(config, self._process, self.runtime)
+            except ConfigError as error:
+                self._process.metrics.add("promptlane_config_reloads", "refused")
+                _log.error("the configuration was not reloaded: %s", error)
+                raise
+            before, self._app.runtime = self.runtime, following
+            following.start()
+            await before.stop(following)
+        self._process.metrics.add("promptlane_config_reloads", "ok")
+        found = [*warnings(config, datetime.now(UTC)), *_needs_restart(before.config, config)]
+        for problem in found:
+            _log.warning("%s", problem)
+        _log.info("the configuration was reloaded")
+        return found
+
+    def _data_listener(self) -> Listener:
+        server = self.runtime.config.server
+        settings: dict[str, Any] = {
+            "http": guarded_protocol(server.header_timeout, server.max_header_bytes),
+            "timeout_keep_alive": server.keep_alive_timeout,
+            "timeout_graceful_shutdown": server.shutdown_grace,
+        }
+        if server.tls is not None:
+            settings |= {"ssl_certfile": server.tls.cert_file, "ssl_keyfile": server.tls.key_file}
+        try:
+            return listener(with_cors(self._app, server.cors) if server.cors is not None else self._app, **settings)
+        except OSError as error:
+            raise CannotServe(f"server.tls: the certificate or its key cannot be used: {error}") from None
+
+    def _admin(self) -> Any:
+        return admin_app(lambda: self.runtime, lambda: self._ready, self.reload, self._process.metrics)
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_by_signal)
+
+    def _reload_by_signal(self) -> None:
+        async def reload() -> None:
+            with contextlib.suppress(ConfigError):  # logged and counted where it was found
+                await self.reload()
+
+        task = asyncio.create_task(reload(), name="reload by SIGHUP")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _drain(self, data: Listener, serving: asyncio.Task[None]) -> None:
+        """Readiness off, time for balancers to see it, then no new connections; requests under way get their grace."""
+        server = self.runtime.config.server
+        self._ready = False
+        _log.info("stopping: up to %g seconds for requests under way", server.shutdown_grace)
+        await asyncio.sleep(server.shutdown_delay)
+        data.should_exit = True
+        await serving
+
+
+def serve(path: Path, config: Config) -> None:
+    """Runs the process to its end. Raises CannotServe, SecretUnavailable or ConfigError before it serves."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per child that nobody reads
+    configure_logging(config.server.log_level, config.server.log_format)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(path, config))
+
+
+async def _serve(path: Path, config: Config) -> None:
+    await Serving(path, config).run()
+
+
+def configure_logging(level: str, style: str) -> None:
+    """Lines on standard error, for people or as JSON. No line ever holds a prompt, a key or a body."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_JsonFormatter() if style == "json" else text)
+    handler.addFilter(QuietAbort())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("httpx2", "httpcore2", "asyncio", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # no wheel for this platform: slower, otherwise the same
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def _bind(host: str, port: int, key: str) -> socket.socket:
+    try:
+        return open_socket(host, port)
+    except OSError as error:
+        raise CannotServe(f"{key}: cannot listen on {host}:{port} ({error.strerror})") from None
+
+
+def _announce(tenants: socket.socket, operators: socket.socket, *, tls: bool) -> None:
+    scheme = "https" if tls else "http"
+    print(f"promptlane ready: tenants {scheme}://{_where(tenants)}, operators http://{_where(operators)}", flush=True)
+
+
+def _where(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _needs_restart(before: Config, after: Config) -> list[Problem]:
+    """Keys whose new value a running process cannot take: its listeners were made of the old one."""
+    keys = ("host", "port", "admin_host", "admin_port", "tls", "cors", "secret_file", "header_timeout",
+            "max_header_bytes", "keep_alive_timeout", "shutdown_grace", "log_level", "log_format")  # fmt: skip
+    return [
+        Problem(f"server.{key}", "changed; takes effect at the next restart", None)
+        for key in keys
+        if getattr(before.server, key) != getattr(after.server, key)
+    ]

@@ -1,0 +1,79 @@
+"""Who is asking: host and API key to tenant.
+
+Floor: an adapter; knows `policies.types`, `router.errors` and `router.wire`. A key exists here only as its SHA-256 and
+is found by hash lookup, so neither memory nor timing gives one away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from policies.types import Tenant
+from router.errors import Forbidden, InvalidKey
+
+# 32 random bytes: guessing one of a million keys takes 2^236 tries.
+_KEY_BYTES = 32
+KEY_PREFIX = "pl-"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One key of a tenant. `expires_at`: Unix seconds. `models`, `apis`: what it may use; None is everything."""
+
+    id: str
+    tenant: str
+    digest: bytes = field(repr=False)
+    expires_at: float | None = None
+    models: frozenset[str] | None = None
+    apis: frozenset[str] | None = None
+
+    def require(self, api: str) -> None:
+        """Raises Forbidden when the key's scope leaves `api` out."""
+        if self.apis is not None and api not in self.apis:
+            raise Forbidden(f"This API key may not use the {api} API.", code="scope_denied")
+
+    def allows_model(self, model: str) -> bool:
+        return self.models is None or model in self.models
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The tenant, and the key that proved it (None for a tenant that allows anonymous use)."""
+
+    tenant: Tenant
+    key: ApiKey | None
+
+
+class TenantDirectory:
+    """Every tenant by host and by key. Immutable: a reload builds another."""
+
+    def __init__(self, tenants: Iterable[Tenant], hosts: Mapping[str, str], keys: Iterable[ApiKey]) -> None:
+        self.by_id = {tenant.id: tenant for tenant in tenants}
+        self._by_host = {host: self.by_id[tenant] for host, tenant in hosts.items()}
+        self._by_digest = {key.digest: key for key in keys}
+
+    def identify(self, host: str | None, credential: bytes | None, wall_now: float) -> Identity:
+        """Host plus key, key alone, or the host alone of an anonymous tenant. `wall_now`: Unix seconds.
+
+        Raises InvalidKey (none, unknown, expired) or Forbidden (the key of one tenant on another's host).
+        """
+        of_host = self._by_host.get(host) if host is not None else None
+        if credential is None:
+            if of_host is None or not of_host.anonymous:
+                raise InvalidKey("You didn't provide an API key. Send it as 'Authorization: Bearer YOUR_KEY'.")
+            return Identity(of_host, None)
+        key = self._by_digest.get(hashlib.sha256(credential).digest())
+        if key is None or (key.expires_at is not None and wall_now >= key.expires_at):
+            raise InvalidKey("Incorrect API key provided: it is unknown, was revoked or has expired.")
+        if of_host is not None and of_host.id != key.tenant:
+            raise Forbidden("This API key does not belong to the tenant of this host.")
+        return Identity(self.by_id[key.tenant], key)
+
+
+def new_key() -> tuple[str, str]:
+    """A fresh API key and the SHA-256 (hex) to keep of it."""
+    key = KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)
+    return key, hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,56 @@
+"""Which headers may pass, in which direction: allow-lists, so that a header nobody thought of stays outside.
+
+Floor: sans-IO. Bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+Header = tuple[bytes, bytes]
+
+# Trace context and the dialect's version are all an engine may learn from a client. Everything else that engines
+# read (x-vllm-priority, x-data-parallel-rank, x-session-id, authorization, ...) is the gateway's to say.
+REQUEST_ALLOWED = frozenset({b"traceparent", b"tracestate", b"anthropic-version", b"anthropic-beta"})
+
+# Engines' answers: what describes the body, and when to come back. Hop-by-hop and server headers stay behind.
+RESPONSE_ALLOWED = frozenset({b"content-type", b"retry-after", b"cache-control", b"content-language"})
+
+# 128 characters hold a UUID, a ULID or a trace id with room; engines make answer ids and log lines from it.
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?", re.IGNORECASE)
+
+
+def request_headers(received: Iterable[Header], request_id: bytes) -> list[Header]:
+    """The headers an engine gets: JSON in, nothing compressed out, our request id, and the allow-list."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"accept-encoding", b"identity"),
+        (b"x-request-id", request_id),
+    ]
+    headers.extend(pair for pair in received if pair[0] in REQUEST_ALLOWED)
+    return headers
+
+
+def response_headers(received: Iterable[Header]) -> list[Header]:
+    """What of an engine's headers reaches the client."""
+    return [pair for pair in received if pair[0] in RESPONSE_ALLOWED]
+
+
+def sane_request_id(value: bytes | None) -> bytes | None:
+    """The client's request id when it is short, printable and harmless in a log line; else None."""
+    return value if value is not None and _REQUEST_ID.fullmatch(value) else None
+
+
+def host_name(value: bytes) -> str | None:
+    """The lower-case host of a Host header, without port and final dot; None when it is not one."""
+    match = _HOST.fullmatch(value.strip())
+    return match.group(1).decode("ascii").lower().rstrip(".") or None if match else None
+
+
+def bearer(value: bytes | None) -> bytes | None:
+    """The credential of an `Authorization: Bearer` header; None when there is none or it is empty."""
+    if value is None or value[:7].lower() != b"bearer ":
+        return None
+    return value[7:].strip() or None

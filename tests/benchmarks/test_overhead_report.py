@@ -1,0 +1,125 @@
+"""The benchmark's figures: medians, ratios of the same run, and a reason for every gateway that has none."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.overhead import arguments
+from benchmarks.overhead_parts.gateways import GATEWAYS
+from benchmarks.overhead_parts.measure import percentile
+from benchmarks.overhead_parts.report import Result, as_json, table
+from benchmarks.overhead_parts.rounds import Turn, waves
+from benchmarks.overhead_parts.traffic import REQUESTS, STREAMS, bodies, requests
+
+
+def turn(request_us: float, busy_percent: float = 100.0) -> Turn:
+    return Turn(
+        request_us=request_us,
+        chunk_us=request_us / 4,
+        added_p50_ms=request_us / 400,
+        requests_per_s=1e6 / request_us,
+        first_byte_p50_ms=11.0,
+        rss_mb=50.0,
+        busy_percent=busy_percent,
+        others_percent=1.0,
+        raw={},
+    )
+
+
+def line(text: str, name: str) -> str:
+    return next(line for line in text.splitlines() if line.split()[:1] == [name])
+
+
+def test_the_table_shows_medians_and_their_ratio_to_promptlane() -> None:
+    ours = Result("promptlane", [turn(80), turn(200), turn(100)])
+    text = table([ours, Result("nginx", [turn(20), turn(40), turn(25)])])
+    assert line(text, "promptlane").split()[1:5] == ["100.0", "1.00x", "25.0", "1.00x"]
+    assert line(text, "nginx").split()[1:5] == ["25.0", "0.25x", "6.2", "0.25x"]
+    assert line(text, "promptlane").split()[-2:] == ["120%", "3"]
+
+
+def test_without_promptlane_there_are_figures_but_no_ratios() -> None:
+    text = table([Result("promptlane", absent="no program"), Result("nginx", [turn(25)])])
+    assert "x" not in line(text, "nginx").removeprefix("        nginx").replace("nginx", "")
+    assert "promptlane: absent: no program" in text
+    assert "no ratios" in text
+
+
+def test_a_gateway_that_fails_keeps_its_turns_and_says_why_there_are_no_more() -> None:
+    text = table([Result("promptlane", [turn(80)]), Result("nginx", [turn(25)], failed="hammer: not a 200")])
+    assert line(text, "nginx").split()[-1] == "1"
+    assert "nginx: FAILED: hammer: not a 200" in text
+
+
+def test_requests_per_second_of_an_idle_gateway_are_marked_as_a_lower_bound() -> None:
+    text = table([Result("promptlane", [turn(100)]), Result("nginx", [turn(25, busy_percent=60)])])
+    assert ">40,000" in line(text, "nginx")
+    assert ">" not in line(text, "promptlane")
+
+
+def test_the_json_holds_medians_ratios_turns_and_reasons() -> None:
+    results = [
+        Result("promptlane", [turn(80), turn(100), turn(90)]),
+        Result("nginx", [turn(45)]),
+        Result("vllm-router", absent="no"),
+    ]
+    found = json.loads(json.dumps(as_json(results, {"rounds": 3})))
+    assert found["run"]["rounds"] == 3
+    assert found["gateways"]["promptlane"]["medians"]["request_us"] == 90
+    assert found["gateways"]["nginx"]["ratios"]["request_us"] == 0.5
+    assert len(found["gateways"]["promptlane"]["turns"]) == 3
+    assert found["gateways"]["vllm-router"] == {
+        "medians": {},
+        "ratios": {},
+        "name": "vllm-router",
+        "turns": [],
+        "absent": "no",
+        "failed": "",
+    }
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1.0))
+def test_a_percentile_is_a_value_that_this_share_does_not_exceed(values: list[float], share: float) -> None:
+    found = percentile(values, share)
+    assert found in values
+    assert sum(value <= found for value in values) >= share * len(values)
+    assert sum(value < found for value in values) < share * len(values)
+
+
+def test_a_percentile_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 0.5)
+
+
+def test_the_default_run_measures_every_gateway() -> None:
+    assert arguments([]).gateways == ["promptlane", "nginx", "sglang-router", "vllm-router"] == list(GATEWAYS)
+    assert arguments(["--gateways", "nginx,nginx"]).gateways == ["nginx"]
+
+
+@pytest.mark.parametrize(
+    "argv", [["--gateways", "apache"], ["--rounds", "0"], ["--seconds", "0"], ["--seconds", "1e9"], ["--rounds", "x"]]
+)
+def test_arguments_that_make_no_sense_are_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        arguments(argv)
+    assert argv[0] in capsys.readouterr().err
+
+
+def test_prompts_differ_and_are_the_same_in_every_run() -> None:
+    first, second = bodies(REQUESTS), bodies(REQUESTS)
+    assert first == second
+    assert len(set(first)) == len(first) > REQUESTS.connections
+    assert all(json.loads(body)["stream"] and json.loads(body)["max_tokens"] == 64 for body in bodies(STREAMS))
+
+
+def test_a_request_carries_the_headers_and_the_length_of_its_body() -> None:
+    request = requests(REQUESTS, "127.0.0.1:1", {"authorization": "Bearer key"})[0]
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert b"\r\nauthorization: Bearer key\r\n" in head
+    assert head.endswith(b"content-length: %d" % len(body))
+
+
+def test_streams_fill_about_the_time_of_a_measurement() -> None:
+    assert [waves(STREAMS, seconds) for seconds in (0.1, 0.64, 3.0)] == [1, 1, 5]

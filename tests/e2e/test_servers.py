@@ -1,0 +1,79 @@
+"""The servers that tests start for themselves are real, recent enough and gone afterwards.
+
+Floor: tests only.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.servers import PostgresServer, Server, ServerFailed, free_port, launch, start_postgres, start_redis
+
+
+def test_redis_keeps_a_value_and_is_at_least_6_2(redis_server: Server) -> None:
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.set("promptlane:test", "kept")
+        assert client.get("promptlane:test") == b"kept"
+        version = client.info("server")["redis_version"]
+    assert tuple(int(part) for part in version.split(".")[:2]) >= (6, 2)
+
+
+def test_postgres_answers_its_own_client(postgres_server: PostgresServer) -> None:
+    assert postgres_server.psql("select 1") == "1"
+    assert int(postgres_server.psql("show server_version_num")) >= 130000
+
+
+def test_postgres_of_the_wheel_serves_where_path_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.servers.shutil.which", lambda name: None)
+    server = start_postgres()
+    try:
+        assert server.psql("select 1") == "1"
+    finally:
+        server.stop()
+
+
+def test_redis_of_the_wheel_serves_where_path_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.servers.shutil.which", lambda name: None)
+    server = start_redis()
+    try:
+        with redis.Redis.from_url(server.url) as client:
+            assert client.ping()
+    finally:
+        server.stop()
+
+
+def test_a_stopped_server_leaves_no_listener_and_no_files() -> None:
+    server = start_redis()
+    port = int(server.url.split(":")[2].split("/")[0])
+    server.stop()
+    server.stop()
+    assert not server.log.parent.exists()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=1.0)
+
+
+def test_a_server_that_ends_early_fails_with_its_log(tmp_path: Path) -> None:
+    process, log = launch("broken", ["sh", "-c", "echo the reason; exit 3"], tmp_path)
+    server = Server("broken", "", process, log)
+    with pytest.raises(ServerFailed, match=r"broken ended with 3:\nthe reason"):
+        server.start(lambda: False, 10.0)
+
+
+def test_a_missing_server_is_a_failure_and_not_a_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.servers.shutil.which", lambda name: None)
+    monkeypatch.setattr("tests.servers.carried_by_wheel", lambda package, path: None)
+    with pytest.raises(ServerFailed, match="no redis-server"):
+        start_redis()
+    with pytest.raises(ServerFailed, match="no PostgreSQL"):
+        start_postgres()
+
+
+def test_a_free_port_can_be_bound_and_lies_below_the_ephemeral_range() -> None:
+    port = free_port()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+    assert port < 32768

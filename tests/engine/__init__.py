@@ -1,0 +1,1 @@
+"""Tests of the simulated vLLM server, beside captures of the real one in `samples/`."""

@@ -1,0 +1,1 @@
+"""Tests of admission: limits and the order of the queue."""
