@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit test-vllm bench-overhead soak lock clean
+.PHONY: help demo test lint types unit test-vllm bench-overhead soak docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,6 +39,9 @@ bench-overhead: $(READY)  ## CPU per request and per streamed chunk, beside ngin
 
 soak: $(READY)  ## 2,000 concurrent streams through one gateway process for a minute
 	$(BIN)/python -m benchmarks.soak
+
+docs: $(READY)  ## write the README tables that are made from the code
+	$(BIN)/python -m tests.docs
 
 lock:  ## resolve the dependencies anew, without the names of registries
 	$(PYTHON) -m venv .work/lock

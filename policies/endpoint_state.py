@@ -69,12 +69,14 @@ class EndpointState:
         """Has as many in-flight requests as its endpoint allows."""
         return self.in_flight >= self.endpoint.max_in_flight
 
-    def learn_kv_capacity(self, tokens: int, tokens_per_block: float = TOKENS_PER_BLOCK) -> None:
-        """Take the engine's cache size (tokens) and bound the index below it. Of a configured and a learned one the
-        smaller counts, as too large an index is the worse mistake."""
+    def learn_kv_capacity(
+        self, tokens: int, tokens_per_block: float = TOKENS_PER_BLOCK, share: float = INDEX_SHARE
+    ) -> None:
+        """Take the engine's cache size (tokens) and bound the index to `share` of it. Of a configured and a learned
+        size the smaller counts, as too large an index is the worse mistake."""
         configured = self.endpoint.kv_capacity_tokens
         self.kv_capacity_tokens = tokens if configured is None else min(tokens, configured)
-        self.index.resize(index_blocks(self.kv_capacity_tokens, tokens_per_block))
+        self.index.resize(index_blocks(self.kv_capacity_tokens, tokens_per_block, share))
 
     def reserve(self, request: InferenceRequest, cached_tokens: int, own_seconds: float, now: float) -> Reservation:
         """Charge a dispatch: load, affinity, and the health trial if this endpoint is on one."""
@@ -121,7 +123,8 @@ class Reservation:
         return self.request.prompt_tokens + self.output_tokens / 2
 
     def first_token(self, now: float) -> None:
-        """The prefill is done: the request decodes from now on."""
+        """The prefill is done, or believed to be: the request decodes from now on. Charges only: a caller that has seen
+        output, not predicted it, tells `health.on_first_token` as well."""
         if not self._prefilling:
             return  # told before, or released
         state = self.state
@@ -129,7 +132,6 @@ class Reservation:
         state.last_first_token_at = state.prefill_since = now
         state.context_tokens += self.output_tokens / 2
         state.decode_tokens += self.decode_tokens
-        state.health.on_first_token(now)
 
     def release(self, now: float) -> None:
         """The request has left the endpoint, however it ended. `now` is for observers of finishes."""
@@ -158,6 +160,6 @@ class Reservation:
         state.outstanding_tokens = max(0.0, state.outstanding_tokens - self.uncached_tokens)
 
 
-def index_blocks(kv_tokens: int, tokens_per_block: float) -> int:
+def index_blocks(kv_tokens: int, tokens_per_block: float, share: float = INDEX_SHARE) -> int:
     """The index's bound in blocks for an engine cache of `kv_tokens`."""
-    return int(kv_tokens * INDEX_SHARE / tokens_per_block)
+    return int(kv_tokens * share / tokens_per_block)

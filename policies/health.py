@@ -104,8 +104,8 @@ class EndpointHealth:
             self._trial_until = now + TRIAL_SECONDS
 
     def on_first_token(self, now: float) -> None:
-        """Output has begun. A half-open circuit closes at once (a whole answer may take minutes), but on trust: only a
-        complete answer clears the failures, so the next failure opens it again, and for longer."""
+        """Output has been seen. A half-open circuit closes at once (a whole answer may take minutes), but on trust:
+        only a complete answer clears the failures, so the next failure opens it again, and for longer."""
         if self._open_until is not None and now >= self._open_until:
             self._open_until = self._trial_until = None
             self._failures = self._open_after - 1

@@ -16,7 +16,7 @@ from random import Random
 
 from policies.admission.limits import TenantLimits
 from policies.admission.order import ShortestPrefillFirst
-from policies.endpoint_state import EndpointState
+from policies.endpoint_state import EndpointState, index_blocks
 from policies.health import EndpointHealth
 from policies.prefix_blocks import root
 from policies.registry import make_profile
@@ -200,8 +200,8 @@ class _Builder:
         endpoint = Endpoint(**config.model_dump())
         health = EndpointHealth(unhealthy_after=pool.health.unhealthy_after, healthy_after=pool.health.healthy_after)
         state = EndpointState(endpoint, health)
-        tokens = endpoint.kv_capacity_tokens or routing.default_kv_tokens
-        state.index.resize(max(1, int(tokens * routing.index_share * _PRIOR_BYTES_PER_TOKEN / routing.block_bytes)))
+        assumed = endpoint.kv_capacity_tokens or routing.default_kv_tokens
+        state.index.resize(index_blocks(assumed, routing.block_bytes / _PRIOR_BYTES_PER_TOKEN, routing.index_share))
         key = pool.engine_api_key
         upstream = Upstream(
             endpoint.url,

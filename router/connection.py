@@ -113,15 +113,15 @@ def chunk_parser(body: _ChunkedBody) -> Callable[[bytes], None]:
 def frame(minor: int, status: int, headers: Headers, bodiless: bool) -> tuple[int | None, int, bool]:
     """How a body ends, by RFC 9112 section 6.3: (declared length, mode, may the connection be kept).
 
-    Raises BadEngineResponse for what a smuggler would send; llhttp has refused doubled and conflicting lengths.
+    Raises BadEngineResponse for whatever could be read in two ways; llhttp has seen to it that a length is digits.
     """
     length: int | None = None
     chunked = False
     options: set[bytes] = set()
     for name, value in headers:
         if name == b"content-length":
-            if len(value) > MAX_LENGTH_DIGITS:
-                raise BadEngineResponse("The engine declared an impossible body length.")
+            if length is not None or len(value) > MAX_LENGTH_DIGITS:
+                raise BadEngineResponse("The engine declared no usable body length.")
             length = int(value)
         elif name == b"transfer-encoding":
             if chunked or minor == 0 or value.lower() != b"chunked":
@@ -129,6 +129,8 @@ def frame(minor: int, status: int, headers: Headers, bodiless: bool) -> tuple[in
             chunked = True
         elif name == b"connection":
             options.update(option.strip(b" \t") for option in value.lower().split(b","))
+    if chunked and length is not None:
+        raise BadEngineResponse("The engine framed its response in two ways.")
     kept = b"close" not in options and (minor == 1 or b"keep-alive" in options)
     if bodiless or status in (204, 304):
         return 0, LENGTH, kept
@@ -141,9 +143,9 @@ class Connection(asyncio.Protocol):
     """Serves one exchange at a time. `answered`: a byte of the current response has arrived."""
 
     __slots__ = (
-        "_active_at", "_bodiless", "_chunks", "_due", "_exchange", "_feed_chunks", "_first_byte", "_head", "_informational", "_keep",
-        "_max_header_bytes", "_mode", "_owner", "_paused", "_remaining", "_slack", "_started",
-        "_timeouts", "_timer", "_transport", "_unsent", "answered", "loop",
+        "_active_at", "_bodiless", "_chunks", "_due", "_exchange", "_feed_chunks", "_first_byte", "_head",
+        "_informational", "_keep", "_max_header_bytes", "_mode", "_owner", "_paused", "_remaining", "_slack",
+        "_started", "_timeouts", "_timer", "_transport", "_unsent", "answered", "loop",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, timeouts: Timeouts, max_header_bytes: int) -> None:

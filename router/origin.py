@@ -5,9 +5,9 @@ Floor: an adapter. `x-forwarded-host` and `x-forwarded-for` count only when the 
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from random import getrandbits
 
 from router.client import Client
 from router.errors import BadRequest
@@ -61,7 +61,7 @@ def credential(client: Client) -> bytes | None:
 def request_id(client: Client) -> str:
     """The client's own request id when it is sane, else a new one."""
     given = sane_request_id(client.header(b"x-request-id"))
-    return given.decode("ascii") if given is not None else uuid.uuid4().hex
+    return given.decode("ascii") if given is not None else f"{getrandbits(128):032x}"  # unique, not secret
 
 
 def _peer(client: Client) -> str:

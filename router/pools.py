@@ -61,14 +61,18 @@ class Ticket:
         return self.decision.choice.state.endpoint.name
 
     def first_token(self) -> None:
-        """The engine has prefilled the prompt; idempotent."""
-        self._reservation.first_token(self._pool.clock())
-        self._pool.run_pass()
+        """The first byte of the answer is here: the prompt is prefilled and the engine works; idempotent."""
+        self._end_prefill()
+        self.choice.state.health.on_first_token(self._pool.clock())
 
     def expect_first_token(self, seconds: float) -> None:
         """For an answer in one piece, whose first token nobody sees: takes the prefill for done when it was predicted
         to be. Without this an engine that only decodes would look as if it prefilled until the end."""
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.first_token)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._end_prefill)
+
+    def _end_prefill(self) -> None:
+        self._reservation.first_token(self._pool.clock())
+        self._pool.run_pass()
 
     def settle(self, outcome: Outcome | None) -> None:
         """Gives the reservation back and tells the endpoint's health; None: nothing was learned of the endpoint."""

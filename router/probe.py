@@ -119,11 +119,9 @@ class Prober:
         state.kv_usage = reading.kv_usage
         state.sleeping = bool(reading.asleep)
         state.scraped_at = self._pool.clock()
-        if state.endpoint.kv_capacity_tokens is None and reading.kv_capacity_tokens is not None:
-            state.kv_capacity_tokens = reading.kv_capacity_tokens
-        if state.kv_capacity_tokens is not None:
-            share = self._settings.index_share / self._settings.tokens_per_block
-            state.index.resize(max(1, int(state.kv_capacity_tokens * share)))
+        if reading.kv_capacity_tokens is not None:
+            settings = self._settings
+            state.learn_kv_capacity(reading.kv_capacity_tokens, settings.tokens_per_block, settings.index_share)
 
     async def _get(self, place: Place, path: str) -> httpx2.Response | None:
         try:

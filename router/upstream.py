@@ -25,6 +25,7 @@ HELD_BYTES: Final = 256 * 1024  # bytes of a body kept before somebody reads it;
 CACHED_LINES: Final = 512  # request lines and header names kept ready; clients may send names and queries without end
 
 TOKEN: Final = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+PRINTABLE: Final = re.compile(r"[!-~]+")
 METHOD: Final = re.compile(rb"[A-Z]+")
 TARGET: Final = re.compile(rb"/[!-~]*")
 # The connection's own headers: written here or not at all, whatever a caller passes.
@@ -225,7 +226,8 @@ class Upstream:
         max_header_bytes: int = 65536,
     ) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        plain = PRINTABLE.fullmatch(url) and not parts.query and not parts.fragment  # urlsplit drops line breaks
+        if not plain or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("an endpoint's url is http(s)://host[:port][/prefix]")
         if parts.username is not None:
             raise ValueError("an endpoint's url holds no credentials; give them as headers")

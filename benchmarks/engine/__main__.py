@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -102,8 +103,12 @@ def main(arguments: list[str] | None = None) -> int:
         factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     except ImportError:  # Windows has none
         factory = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(serve(EngineConfig(**options)))
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(serve(EngineConfig(**options)))
+    except OSError as error:
+        print(f"engine cannot listen: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -40,7 +40,8 @@ from benchmarks.engine.prepare import Preparer, chat_ids, detokenized, messages_
 from benchmarks.engine.recorder import Recorder
 from benchmarks.engine.runtime import Runtime
 from benchmarks.engine.text import encode, render_chat
-from benchmarks.engine.wire import ChatWriter, CompletionWriter, Writer, to_json
+from benchmarks.engine.wire import ChatWriter, Writer, to_json
+from benchmarks.engine.wire_completion import CompletionWriter
 
 
 class EngineApp:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.engine.model import ModelConfig, StepCost
+from benchmarks.engine.cost import StepCost
+from benchmarks.engine.model import ModelConfig
 
 DEFAULT_MODEL_LEN = 32_768
 """Tokens. Long enough for the traces' prompts; never more than the KV cache holds (`context_limit`)."""

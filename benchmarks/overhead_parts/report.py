@@ -10,6 +10,9 @@ from typing import Any
 from benchmarks.overhead_parts.rounds import Turn
 
 BASELINE = "promptlane"
+_NOISY_PERCENT = (
+    20.0  # of a core, for other programs: with a whole core, one gateway's rounds differed by a factor of 2
+)
 _SATURATED_PERCENT = 90.0  # of a core: below it the gateway could have done more, and requests/s is the load's figure
 
 
@@ -82,6 +85,12 @@ def table(results: Sequence[Result]) -> str:
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     lines += [f"{result.name}: absent: {result.absent}" for result in results if result.absent]
     lines += [f"{result.name}: FAILED: {result.failed}" for result in results if result.failed]
+    if noisy := [
+        result.name for result in results if result.turns and result.median("others_percent") > _NOISY_PERCENT
+    ]:
+        lines.append(
+            f"NOISY: other programs took over {_NOISY_PERCENT:.0f} % of a core beside {', '.join(noisy)}: run again"
+        )
     if baseline is None:
         lines.append(f"no ratios: {BASELINE} was not measured in this run")
     return "\n".join(lines)

@@ -38,7 +38,7 @@ class Turn:
     busy_percent: float
     """Of one core, under `REQUESTS`: clearly below 100, and the load was the limit of `requests_per_s`."""
     others_percent: float
-    """Of one core, over the whole turn: what programs outside the benchmark took. It makes every figure worse."""
+    """Of one core, over the whole turn: what programs outside the benchmark took. It moves the figures, up or down."""
     raw: dict[str, Any]
 
 

@@ -28,7 +28,7 @@ class _Turn(msgspec.Struct, gc=False):
     role: str = ""
     content: str | list[msgspec.Raw] | None = None
     name: str | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw = msgspec.Raw()  # `Raw | None` would decode null only
     tool_call_id: str | None = None
 
 
@@ -118,7 +118,9 @@ def _add_prompt(prompt: Prompt, name: str, item: str | int | list[int] | dict[st
 
 def _add_turn(prompt: Prompt, name: str, item: msgspec.Raw) -> None:
     turn = decode(_turn, name, item)
-    if turn.content is None and turn.tool_calls is None:
+    calls = bytes(turn.tool_calls)
+    has_calls = calls not in (b"", b"null")
+    if turn.content is None and not has_calls:
         prompt.add_text(bytes(item) + _TURN)  # not a message: a function's output, a reference to an earlier item
         return
     head = f"{turn.role}\x1f{turn.name or ''}\x1f{turn.tool_call_id or ''}\x1f"
@@ -127,8 +129,8 @@ def _add_turn(prompt: Prompt, name: str, item: msgspec.Raw) -> None:
     else:
         prompt.add_text(_utf8(head))
         _add_parts(prompt, name, turn.content or [])
-    if turn.tool_calls is not None:
-        prompt.add_text(bytes(turn.tool_calls) + _TURN)
+    if has_calls:
+        prompt.add_text(calls + _TURN)
 
 
 def _add_parts(prompt: Prompt, name: str, parts: list[msgspec.Raw]) -> None:

@@ -6,12 +6,14 @@ Floor: sans-IO. Answers are searched as bytes: inside a JSON string every quote 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import msgspec
 
-# vLLM's usage object has at most some 300 bytes; a longer one is not worth a search through a big body.
-_LONGEST_USAGE = 4096
+# Usage is an object of numbers, nulls and objects of such: it has no strings with braces. Possessive, so that a hostile
+# body costs one scan and no backtracking.
+_OBJECT = re.compile(rb"\s*+(\{(?:[^{}]++|\{[^{}]*+\})*+\})")
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -47,21 +49,19 @@ _decode = msgspec.json.Decoder(_Usage).decode
 
 def find_usage(data: bytes) -> Usage | None:
     """The last usage object in `data` (the end of an answer), in OpenAI's, Responses' or Anthropic's words."""
-    start = data.rfind(b'"usage":')
-    while start >= 0:
-        usage = _usage_at(data, start + len(b'"usage":'))
+    end = len(data)
+    while (start := data.rfind(b'"usage":', 0, end)) >= 0:
+        match = _OBJECT.match(data, start + len(b'"usage":'))
+        usage = _read(match.group(1)) if match is not None else None
         if usage is not None:
             return usage
-        start = data.rfind(b'"usage":', 0, start)
+        end = start
     return None
 
 
-def _usage_at(data: bytes, start: int) -> Usage | None:
-    end = _object_end(data, start)
-    if end < 0:
-        return None
+def _read(raw: bytes) -> Usage | None:
     try:
-        found = _decode(data[start:end])
+        found = _decode(raw)
     except (msgspec.DecodeError, msgspec.ValidationError):
         return None
     details = found.prompt_tokens_details or found.input_tokens_details
@@ -70,19 +70,3 @@ def _usage_at(data: bytes, start: int) -> Usage | None:
         found.completion_tokens if found.completion_tokens is not None else found.output_tokens,
         details.cached_tokens if details is not None else found.cache_read_input_tokens,
     )
-
-
-def _object_end(data: bytes, start: int) -> int:
-    """Where the object that begins near `start` ends; -1 when none does. Usage holds numbers only, no strings."""
-    depth = 0
-    for position in range(start, min(len(data), start + _LONGEST_USAGE)):
-        byte = data[position]
-        if byte == 0x7B:
-            depth += 1
-        elif byte == 0x7D:
-            depth -= 1
-            if depth == 0:
-                return position + 1
-        elif depth == 0 and byte not in b" \t\r\n":
-            return -1
-    return -1

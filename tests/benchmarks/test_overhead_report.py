@@ -14,7 +14,7 @@ from benchmarks.overhead_parts.rounds import Turn, waves
 from benchmarks.overhead_parts.traffic import REQUESTS, STREAMS, bodies, requests
 
 
-def turn(request_us: float, busy_percent: float = 100.0) -> Turn:
+def turn(request_us: float, busy_percent: float = 100.0, others_percent: float = 1.0) -> Turn:
     return Turn(
         request_us=request_us,
         chunk_us=request_us / 4,
@@ -23,7 +23,7 @@ def turn(request_us: float, busy_percent: float = 100.0) -> Turn:
         first_byte_p50_ms=11.0,
         rss_mb=50.0,
         busy_percent=busy_percent,
-        others_percent=1.0,
+        others_percent=others_percent,
         raw={},
     )
 
@@ -57,6 +57,12 @@ def test_requests_per_second_of_an_idle_gateway_are_marked_as_a_lower_bound() ->
     text = table([Result("promptlane", [turn(100)]), Result("nginx", [turn(25, busy_percent=60)])])
     assert ">40,000" in line(text, "nginx")
     assert ">" not in line(text, "promptlane")
+
+
+def test_a_run_beside_other_programs_says_that_it_is_noisy_and_for_which_gateways() -> None:
+    quiet, loud = Result("promptlane", [turn(100)]), Result("nginx", [turn(25, others_percent=80)])
+    assert "NOISY: other programs took over 20 % of a core beside nginx: run again" in table([quiet, loud])
+    assert "NOISY" not in table([quiet])
 
 
 def test_the_json_holds_medians_ratios_turns_and_reasons() -> None:

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from tests.e2e.bodies import LONG_OUTPUT_TOKENS, chat
+from tests.e2e.curl import curl_command
 from tests.e2e.stack import ACME_KEY, Stack, poll
 
 ACME = ("acme-0", "acme-1")
@@ -19,7 +20,7 @@ ACME = ("acme-0", "acme-1")
 
 def curl_until_killed(stack: Stack, *, stream: bool) -> subprocess.Popen[bytes]:
     body = json.dumps(chat(max_tokens=LONG_OUTPUT_TOKENS, stream=stream))
-    argv = ["curl", "--silent", "--no-buffer", "--noproxy", "*", "-H", f"Authorization: Bearer {ACME_KEY}"]
+    argv = [*curl_command(), "-H", f"Authorization: Bearer {ACME_KEY}"]
     argv += ["--data", body, f"{stack.url}/v1/chat/completions"]
     return subprocess.Popen(argv, stdout=subprocess.PIPE)
 

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from tests.e2e.bodies import chat
+from tests.e2e.curl import curl_command
 from tests.e2e.stack import (
     ACME_EXPIRED_KEY,
     ACME_HOST,
@@ -80,8 +81,8 @@ def test_a_forwarded_host_from_an_untrusted_peer_counts_for_nothing(nobody: http
 
 
 def curl(stack: Stack, *arguments: str) -> str:
-    argv = ["curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", "30", *arguments]
-    done = subprocess.run([*argv, f"{stack.url}{CHAT}"], capture_output=True, text=True)
+    argv = [*curl_command(), *arguments, f"{stack.url}{CHAT}"]
+    done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

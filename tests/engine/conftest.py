@@ -84,11 +84,11 @@ def shape(value: Any) -> Any:
 
 @pytest.fixture
 async def engine() -> AsyncIterator[EngineClient]:
-    async with serve_in_process(FAST) as url, EngineClient(base_url=url, timeout=PATIENCE) as client:
+    async with serve_in_process(FAST) as url, EngineClient(base_url=url, timeout=PATIENCE, verify=False) as client:
         yield client
 
 
 @pytest.fixture
 async def slow_engine() -> AsyncIterator[EngineClient]:
-    async with serve_in_process(SLOW) as url, EngineClient(base_url=url, timeout=PATIENCE) as client:
+    async with serve_in_process(SLOW) as url, EngineClient(base_url=url, timeout=PATIENCE, verify=False) as client:
         yield client

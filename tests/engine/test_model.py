@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.engine.cache import BlockHasher
-from benchmarks.engine.model import EngineModel, Event, ModelConfig, Sequence, StepCost
+from benchmarks.engine.cost import StepCost
+from benchmarks.engine.model import EngineModel, Event, ModelConfig, Sequence
 
 COST = StepCost(overhead=0.0, weights=1.0, token=0.01, attention=0.0, decode=0.0, context=0.0)
 """A decode step takes one second, a prefill of 100 tokens too: easy to count."""

@@ -130,12 +130,12 @@ def test_a_dispatch_to_a_half_open_circuit_is_its_one_trial() -> None:
     assert not state.available(1.0)
 
 
-def test_a_first_token_closes_a_half_open_circuit() -> None:
+def test_a_prefill_believed_to_be_done_is_no_proof_of_health() -> None:
     state = make_state()
     for _ in range(3):
         state.health.record(Outcome(status=503), 0.0)
     state.reserve(make_request(), 0, 0.1, now=1.0).first_token(1.5)
-    assert state.available(1.5)
+    assert not state.available(1.5)
 
 
 def test_the_index_is_bounded_below_the_cache_of_the_engine() -> None:
@@ -144,6 +144,8 @@ def test_the_index_is_bounded_below_the_cache_of_the_engine() -> None:
     state.learn_kv_capacity(64_000, tokens_per_block=64.0)
     assert state.kv_capacity_tokens == 64_000
     assert unknown < state.index.capacity < 1000
+    state.learn_kv_capacity(64_000, tokens_per_block=64.0, share=0.5)
+    assert state.index.capacity == 500
 
 
 def test_of_a_configured_and_a_learned_capacity_the_smaller_counts() -> None:

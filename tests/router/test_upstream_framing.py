@@ -1,4 +1,4 @@
-"""Response framing without sockets: examples, any segmentation, h11 as the strict reference, fuzz."""
+"""Response framing without sockets: h11 as the strict reference, any segmentation, fuzz."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from router.connection import Connection, Timeouts
 from router.errors import BadEngineResponse, EngineClosed, EngineError
-from router.upstream import HELD_BYTES, Response
+from router.upstream import Response
 
 SAMPLES = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parent / "samples").glob("*.http"))}
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -201,9 +201,10 @@ def responses(draw: st.DrawFn) -> bytes:
 
 
 NASTY = [
-    b"\r\n", b"\n", b"\r", b" ", b"\t", b"\0", b"\x0b", b"\x7f", b":", b";", b",", b"0", b"-1", b"+", b"0x", b"ffffffffffffffffff",
-    b"Content-Length: 3\r\n", b"Content-Length: 3, 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n",
-    b"Transfer-Encoding: chunked, identity\r\n", b"Connection: close\r\n", b" folded\r\n", b"HTTP/1.0 200 OK\r\n\r\n",
+    b"\r\n", b"\n", b"\r", b" ", b"\t", b"\0", b"\x0b", b"\x7f", b":", b";", b",", b"0", b"-1", b"+", b"0x",
+    b"ffffffffffffffffff", b"Content-Length: 3\r\n", b"Content-Length: 3, 3\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: gzip\r\n", b"Transfer-Encoding: chunked, identity\r\n", b"Connection: close\r\n",
+    b" folded\r\n", b"HTTP/1.0 200 OK\r\n\r\n",
     b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", b"0\r\n\r\n", b"HTTP/2.0 ", b"600 ",
 ]  # fmt: skip
 
@@ -267,24 +268,67 @@ def test_a_recorded_answer_byte_by_byte_gives_the_same_result(runner: asyncio.Ru
 
 
 @given(data=mutants())
-@settings(max_examples=1200, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_nothing_is_delivered_that_h11_would_not_deliver(runner: asyncio.Runner, data: bytes) -> None:
-    """The intended differences, all of them stricter here or without effect on what is delivered:
+    """What is stricter here than in h11 is listed, case by case, in `test_stricter_than_h11_on_purpose`."""
+    compare(receive(runner, data), reference(data))
 
-    - stricter: bare LF, folded headers, repeated equal lengths, `3, 3`, CL with TE, status 600+, HTTP other than 1.0
-      and 1.1, TE under 1.0, spaces after a chunk size, control characters in values and extensions;
-    - a trailer called transfer-encoding is ignored like every trailer; h11 refuses it after the body was delivered;
-    """
-    ours, theirs = receive(runner, data), reference(data)
+
+def compare(ours: Outcome, theirs: Outcome) -> None:
     if ours.status == 0:
         assert ours.error is not None
         return
     assert (ours.status, folded(ours.headers)) == (theirs.status, folded(theirs.headers))
-    assert theirs.body.startswith(ours.body) or ours.body.startswith(theirs.body)
     if ours.error is None:
-        assert ours.body == theirs.body
-        assert theirs.error is None or trailer_with_transfer_encoding(data)
+        assert (ours.body, None) == (theirs.body, theirs.error)
+    elif theirs.error is None:
+        assert theirs.body.startswith(ours.body)
 
 
-def trailer_with_transfer_encoding(data: bytes) -> bool:
-    return b"\r\ntransfer-encoding" in data.lower().split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n0", 1)[-1]
+STRICTER = {
+    "a_header_folded_over_two_lines": OK + b"x: a\r\n b\r\ncontent-length: 3\r\n\r\nabc",
+    "line_ends_without_cr": b"HTTP/1.1 200 OK\ncontent-length: 3\n\nabc",
+    "one_header_line_without_cr": OK + b"content-length: 3\n\r\nabc",
+    "the_same_length_twice": OK + b"content-length: 3\r\ncontent-length: 3\r\n\r\nabc",
+    "the_same_length_twice_in_a_list": OK + b"content-length: 3, 3\r\n\r\nabc",
+    "length_and_chunked": OK + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    "chunked_with_a_tab_and_length": OK
+    + b"transfer-encoding: chunked\t\r\ncontent-length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    "a_status_above_599": b"HTTP/1.1 600 Odd\r\ncontent-length: 3\r\n\r\nabc",
+    "a_control_character_in_the_reason": b"HTTP/1.1 200 O\x01K\r\ncontent-length: 3\r\n\r\nabc",
+    "a_control_character_in_a_value": OK + b"x: a\x01b\r\ncontent-length: 3\r\n\r\nabc",
+    "another_major_version": b"HTTP/2.0 200 OK\r\ncontent-length: 3\r\n\r\nabc",
+    "chunked_under_http_1_0": b"HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    "a_length_of_20_digits": OK + b"content-length: 00000000000000000003\r\n\r\nabc",
+}
+STRICTER_IN_THE_BODY = {
+    "a_space_after_a_chunk_size": CHUNKED + b"3\r\nabc\r\n3 \r\ndef\r\n0\r\n\r\n",
+    "a_control_character_in_an_extension": CHUNKED + b"3\r\nabc\r\n3;a\x01\r\ndef\r\n0\r\n\r\n",
+    "a_length_in_a_trailer": CHUNKED + b"3\r\nabc\r\n0\r\ncontent-length: 3\r\n\r\n",
+    "an_extension_of_no_name": CHUNKED + b"3\r\nabc\r\n3;\r\ndef\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", [*STRICTER, *STRICTER_IN_THE_BODY])
+def test_stricter_than_h11_on_purpose(runner: asyncio.Runner, name: str) -> None:
+    in_body = name in STRICTER_IN_THE_BODY
+    data = (STRICTER_IN_THE_BODY if in_body else STRICTER)[name]
+    ours, theirs = receive(runner, data), reference(data)
+    assert (ours.status, ours.error) == (200 if in_body else 0, BadEngineResponse)
+    assert theirs.error is None
+    assert theirs.body.startswith(b"abc")
+
+
+def test_random_and_mutated_bytes_end_in_an_answer_or_an_engine_error_and_nothing_else(runner: asyncio.Runner) -> None:
+    rng = random.Random(20261122)
+    bases = [*SAMPLES.values(), *STRICTER.values(), *STRICTER_IN_THE_BODY.values()]
+    for _ in range(1500):
+        data = bytearray(rng.choice(bases) if rng.random() < 0.9 else rng.randbytes(rng.randrange(200)))
+        for _ in range(rng.randrange(6)):
+            place = rng.randrange(len(data) + 1)
+            data[place : place + rng.randrange(3)] = rng.choice([b"", rng.randbytes(2), rng.choice(NASTY)])
+        pieces = cut(bytes(data), [rng.randrange(2000) for _ in range(rng.randrange(8))])
+        outcome = receive(runner, *pieces)
+        assert outcome.error is None or issubclass(outcome.error, EngineError)
+        assert len(outcome.body) <= len(data)
+        compare(outcome, reference(bytes(data)))

