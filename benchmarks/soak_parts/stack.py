@@ -72,6 +72,10 @@ class SoakGateway(Promptlane):
     def open_files(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def last_words(self) -> str:
+        """The end of its log."""
+        return " / ".join(self._log.read_text(errors="replace").splitlines()[-2:])
+
     def trouble(self) -> list[str]:
         """Lines of its log that speak of a fault."""
         return [line for line in self._log.read_text(errors="replace").splitlines() if _TROUBLE.search(line)]
