@@ -12,7 +12,7 @@ import random
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +29,7 @@ from benchmarks.soak_parts.stack import Stack, running
 from benchmarks.soak_parts.watch import Watch
 
 _INTERRUPTED = 130  # the status of a program that Ctrl-C ended, by the shell's convention
+_LONGEST_STEP = 1.0  # seconds; the longest stream then ends within the load's time limit
 _SPARE_FILES = 500  # of one process, beside its streams
 _FILES_PER_STREAM = 2  # in the gateway: the client's connection and the engine's
 
@@ -36,23 +37,32 @@ _FILES_PER_STREAM = 2  # in the gateway: the client's connection and the engine'
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--streams", type=_count(20_000), default=2000, help="open at once (default 2000)")
-    parser.add_argument("--seconds", type=_count(86_400), default=60, help="with all of them open (default 60)")
+    parser.add_argument("--seconds", type=_count(86_400), default=60, help="of watching them (default 60)")
     parser.add_argument("--engines", type=_count(32), default=4, help="simulated engines (default 4)")
     parser.add_argument("--kills", type=_count(1_000), default=50, help="clients that vanish, one by one (default 50)")
     parser.add_argument(
-        "--step-seconds", type=float, default=0.5, help="least time between two tokens of a stream (default 0.5)"
+        "--step-seconds",
+        type=_step,
+        default=0.1,
+        help="time between two tokens of a stream that is alone (default 0.1)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was seen to this file")
     return parser.parse_args(argv)
 
 
-def _count(most: int) -> type[int]:
+def _count(most: int) -> Callable[[str], int]:
     def count(text: str) -> int:
         if not 1 <= (number := int(text)) <= most:
             raise argparse.ArgumentTypeError(f"1 to {most:,}")
         return number
 
-    return count  # type: ignore[return-value]  # argparse wants any callable
+    return count
+
+
+def _step(text: str) -> float:
+    if not 0 < (seconds := float(text)) <= _LONGEST_STEP:
+        raise argparse.ArgumentTypeError(f"above 0, at most {_LONGEST_STEP:g}")
+    return seconds
 
 
 def allow_files(streams: int) -> None:
@@ -73,7 +83,9 @@ async def soak(stack: Stack, target: Target, options: argparse.Namespace) -> Res
     clients = asyncio.create_task(load.run(), name="load")
     try:
         await load.full.wait()
-        _say(f"{load.open:,} streams are open")
+        _say(f"{options.streams:,} streams are open; warming up")
+        await load.warm.wait()
+        _say(f"{load.finished:,} have finished; watching for {options.seconds} s")
         steady = await watch.during(options.seconds, load.stopped)
         load.stop()
         _say(f"the last {load.open:,} streams finish")
@@ -101,7 +113,7 @@ def vanish(stack: Stack, target: Target, result: Result, kills: int) -> None:
         result.kills = kill_all(stack, target, kills, random.Random(kills))
     except (BadAnswer, OSError) as error:
         result.kills_failed = f"{type(error).__name__}: {error}"
-    result.left_after_kills = left_behind(stack)
+    result.left_after_kills = left_behind(stack, vanished=kills)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -16,8 +16,7 @@ from starlette.routing import Route
 from policies.types import Tenant
 from router import __version__
 from router.assembly import Runtime
-from router.config import ConfigError
-from router.config_yaml import Problem
+from router.config import ConfigError, Problem
 from router.metrics import CONTENT_TYPE, Metrics
 from router.pools import Place, Pool
 

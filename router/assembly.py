@@ -23,8 +23,7 @@ from policies.registry import make_profile
 from policies.tokens import TokenEstimator
 from policies.types import Endpoint, LimitSpec, ModelRoute, Tenant, Tier
 from router.calls import ServedModel
-from router.config import Config, ConfigError, EndpointConfig, PoolConfig, TenantConfig
-from router.config_yaml import Problem
+from router.config import Config, ConfigError, EndpointConfig, PoolConfig, Problem, TenantConfig
 from router.counting import TokenCounter
 from router.gateway import Gateway, GatewaySettings, Services
 from router.measure import Measurer, MeasureSettings

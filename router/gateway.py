@@ -23,8 +23,10 @@ from router.errors import (
     Forbidden,
     GatewayError,
     InternalError,
+    InvalidKey,
     ModelNotFound,
     NoEndpoint,
+    Overloaded,
     RateLimited,
 )
 from router.measure import INLINE_BYTES, Measurer
@@ -89,10 +91,8 @@ class Gateway:
             await self._refuse(call, error)
         except ClientGone:
             call.status = CLIENT_CLOSED
-        except asyncio.CancelledError:
-            if not client.gone:
-                raise
-            call.status = CLIENT_CLOSED
+        except asyncio.CancelledError:  # the client has left, or the process ends after its grace
+            await self._refuse(call, Overloaded("The gateway is shutting down.", code="shutting_down", retry_after=1.0))
         except Exception as error:  # the one mapper: a fault of ours is a clean 500 and a log line without the body
             _log.exception("request %s failed inside the gateway", call.id)
             self.services.metrics.add("promptlane_internal_errors", "gateway")
@@ -106,7 +106,7 @@ class Gateway:
         call.tenant = identity.tenant
         data = await call.client.body(self.settings.max_body_bytes, self.settings.body_timeout)
         call.client.watch()
-        body = await _read(call.spec, data)
+        body = await read(call.spec, data)
         model = call.model = self._model(identity, body)
         await self._measure(call, identity.tenant, model, body, len(data))
         self._admit(call)
@@ -116,10 +116,14 @@ class Gateway:
 
     def identify(self, client: Client, api: str) -> Identity:
         """Host and/or key to tenant. Raises InvalidKey or Forbidden."""
-        host = self.services.origin.host(client)
-        identity = self.directory.identify(host, credential(client), self.services.wall_clock())
-        if identity.key is not None:
-            identity.key.require(api)
+        origin = self.services.origin
+        try:
+            identity = self.directory.identify(origin.host(client), credential(client), self.services.wall_clock())
+            if identity.key is not None:
+                identity.key.require(api)
+        except (InvalidKey, Forbidden) as error:
+            _log.info("refused a request from %s: %s", origin.address(client), error.code)
+            raise
         return identity
 
     def _model(self, identity: Identity, body: Body) -> ServedModel:
@@ -246,7 +250,8 @@ def _rate_limited(verdict: Rejection) -> RateLimited:
     return RateLimited(message, kind="tokens" if of_tokens else "requests", retry_after=verdict.retry_after)
 
 
-async def _read(spec: ApiSpec, data: bytes) -> Body:
+async def read(spec: ApiSpec, data: bytes) -> Body:
+    """What the gateway must know of a body; a long one is read off the event loop. Raises BadRequest."""
     if len(data) <= INLINE_BYTES:
         return read_body(spec, data)
     return await asyncio.to_thread(read_body, spec, data)

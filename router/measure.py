@@ -17,9 +17,11 @@ from router.errors import BadRequest
 from router.wire.openai import ApiSpec, Body, read_prompt
 from router.wire.prompt import Prompt
 
-# Bodies above this are worked on off the event loop: reading and hashing run at some 200 MB/s, and 5 ms is the most
-# that other requests may wait for one.
-INLINE_BYTES = 512 * 1024
+# Bodies above this are worked on off the event loop: reading and hashing take up to 6 ms a megabyte, and 5 ms is the
+# most that other requests may wait for one (`make bench-loop`).
+INLINE_BYTES = 256 * 1024
+# How long such work may keep the interpreter from the loop, in seconds; Python's own 5 ms would be all that we allow.
+SWITCH_SECONDS = 0.0005
 _LANES = frozenset(lane.value for lane in Lane)
 
 

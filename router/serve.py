@@ -23,9 +23,9 @@ from prometheus_client import disable_created_metrics
 from router.admin import admin_app
 from router.app import App, with_cors
 from router.assembly import Process, Runtime, build
-from router.config import Config, ConfigError, load, warnings
-from router.config_yaml import Problem
+from router.config import Config, ConfigError, Problem, load, warnings
 from router.counting import TokenCounter
+from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
 from router.secret import load_secret
 from router.server import Listener, QuietAbort, guarded_protocol, listener, open_socket
@@ -141,6 +141,7 @@ class Serving:
 def serve(path: Path, config: Config) -> None:
     """Runs the process to its end. Raises CannotServe, SecretUnavailable or ConfigError before it serves."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per child that nobody reads
+    sys.setswitchinterval(SWITCH_SECONDS)
     configure_logging(config.server.log_level, config.server.log_format)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(path, config))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from router.errors import BadRequest, GatewayError, HeadersTooLarge, SlowRequest
 from router.wire.errors import error_body
 
 _BACKLOG = 2048
+_UPGRADE = re.compile(rb"\r\n(?:upgrade|http2-settings):[^\r\n]*", re.IGNORECASE)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -42,6 +44,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._in_headers:
             self._header_bytes += len(data)
+            if b"pgrade" in data:
+                data = _without_upgrade(data)
         super().data_received(data)
         if self._in_headers and self._header_bytes > self.max_header_bytes:
             self._refuse(HeadersTooLarge(f"The request headers are larger than {self.max_header_bytes} bytes."))
@@ -100,6 +104,13 @@ class GuardedProtocol(HttpToolsProtocol):
                 + body
             )
         self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """A head without its wish for another protocol, which a server may ignore (RFC 9110, 7.8). The parser would stop
+    at it and lose the body: Java's HTTP client asks for h2c with every first POST on a plain connection."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"", head) + end + rest
 
 
 class Listener(uvicorn.Server):

@@ -17,7 +17,7 @@ FLOORS = {
     "policies": 0,
     "router.wire": 1,
     "router.errors": 1,
-    "router.config": 4, "router.config_check": 4, "router.config_yaml": 4,
+    "router.config": 4,
     "router.gateway": 3,
     "router.assembly": 5,
     "router.app": 6, "router.admin": 6, "router.explain": 6, "router.serve": 7,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.overhead_parts.gateways import fetch
@@ -19,22 +19,28 @@ _ENGINE_STATE = ("running", "waiting", "held", "kv_used_blocks")
 _ENDPOINT_STATE = ("in_flight", "outstanding_tokens", "pending_prefill_seconds")
 
 
-def left_behind(stack: Stack, wait: Callable[[float], None] = time.sleep) -> list[str]:
-    """One line for each thing that is still held after `SETTLE_SECONDS`; none as soon as nothing is."""
+def left_behind(stack: Stack, vanished: int = 0) -> list[str]:
+    """One line for each thing that is still held after `SETTLE_SECONDS`; none as soon as nothing is.
+
+    `vanished`: clients that have left in the middle so far. Engines must have aborted as many requests, and no more.
+    """
     deadline = time.monotonic() + SETTLE_SECONDS
-    while (found := held(stack)) and time.monotonic() < deadline:
-        wait(_POLL_SECONDS)
+    while (found := held(stack, vanished)) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
     return found
 
 
-def held(stack: Stack) -> list[str]:
+def held(stack: Stack, vanished: int = 0) -> list[str]:
     """One line for each thing that is held now."""
-    found = []
+    found, aborted = [], 0
     for name, engine in stack.engines.items():
         gauges = fetch(f"{engine.control_url}/metrics") or b""
         seen: dict[str, float] = {gauge: metric_sum(gauges, gauge) for gauge in _ENGINE_GAUGES}
         state = engine.state()
+        aborted += state["aborted_total"]
         found += of_engine(name, seen | {key: state[key] for key in _ENGINE_STATE})
+    if aborted != vanished:
+        found.append(f"engines: {aborted} requests aborted for {vanished} clients that left")
     pool = stack.gateway.pool()
     found += of_pool(pool)
     if len(pool["endpoints"]) != len(stack.engines):

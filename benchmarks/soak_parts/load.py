@@ -23,6 +23,8 @@ RAMP_PER_SECOND = 400
 """Streams begun per second at first: below what fills the gateway's accept queue, and each engine begins a hundred."""
 MOST_ERRORS = 100
 """So many failed streams say all that thousands would: the load ends."""
+WARM_STREAMS = 2
+"""Streams per client until the gateway's memory is at its height: the second meets what the first left fragmented."""
 _SHAPES = tuple(zip(range(8, 40, 2), range(50, 3250, 200), strict=True))
 """Tokens of the answer and characters of the prompt: none to a dozen prefix blocks."""
 _CONNECT_SECONDS = 10.0
@@ -102,7 +104,9 @@ class Load:
         self.tokens = 0
         self.errors: Counter[str] = Counter()
         self.full = asyncio.Event()
-        """Every client has begun its first stream."""
+        """Every client is there."""
+        self.warm = asyncio.Event()
+        """And has finished `WARM_STREAMS` on average; also set when the load stops."""
         self.stopped = asyncio.Event()
         """No new streams: `stop` was called, or too many have failed."""
         self._target = target
@@ -112,6 +116,7 @@ class Load:
     def stop(self) -> None:
         """Streams under way finish, no others begin."""
         self.stopped.set()
+        self.warm.set()
 
     async def run(self) -> None:
         """Returns when the last stream has ended after `stop`."""
@@ -151,6 +156,8 @@ class Load:
             self.open -= 1
         self.finished += 1
         self.tokens += order.tokens
+        if self.finished >= WARM_STREAMS * self._streams:
+            self.warm.set()
 
     def _note(self, error: Exception) -> None:
         self.errors[f"{type(error).__name__}: {error}"] += 1

@@ -50,7 +50,8 @@ class SoakGateway(Promptlane):
 
     def endpoints(self) -> list[dict[str, Any]]:
         """What `/admin/state` says of them; none when it does not answer."""
-        return self.pool()["endpoints"]
+        endpoints: list[dict[str, Any]] = self.pool()["endpoints"]
+        return endpoints
 
     def pool(self) -> dict[str, Any]:
         state = self._admin("/admin/state")

@@ -28,20 +28,20 @@ class Sample:
 
 
 class Watch:
-    """Looks at one gateway and its surroundings. `open`: how many streams are under way now."""
+    """Looks at one gateway and its surroundings. `streams`: how many are under way now."""
 
-    def __init__(self, gateway: int, engines: Iterable[int], open: Callable[[], int]) -> None:
+    def __init__(self, gateway: int, engines: Iterable[int], streams: Callable[[], int]) -> None:
         self.samples: list[Sample] = []
         self._gateway = gateway
         self._engines = tuple(engines)
-        self._open = open
+        self._streams = streams
         self._began = perf_counter()
 
     def look(self) -> Sample:
         """Raises OSError when a process is gone."""
         sample = Sample(
             at=perf_counter() - self._began,
-            open=self._open(),
+            open=self._streams(),
             rss_mb=rss_bytes([self._gateway]) / 1e6,
             files=len(os.listdir(f"/proc/{self._gateway}/fd")),
             gateway_cpu=cpu_seconds([self._gateway]),

@@ -20,26 +20,34 @@ from router.wire.fields import decode
 # vision models. Only the lane and the load estimate hang on it, and calibration by the engine's usage corrects it.
 MEDIA_TOKENS: Final = 512
 _MEDIA = frozenset({"image_url", "input_image", "image", "input_audio", "audio_url", "video_url", "file", "input_file"})
+_MEDIA_MARKS = tuple(f'"{kind}"'.encode() for kind in sorted(_MEDIA))
 # Separators keep ("ab", "c") and ("a", "bc") apart.
 _TURN, _PART = b"\x1e", b"\x1f"
 
 
+# Text longer than this keeps its JSON escapes: unescaping holds the interpreter for 4 ms a megabyte, looking only for
+# its end a tenth of that. The same text is treated the same in every turn of a conversation, so prefixes still match.
+LARGE_BYTES: Final = 256 * 1024
+
+
 class _Turn(msgspec.Struct, gc=False):
     role: str = ""
-    content: str | list[msgspec.Raw] | None = None
+    content: msgspec.Raw = msgspec.Raw()
     name: str | None = None
-    tool_calls: msgspec.Raw = msgspec.Raw()  # `Raw | None` would decode null only
+    tool_calls: msgspec.Raw = msgspec.Raw()
     tool_call_id: str | None = None
 
 
 class _Part(msgspec.Struct, gc=False):
     type: str = ""
-    text: str | None = None
+    text: msgspec.Raw = msgspec.Raw()
 
 
 _turns = msgspec.json.Decoder(str | list[msgspec.Raw] | None)
 _turn = msgspec.json.Decoder(_Turn)
+_content = msgspec.json.Decoder(str | list[msgspec.Raw] | None)
 _part = msgspec.json.Decoder(str | _Part | None)
+_text = msgspec.json.Decoder(str | None)
 _prompts = msgspec.json.Decoder(str | list[str | int | list[int] | dict[str, msgspec.Raw]] | None)
 
 
@@ -64,9 +72,32 @@ class Prompt:
         self.texts.append(text)
         self.text_bytes += len(text)
 
+    def add_opaque(self, raw: msgspec.Raw, end: bytes) -> None:
+        """A value whose JSON stands for itself, however it was spaced and escaped; media inside it by reference."""
+        data = bytes(raw)
+        if len(data) <= LARGE_BYTES and not any(mark in data for mark in (b"\\", *_MEDIA_MARKS)):
+            self.add_text(msgspec.json.format(data, indent=-1) + end)
+        elif len(data) <= LARGE_BYTES or any(mark in data for mark in _MEDIA_MARKS):
+            self.add_text(msgspec.json.encode(self._without_media(msgspec.json.decode(data))) + end)
+        else:
+            self.add_text(data + end)
+
     def add_reference(self, raw: msgspec.Raw) -> None:
-        self.segments.append(xxhash.xxh3_128_digest(raw))
+        small = len(raw) <= LARGE_BYTES
+        self.segments.append(self._refer(msgspec.json.encode(msgspec.json.decode(raw)) if small else bytes(raw)))
+
+    def _without_media(self, value: object) -> object:
+        if isinstance(value, list):
+            return [self._without_media(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if value.get("type") in _MEDIA:
+            return self._refer(msgspec.json.encode(value)).hex()
+        return {key: self._without_media(item) for key, item in value.items()}
+
+    def _refer(self, media: bytes) -> bytes:
         self.extra_tokens += MEDIA_TOKENS
+        return xxhash.xxh3_128_digest(media)
 
     def add_token_ids(self, name: str, ids: list[int]) -> None:
         try:
@@ -78,13 +109,15 @@ class Prompt:
 
 def opaque(prompt: Prompt, name: str, raw: msgspec.Raw) -> None:
     """A field whose JSON text stands for itself: tool definitions, template arguments, plain instructions."""
-    data = bytes(raw)
-    if data != b"null":
-        prompt.add_text(data + _TURN)
+    if bytes(raw) != b"null":
+        _guarded(prompt, name, raw, _TURN)
 
 
 def messages(prompt: Prompt, name: str, raw: msgspec.Raw) -> None:
     """A conversation: a string, or a list of messages and other items, one segment each at least."""
+    if _is_large_text(raw):
+        prompt.add_text(bytes(raw) + _TURN)
+        return
     turns = decode(_turns, name, raw)
     if isinstance(turns, str):
         prompt.add_text(_utf8(turns) + _TURN)
@@ -94,6 +127,9 @@ def messages(prompt: Prompt, name: str, raw: msgspec.Raw) -> None:
 
 def prompts(prompt: Prompt, name: str, raw: msgspec.Raw) -> None:
     """Text, token ids, or a list of several of either."""
+    if _is_large_text(raw):
+        prompt.add_text(bytes(raw))
+        return
     value = decode(_prompts, name, raw)
     if isinstance(value, str):
         prompt.add_text(_utf8(value))
@@ -120,31 +156,53 @@ def _add_turn(prompt: Prompt, name: str, item: msgspec.Raw) -> None:
     turn = decode(_turn, name, item)
     calls = bytes(turn.tool_calls)
     has_calls = calls not in (b"", b"null")
-    if turn.content is None and not has_calls:
-        prompt.add_text(bytes(item) + _TURN)  # not a message: a function's output, a reference to an earlier item
+    if not turn.content and not has_calls:
+        _guarded(prompt, name, item, _TURN)  # not a message: a function's output, a reference to an earlier item
         return
-    head = f"{turn.role}\x1f{turn.name or ''}\x1f{turn.tool_call_id or ''}\x1f"
-    if isinstance(turn.content, str):
-        prompt.add_text(_utf8(head + turn.content) + _TURN)
-    else:
-        prompt.add_text(_utf8(head))
-        _add_parts(prompt, name, turn.content or [])
+    _add_content(prompt, f"{name}.content", f"{turn.role}\x1f{turn.name or ''}\x1f{turn.tool_call_id or ''}\x1f", turn)
     if has_calls:
-        prompt.add_text(calls + _TURN)
+        _guarded(prompt, f"{name}.tool_calls", turn.tool_calls, _TURN)
 
 
-def _add_parts(prompt: Prompt, name: str, parts: list[msgspec.Raw]) -> None:
-    for position, raw in enumerate(parts):
-        part = decode(_part, f"{name}.content[{position}]", raw)
-        if isinstance(part, str):
-            prompt.add_text(_utf8(part) + _PART)
-        elif part is not None and part.text is not None:
-            prompt.add_text(_utf8(part.text) + _PART)
-        elif part is not None and part.type in _MEDIA:
+def _add_content(prompt: Prompt, name: str, head: str, turn: _Turn) -> None:
+    if _is_large_text(turn.content):
+        prompt.add_text(_utf8(head) + bytes(turn.content) + _TURN)
+        return
+    content = decode(_content, name, turn.content) if turn.content else None
+    if isinstance(content, str):
+        prompt.add_text(_utf8(head + content) + _TURN)
+        return
+    prompt.add_text(_utf8(head))
+    for position, raw in enumerate(content or ()):
+        _add_part(prompt, f"{name}[{position}]", raw)
+    prompt.segments.append(_TURN)
+
+
+def _add_part(prompt: Prompt, name: str, raw: msgspec.Raw) -> None:
+    part = decode(_part, name, raw)
+    if isinstance(part, str):
+        prompt.add_text(_utf8(part) + _PART)
+    elif part is None or not part.text:
+        if part is not None and part.type in _MEDIA:
             prompt.add_reference(raw)
         else:
-            prompt.add_text(bytes(raw) + _PART)
-    prompt.segments.append(_TURN)
+            _guarded(prompt, name, raw, _PART)
+    elif _is_large_text(part.text):
+        prompt.add_text(bytes(part.text) + _PART)
+    else:
+        prompt.add_text(_utf8(decode(_text, f"{name}.text", part.text) or "") + _PART)
+
+
+def _guarded(prompt: Prompt, name: str, raw: msgspec.Raw, end: bytes) -> None:
+    """`add_opaque` for bytes that only their ends have been read of yet."""
+    try:
+        prompt.add_opaque(raw, end)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadRequest(f"The value of '{name}' is not valid JSON.", param=name, code="invalid_json") from None
+
+
+def _is_large_text(raw: msgspec.Raw) -> bool:
+    return len(raw) > LARGE_BYTES and bytes(memoryview(raw)[:1]) == b'"'
 
 
 def _utf8(text: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -16,18 +17,22 @@ import msgspec
 _OBJECT = re.compile(rb"\s*+(\{(?:[^{}]++|\{[^{}]*+\})*+\})")
 
 
+# No engine has counted more than this, and a counter must never go down: anything else is not believed.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)] | None
+
+
 class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
+    cached_tokens: _Count = None
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: _Count = None
+    completion_tokens: _Count = None
     prompt_tokens_details: _Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: _Count = None
+    output_tokens: _Count = None
     input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
+    cache_read_input_tokens: _Count = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ def find_usage(data: bytes) -> Usage | None:
 def _read(raw: bytes) -> Usage | None:
     try:
         found = _decode(raw)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
         return None
     details = found.prompt_tokens_details or found.input_tokens_details
     return Usage(

@@ -277,6 +277,7 @@ def test_every_key_is_documented_once_with_type_default_and_description() -> Non
     assert by_path["pools.<name>.endpoints[].url"].default == "required"
     assert by_path["tenants.<id>.models.<name>.engine_model"].default == "<name>"
     assert by_path["tenants.<id>.api_keys[].sha256"].type.startswith("64 hexadecimal")
+    assert by_path["tenants.<id>.api_keys[].sha256"].default == "required"
     assert by_path["tiers"].default == "platinum, gold, silver"
     assert (by_path["server.shutdown_delay"].default, by_path["tenants.<id>.weight"].default) == ("0", "1")
     assert by_path["server.cors"].type == "null or a mapping"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from router.config import ConfigError, loads
-from router.config_check import engine_url, host_name
+from router.config.types import engine_url, host_name
 
 KEY = "11" * 32
 OTHER_KEY = "22" * 32

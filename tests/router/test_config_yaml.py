@@ -11,14 +11,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from router import config_yaml
-from router.config import ConfigError, load, loads
+from router.config import ConfigError, load, loads, yaml_file
 
 
 @pytest.fixture(params=["CSafeLoader", "SafeLoader"], autouse=True)
 def _both_readers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without libyaml has only the reader in Python; both must refuse the same."""
-    monkeypatch.setattr(config_yaml, "_Loader", getattr(yaml, request.param))
+    monkeypatch.setattr(yaml_file, "_Loader", getattr(yaml, request.param))
 
 
 def told(data: str | bytes) -> list[str]:
@@ -111,14 +110,14 @@ def test_aliases_cannot_nest_deeper_than_text_may() -> None:
 
 
 def test_too_many_values_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_yaml, "MAX_NODES", 100)
+    monkeypatch.setattr(yaml_file, "MAX_NODES", 100)
     assert told("a: [" + "x, " * 300 + "]") == ["file.yaml (line 1): more than 100 values"]
 
 
 def test_a_missing_file_a_folder_and_a_huge_file_are_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     huge = tmp_path / "huge.yaml"
     huge.write_bytes(b"#" * 2000)
-    monkeypatch.setattr(config_yaml, "MAX_FILE_BYTES", 1999)
+    monkeypatch.setattr(yaml_file, "MAX_FILE_BYTES", 1999)
     for path, words in ((tmp_path / "none.yaml", "No such file"), (tmp_path, "directory"), (huge, "larger than")):
         with pytest.raises(ConfigError, match=words) as caught:
             load(path, {})

@@ -400,6 +400,11 @@ def test_a_compressed_body_is_refused_clearly(stack: Stack) -> None:
     assert (status, body["error"]["code"]) == (400, "unsupported_content_encoding")
 
 
+def test_a_wish_for_http2_is_ignored_and_the_body_is_read(stack: Stack) -> None:
+    java = {"connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAAAAIAAAAB"}
+    assert stack.post(CHAT, chat(), key="acme-key", headers=java)[0] == 200
+
+
 def test_two_requests_on_one_connection_are_both_answered(stack: Stack) -> None:
     body = json.dumps(chat()).encode()
     request = (

@@ -1,123 +1,29 @@
-"""Where configuration comes from: one YAML file and the environment, as one tree that knows where each value stands.
+"""One YAML file to a tree with its lines, whatever stands in the file.
 
-Floor: bytes and variables in, plain dicts and lists out. Knows no schema (the environment reader is handed one) and
-never stops at the first mistake: what cannot be read becomes a `Problem` and the rest is read on. No message repeats
+Floor: bytes in, a `Tree` out. Knows no schema and never stops at the first mistake: what cannot be read becomes a
+`Problem` and the rest is read on. Size, nesting and aliases are bounded before anything is built. No message repeats
 a value of the file, so none can leak a secret.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
+
+from router.config.problems import Place, Problem, dotted
+from router.config.tree import Tree
 
 MAX_FILE_BYTES = 16 * 1024 * 1024  # a log or an image named by mistake must not fill the memory
 MAX_NODES = 500_000  # about 7,000 tenants with a pool each; aliases count as often as they are used (billion laughs)
 MAX_DEPTH = 64  # the schema needs 7; far below the interpreter's recursion limit
-MAX_KEY_SHOWN = 80  # characters of a key that a message repeats
-MAX_VARIABLE_NAME = 256  # characters; bounds the nesting that a variable's name can ask for
-
-PREFIX = "PROMPTLANE_"
-NESTING = "__"
-SHORT_VARIABLES = {"PROMPT_TOKEN_THRESHOLD": ("classify", "long_prompt_tokens")}
-SECRET_VARIABLE = "PROMPTLANE_SECRET"  # noqa: S105 - the name of a variable, not a secret
-SECRET_PATH = ("server", "secret")
-AWARE_VARIABLE = "ENABLE_KV_AWARE_ROUTING"
-PROFILE_PATH = ("routing", "profile")
-BLIND_PROFILE = "least-outstanding"
-NOT_KEYS = frozenset({SECRET_VARIABLE, "PROMPTLANE_CONFIG"})  # read elsewhere: below, and by the command line
-
-# Kubernetes sets these in every pod beside a Service called `promptlane`; they are no attempt to configure us.
-SERVICE_LINK = re.compile(r"PROMPTLANE(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_(TCP|UDP|SCTP)\w*)")
-SERVICE_LINK_URL = re.compile(r"(tcp|udp|sctp)://")
-
-Place = tuple[str | int, ...]  # ("pools", "a", "endpoints", 1, "url")
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same reader in C, about ten times as fast
 _MAP, _SEQUENCE, _MERGE = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:merge")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One mistake. `path` is a dotted path, a variable or a file; `line` counts from 1, None outside the file."""
-
-    path: str
-    message: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        where = self.path if self.line is None else f"{self.path} (line {self.line})"
-        return f"{where}: {self.message}"
-
-
-def dotted(place: Place) -> str:
-    """`pools.a.endpoints[1].url`. Keys are cut and escaped where a terminal could not show them."""
-    text = ""
-    for part in place:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            plain = part if part.isprintable() and 0 < len(part) <= MAX_KEY_SHOWN else ascii(part[:MAX_KEY_SHOWN])
-            text += f".{plain}" if text else plain
-    return text
-
-
-@dataclass(slots=True)
-class Tree:
-    """Everything that was said, before anybody asks whether it makes sense. `load` owns and changes it."""
-
-    name: str
-    root: dict[str, Any] = field(default_factory=dict)
-    lines: dict[Place, int] = field(default_factory=dict)
-    variables: dict[Place, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    refused: set[str] = field(default_factory=set)  # paths told already; what validation says there is an echo
-    readable: bool = True
-
-    def problem(self, place: Place, message: str) -> Problem:
-        """The problem at `place`, named by the nearest source above it: a variable, or a path and its line."""
-        for length in range(len(place), 0, -1):
-            above = place[:length]
-            if variable := self.variables.get(above):
-                return Problem(dotted((variable, *place[length:])), message)
-            if line := self.lines.get(above):
-                return Problem(dotted(place), message, line)
-            if variable := next((name for set_, name in self.variables.items() if set_[:length] == above), None):
-                return Problem(variable, f"{dotted(place)}: {message}")
-        return Problem(dotted(place) or self.name, message)
-
-    def refuse(self, place: Place, message: str, line: int) -> None:
-        """Notes a mistake of the text itself; later mistakes at or below `place` follow from it and are dropped."""
-        self.refused.add(dotted(place))
-        self.problems.append(Problem(dotted(place) or self.name, message, line))
-
-    def put(self, place: Place, value: object, variable: str) -> None:
-        """Sets a value from the environment. Where the file has a scalar for a section, its own mistake stands.
-
-        `variable` is how messages call the value's source.
-        """
-        *sections, last = place
-        node, real = self.root, []
-        for part in sections:
-            key = _same_key(str(part), node)
-            if node.get(key) is None:
-                node[key] = {}
-            node = node[key]
-            real.append(key)
-            if not isinstance(node, dict):
-                return
-        key = _same_key(str(last), node)
-        there = (*real, key)
-        if isinstance(node.get(key), dict | list):  # lines of what is replaced say nothing of what replaces it
-            self.lines = {known: line for known, line in self.lines.items() if known[: len(there)] != there}
-        node[key] = value
-        self.variables[there] = variable
 
 
 class _Unreadable(Exception):
@@ -311,72 +217,3 @@ def _kind(node: yaml.Node) -> str:
     if isinstance(node, yaml.MappingNode):
         return "a mapping"
     return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-
-
-def _same_key(wanted: str, node: Mapping[str, Any]) -> str:
-    """The key of `node` that a variable means: names of variables know neither case nor `-`, `.` and `/`."""
-    if wanted in node:
-        return wanted
-    alike = [key for key in node if _spoken(key) == _spoken(wanted)]
-    return alike[0] if len(alike) == 1 else wanted
-
-
-def _spoken(key: str) -> str:
-    return re.sub(r"[^a-z0-9]", "_", key.lower())
-
-
-def overlay(tree: Tree, settings: type[BaseSettings], environ: Mapping[str, str]) -> None:
-    """Lays the environment over the file: the short variables first, then `PROMPTLANE_…`, longer names later.
-
-    So the more exact name wins. An empty variable counts as unset, as Compose writes `${UNSET:-}`. Each variable is
-    read on its own: one that is broken hides no other, and each value is known by the variable that set it.
-    """
-    for name, place in SHORT_VARIABLES.items():
-        if value := environ.get(name):
-            tree.put(place, value, name)
-    _overlay_awareness(tree, environ.get(AWARE_VARIABLE, ""))
-    ours = [name for name, value in environ.items() if value and name.upper().startswith(PREFIX)]
-    for name in sorted(ours, key=lambda name: (name.count(NESTING), name)):
-        if name.upper() not in NOT_KEYS and not _is_service_link(name, environ[name]):
-            _overlay_one(tree, settings, name, environ[name])
-    if secret := environ.get(SECRET_VARIABLE):
-        tree.put(SECRET_PATH, secret, SECRET_VARIABLE)
-
-
-def _overlay_awareness(tree: Tree, value: str) -> None:
-    word = value.strip().lower()
-    if word in ("false", "0", "no", "off"):
-        tree.put(PROFILE_PATH, BLIND_PROFILE, AWARE_VARIABLE)
-    elif word not in ("", "true", "1", "yes", "on"):
-        tree.problems.append(Problem(AWARE_VARIABLE, "expected true or false"))
-
-
-def _is_service_link(name: str, value: str) -> bool:
-    if NESTING in name:
-        return False
-    return bool(SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and SERVICE_LINK_URL.match(value)))
-
-
-def _overlay_one(tree: Tree, settings: type[BaseSettings], name: str, value: str) -> None:
-    source = EnvSettingsSource(settings)
-    source.env_vars = {name.lower(): value}
-    try:
-        said = source() if len(name) <= MAX_VARIABLE_NAME else {}
-    except (SettingsError, RecursionError):
-        tree.problems.append(Problem(name, 'expected JSON: a list as ["a", "b"], a mapping as {"key": 1}'))
-        return
-    if not said:
-        tree.problems.append(Problem(dotted((name,)), "unknown variable: no key has this name"))
-    for place, leaf in _leaves(said, ()):
-        if place == SECRET_PATH:
-            tree.problems.append(Problem(name, f"the secret is read from {SECRET_VARIABLE} only"))
-        else:
-            tree.put(place, None if leaf == "null" else leaf, dotted((name, *place[name.count(NESTING) + 1 :])))
-
-
-def _leaves(node: Mapping[str, Any], place: Place) -> Iterator[tuple[Place, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, (*place, key))
-        else:
-            yield (*place, key), value

@@ -1,0 +1,61 @@
+"""The configuration: one file and the environment in, one frozen `Config` out, or every mistake at once.
+
+Floor: beside `assembly`, which alone turns a `Config` into objects; other rooms import from here, not from the files
+below. Nothing here opens what the values name (files, URLs); `assembly` does. Who uses what, lowest first:
+
+    problems                     a mistake and where it stands
+    tree                         what was said, with the line or variable that said it
+    yaml_file                    a file's bytes to a tree
+    types                        what a single value looks like
+    words                        types and mistakes in words
+    section                      what every mapping of the file has in common
+    server, tenants, pools       the sections: keys with types, bounds, defaults, descriptions
+    models                       `Config`, the whole
+    environment                  variables laid over the tree
+    checks                       what must hold between values
+    warning                      what is allowed and probably not meant
+    docs                         the keys for the README
+    loading                      all of that in order
+
+A new key is one field of a section: the check, the messages and the README's table all read it there.
+"""
+
+from router.config.docs import KeyDoc, documented_keys
+from router.config.loading import load, loads
+from router.config.models import Config
+from router.config.pools import EndpointConfig, EngineTlsConfig, HealthConfig, PoolConfig, TimeoutsConfig
+from router.config.problems import ConfigError, Problem
+from router.config.server import ClassifyConfig, CorsConfig, RoutingConfig, ServerConfig, StateConfig, TlsConfig
+from router.config.tenants import DEFAULT_TIERS, ApiKeyConfig, LimitsConfig, ModelConfig, TenantConfig, TierConfig
+from router.config.types import API_NAMES, KNOWN_PROFILES
+from router.config.warning import warnings
+
+__all__ = [
+    "API_NAMES",
+    "DEFAULT_TIERS",
+    "KNOWN_PROFILES",
+    "ApiKeyConfig",
+    "ClassifyConfig",
+    "Config",
+    "ConfigError",
+    "CorsConfig",
+    "EndpointConfig",
+    "EngineTlsConfig",
+    "HealthConfig",
+    "KeyDoc",
+    "LimitsConfig",
+    "ModelConfig",
+    "PoolConfig",
+    "Problem",
+    "RoutingConfig",
+    "ServerConfig",
+    "StateConfig",
+    "TenantConfig",
+    "TierConfig",
+    "TimeoutsConfig",
+    "TlsConfig",
+    "documented_keys",
+    "load",
+    "loads",
+    "warnings",
+]

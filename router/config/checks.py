@@ -1,0 +1,157 @@
+"""What must hold between values: ports, hosts, keys, names and engines that meet only in the whole.
+
+Floor: works on the raw tree, not on models, so it runs even where single values are wrong and everything is told at
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from router.config.problems import Place, Problem, dotted
+from router.config.server import DEFAULT_ADMIN_PORT, DEFAULT_PORT
+from router.config.tenants import DEFAULT_TIER, DEFAULT_TIERS
+from router.config.tree import Tree
+from router.config.types import engine_url
+from router.config.words import did_you_mean, shown
+
+
+def cross_check(tree: Tree) -> list[Problem]:
+    """Every mistake that no single value shows. Values of a wrong type are skipped here: validation tells them."""
+    root = tree.root
+    tiers = [*DEFAULT_TIERS, *(name for name in _mapping(root.get("tiers")) if name not in DEFAULT_TIERS)]
+    checks = (_server(tree), _tiers(tree, tiers), _hosts(tree), _access(tree), _keys(tree))
+    return [problem for check in (*checks, _scopes(tree), _pools(tree), _endpoints(tree)) for problem in check]
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _true(value: object) -> bool:
+    return (
+        value is True
+        or value == 1
+        or (isinstance(value, str) and value.lower() in ("true", "1", "yes", "y", "on", "t"))
+    )
+
+
+def _server(tree: Tree) -> Iterator[Problem]:
+    server = _mapping(tree.root.get("server"))
+    port, admin_port = str(server.get("port", DEFAULT_PORT)), str(server.get("admin_port", DEFAULT_ADMIN_PORT))
+    if port == admin_port and port.isdecimal() and port != "0":
+        here, other = ("admin_port", "port") if "admin_port" in server else ("port", "admin_port")
+        yield tree.problem(
+            ("server", here), f"expected another port than server.{other}; got {shown((), port)} for both"
+        )
+    cors = _mapping(server.get("cors"))
+    if "*" in _list(cors.get("allow_origins")) and _true(cors.get("allow_credentials")):
+        message = "expected false, or origins by name: browsers refuse credentials for '*'"
+        yield tree.problem(("server", "cors", "allow_credentials"), message)
+
+
+def _tiers(tree: Tree, tiers: list[str]) -> Iterator[Problem]:
+    for tenant, entry in tree.entries("tenants"):
+        tier = entry.get("tier", DEFAULT_TIER)
+        if isinstance(tier, str) and tier not in tiers:
+            place = ("tenants", tenant, "tier")
+            yield tree.problem(place, f"expected one of {', '.join(tiers)}; got {shown(place, tier)}")
+
+
+def _hosts(tree: Tree) -> Iterator[Problem]:
+    """A host belongs to one tenant. `<id>.<base_domain>` is claimed first: it is nobody else's whatever the order."""
+    base = _mapping(tree.root.get("server")).get("base_domain")
+    owners: dict[str, str] = {}
+    if isinstance(base, str):
+        owners = {f"{tenant}.{base}".lower(): tenant for tenant, _ in tree.entries("tenants")}
+    for tenant, entry in tree.entries("tenants"):
+        for index, host in enumerate(_list(entry.get("hosts"))):
+            if isinstance(host, str) and (owner := owners.setdefault(host.lower(), tenant)) != tenant:
+                place = ("tenants", tenant, "hosts", index)
+                yield tree.problem(place, f"expected a host of this tenant alone; {shown(place, host)} is {owner}'s")
+
+
+def _access(tree: Tree) -> Iterator[Problem]:
+    reachable = _mapping(tree.root.get("server")).get("base_domain") is not None
+    for tenant, entry in tree.entries("tenants"):
+        anonymous = _true(entry.get("anonymous"))
+        if not anonymous and entry.get("api_keys") in (None, []):
+            message = "expected api_keys (promptlane keys create makes one) or anonymous: true; nobody could use it"
+            yield tree.problem(("tenants", tenant), message)
+        if anonymous and not reachable and entry.get("hosts") in (None, []):
+            place = ("tenants", tenant, "anonymous")
+            yield tree.problem(place, "expected hosts, or server.base_domain: without a key only a host names a tenant")
+
+
+def _all_keys(tree: Tree) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    for tenant, entry in tree.entries("tenants"):
+        for index, key in enumerate(_list(entry.get("api_keys"))):
+            if isinstance(key, dict):
+                yield ("tenants", tenant, "api_keys", index), key
+
+
+def _keys(tree: Tree) -> Iterator[Problem]:
+    hashes: dict[str, Place] = {}
+    ids: dict[tuple[Any, str], Place] = {}
+    for place, key in _all_keys(tree):
+        digest, name = key.get("sha256"), key.get("id")
+        if isinstance(digest, str) and (first := hashes.setdefault(digest.lower(), place)) != place:
+            yield tree.problem((*place, "sha256"), f"expected a key of its own; {dotted(first)} is the same key")
+        if isinstance(name, str) and (first := ids.setdefault((place[1], name), place)) != place:
+            yield tree.problem((*place, "id"), f"expected an id of its own; {dotted(first)} has the same")
+
+
+def _scopes(tree: Tree) -> Iterator[Problem]:
+    for place, key in _all_keys(tree):
+        models = _mapping(_mapping(tree.root["tenants"]).get(str(place[1]), {}).get("models"))
+        for index, model in enumerate(_list(key.get("models"))):
+            if isinstance(model, str) and model not in models:
+                here = (*place, "models", index)
+                near = did_you_mean(model, models)
+                yield tree.problem(here, f"expected a model of this tenant; got {shown(here, model)}{near}")
+
+
+def _pools(tree: Tree) -> Iterator[Problem]:
+    pools = _mapping(tree.root.get("pools"))
+    users: dict[str, dict[str, None]] = {}  # a mapping keeps the order that a set loses
+    for tenant, entry in tree.entries("tenants"):
+        for model, route in _mapping(entry.get("models")).items():
+            pool = _mapping(route).get("pool")
+            if not isinstance(pool, str):
+                continue
+            users.setdefault(pool, {})[tenant] = None
+            if pool not in pools:
+                place = ("tenants", tenant, "models", model, "pool")
+                near = did_you_mean(pool, pools)
+                yield tree.problem(place, f"expected the name of a pool; got {shown(place, pool)}{near}")
+    for pool, tenants in users.items():
+        if len(tenants) > 1 and pool in pools and not _true(_mapping(pools[pool]).get("shared")):
+            message = f"expected one tenant, or shared: true; tenants {', '.join(tenants)} name this pool"
+            yield tree.problem(("pools", pool), message)
+
+
+def _endpoints(tree: Tree) -> Iterator[Problem]:
+    """Names are unique everywhere, being metric labels; an engine stands in one pool, once: its load is one number."""
+    names: dict[str, Place] = {}
+    urls: dict[str, Place] = {}
+    for pool, entry in tree.entries("pools"):
+        for index, endpoint in enumerate(_list(entry.get("endpoints"))):
+            place: Place = ("pools", pool, "endpoints", index)
+            name, url = _mapping(endpoint).get("name"), _mapping(endpoint).get("url")
+            if isinstance(name, str) and (first := names.setdefault(name, place)) != place:
+                yield tree.problem((*place, "name"), f"expected a name of its own; {dotted(first)} has the same")
+            if isinstance(url, str) and (first := urls.setdefault(_one_spelling(url), place)) != place:
+                message = f"expected an engine of its own; {dotted(first)} has the same url"
+                yield tree.problem((*place, "url"), f"{message}: one engine serves one pool, as one endpoint")
+
+
+def _one_spelling(url: str) -> str:
+    try:
+        return engine_url(url)
+    except ValueError:
+        return url

@@ -1,0 +1,41 @@
+"""The configuration as a whole.
+
+Floor: puts the sections together; what a section holds is the section's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from router.config.pools import PoolConfig
+from router.config.section import Section
+from router.config.server import ClassifyConfig, RoutingConfig, ServerConfig, StateConfig
+from router.config.tenants import DEFAULT_TIERS, TenantConfig, TierConfig
+from router.config.types import Name, TenantId, TierName
+
+
+class Config(Section):
+    """The whole. Build it by `load`: only that reads the environment and checks what holds between values."""
+
+    server: ServerConfig = Field(default=ServerConfig(), description="Listeners and bounds of requests.")
+    state: StateConfig = Field(default=StateConfig(), description="Where state is kept.")
+    classify: ClassifyConfig = Field(default=ClassifyConfig(), description="Which lane a request queues in.")
+    routing: RoutingConfig = Field(default=RoutingConfig(), description="How endpoints are chosen.")
+    tiers: dict[TierName, TierConfig] = Field(
+        default=dict(DEFAULT_TIERS), description="Service classes; what is not given here keeps its default."
+    )
+    tenants: dict[TenantId, TenantConfig] = Field(default={}, description="Who is served.")
+    pools: dict[Name, PoolConfig] = Field(default={}, description="What serves.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_tiers_stay(cls, data: Any) -> Any:
+        given = data.get("tiers") if isinstance(data, dict) else None
+        if not isinstance(given, dict):
+            return data
+        merged: dict[str, Any] = {name: tier.model_dump() for name, tier in DEFAULT_TIERS.items()}
+        for name, tier in given.items():
+            merged[name] = {**merged.get(name, {}), **tier} if isinstance(tier, dict) else tier
+        return {**data, "tiers": merged}

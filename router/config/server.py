@@ -1,0 +1,133 @@
+"""The sections of the gateway itself: `server`, `state`, `classify` and `routing`.
+
+Floor: keys only; a field's type, bounds, default and description are all there is to say of it. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, MinLen
+from pydantic import Field
+
+from router.config.section import Section
+from router.config.types import (
+    NO_BOOL,
+    BindHost,
+    Bytes,
+    Count,
+    FileName,
+    HeaderName,
+    Host,
+    LedgerUrl,
+    Origin,
+    Port,
+    Profile,
+    Proxy,
+    RedisUrl,
+    Seconds,
+    SecondsOrNone,
+    ServerSecret,
+    Share,
+)
+
+DEFAULT_PORT = 8080
+DEFAULT_ADMIN_PORT = 9090
+
+
+class CorsConfig(Section):
+    allow_origins: Annotated[tuple[Origin, ...], MinLen(1)] = Field(description="Origins whose pages may call.")
+    allow_credentials: bool = Field(
+        default=False, description="Whether browsers may send cookies; not with origin `*`."
+    )
+    max_age: Annotated[int, NO_BOOL, Ge(0), Le(86400)] = Field(
+        default=600, description="Seconds for which a browser may keep the answer to a preflight request."
+    )
+
+
+class TlsConfig(Section):
+    cert_file: FileName = Field(description="The certificate chain, PEM.")
+    key_file: FileName = Field(description="Its private key, PEM.")
+
+
+class ServerConfig(Section):
+    host: BindHost = Field(default="127.0.0.1", description="Address that tenants reach.")
+    port: Port = Field(default=DEFAULT_PORT, description="Port for tenants; 0 picks a free one.")
+    admin_host: BindHost = Field(default="127.0.0.1", description="Address of the operator plane.")
+    admin_port: Port = Field(
+        default=DEFAULT_ADMIN_PORT,
+        description="Port for metrics, health, state and reload; never tenants' port; 0 as above.",
+    )
+    base_domain: Host | None = Field(default=None, description="Tenant `acme` is also reached as `acme.<base_domain>`.")
+    routing_headers: bool = Field(
+        default=True, description="Whether answers carry x-promptlane-lane, -endpoint, -cached-tokens and -queue-ms."
+    )
+    secret: ServerSecret | None = Field(
+        default=None, description="What cache salts derive from, the same on every replica. Only by PROMPTLANE_SECRET."
+    )
+    secret_file: FileName = Field(
+        default="promptlane.secret",
+        description="File with that secret where PROMPTLANE_SECRET is not set; made on first start if missing.",
+    )
+    trusted_proxies: tuple[Proxy, ...] = Field(
+        default=(), description="Networks whose x-forwarded-host and x-forwarded-for are believed."
+    )
+    cors: CorsConfig | None = Field(default=None, description="Cross-origin calls from browsers; null refuses them.")
+    max_body_bytes: Bytes = Field(default=33_554_432, description="Longest request body; longer is 413.")
+    max_header_bytes: Bytes = Field(default=65_536, description="Longest request head; longer is 431.")
+    header_timeout: Seconds = Field(default=10.0, description="Seconds for the whole request head; then 408.")
+    body_timeout: Seconds = Field(default=30.0, description="Seconds for the whole request body; then 408.")
+    keep_alive_timeout: Seconds = Field(
+        default=75.0, description="Seconds for which an idle client connection stays open."
+    )
+    shutdown_grace: SecondsOrNone = Field(default=30.0, description="Seconds that requests under way get to finish.")
+    shutdown_delay: SecondsOrNone = Field(
+        default=0.0,
+        description="Seconds between readiness off and closing the listener: time for a balancer to notice.",
+    )
+    tls: TlsConfig | None = Field(default=None, description="Serve tenants by TLS; null leaves that to the ingress.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="Lines for people or for a log store.")
+
+
+class StateConfig(Section):
+    redis_url: RedisUrl | None = Field(
+        default=None, repr=False, description="State shared by replicas; null: one process, in memory."
+    )
+    ledger_url: LedgerUrl | None = Field(
+        default=None, repr=False, description="Where records will be kept; accepted, but this version keeps none yet."
+    )
+
+
+class ClassifyConfig(Section):
+    long_prompt_tokens: Count = Field(
+        default=2048, description="Prompts of more tokens than this are long. Also by PROMPT_TOKEN_THRESHOLD."
+    )
+    batch_prompts: Count = Field(default=8, description="A request with at least this many prompts or inputs is batch.")
+    batch_n: Count = Field(default=4, description="A request for more than this many choices (`n`) is batch.")
+    batch_header: HeaderName = Field(default="x-promptlane-lane", description="Request header that asks for a lane.")
+
+
+class RoutingConfig(Section):
+    profile: Profile = Field(
+        default="prompt-aware",
+        description="How endpoints are chosen. ENABLE_KV_AWARE_ROUTING=false selects least-outstanding.",
+    )
+    max_waiting: Annotated[int, NO_BOOL, Ge(1), Le(1_000_000)] = Field(
+        default=1024, description="Requests that may wait per pool."
+    )
+    max_wait: Seconds = Field(default=60.0, description="Seconds that a request may wait for an endpoint.")
+    index_share: Share = Field(
+        default=0.85, description="Share of an engine's KV capacity that the prefix index assumes is still held."
+    )
+    block_bytes: Annotated[int, NO_BOOL, Ge(64), Le(4096)] = Field(
+        default=256, description="Bytes of canonical prompt per prefix block."
+    )
+    default_kv_tokens: Count = Field(
+        default=100_000, description="KV capacity of an engine, in tokens, until it is configured or scraped."
+    )
+    default_output_tokens: Count = Field(
+        default=256, description="Expected length of an answer, in tokens, where a client gives no bound."
+    )

@@ -1,0 +1,80 @@
+"""The sections of who is served: `tiers` and `tenants`, with their limits, keys and models.
+
+Floor: keys only; a field's type, bounds, default and description are all there is to say of it. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+from pydantic import Field, model_validator
+
+from router.config.section import Section
+from router.config.types import NO_BOOL, ApiName, Count, Expect, Expiry, Host, ModelName, Name, Seconds, Sha256, Weight
+
+DEFAULT_TIER = "silver"
+
+
+class TierConfig(Section):
+    priority: Annotated[int, NO_BOOL, Ge(0), Le(1_000_000)] = Field(description="Lower goes first.")
+    rto_seconds: Seconds = Field(description="Seconds within which a standby takes over.")
+
+
+DEFAULT_TIERS: Mapping[str, TierConfig] = {
+    "platinum": TierConfig(priority=0, rto_seconds=5),
+    "gold": TierConfig(priority=10, rto_seconds=15),
+    "silver": TierConfig(priority=20, rto_seconds=60),
+}
+
+
+class LimitsConfig(Section):
+    requests_per_minute: Count | None = Field(default=None, description="Requests a minute; null: no limit.")
+    tokens_per_minute: Count | None = Field(
+        default=None, description="Tokens a minute, prompt and answer; null: no limit."
+    )
+    concurrency: Count | None = Field(default=None, description="Requests under way at once; null: no limit.")
+
+
+class ApiKeyConfig(Section):
+    id: Name = Field(description="The key's name in records and metrics.")
+    sha256: Sha256 = Field(repr=False, description="SHA-256 of the key, hexadecimal; the key itself is never stored.")
+    expires: Expiry = Field(
+        default=None, description="When the key stops to work; a date is its first moment, 00:00 UTC."
+    )
+    models: tuple[ModelName, ...] | None = Field(default=None, description="Models the key may ask for; null: all.")
+    apis: tuple[ApiName, ...] | None = Field(default=None, description="APIs the key may call; null: all.")
+
+
+class ModelConfig(Section):
+    pool: Annotated[str, Expect("the name of a pool")] = Field(description="The pool that serves this model.")
+    engine_model: ModelName = Field(
+        default="",
+        description="The name its engines know; the model's own if not given.",
+        json_schema_extra={"shown": "<name>"},
+    )
+
+
+class TenantConfig(Section):
+    tier: Annotated[str, Expect("the name of a tier")] = Field(
+        default=DEFAULT_TIER, description="Its service class, one of `tiers`."
+    )
+    hosts: tuple[Host, ...] = Field(default=(), description="Host names that are this tenant's.")
+    anonymous: bool = Field(default=False, description="Whether its hosts serve requests without a key.")
+    weight: Weight = Field(default=1.0, description="Its share beside other tenants of a shared pool.")
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="What it may use.")
+    api_keys: tuple[ApiKeyConfig, ...] = Field(default=(), description="Its keys; `promptlane keys create` makes one.")
+    models: dict[ModelName, ModelConfig] = Field(default={}, description="Names its clients may ask for.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _engines_know_a_model_by_its_own_name(cls, data: Any) -> Any:
+        models = data.get("models") if isinstance(data, dict) else None
+        if not isinstance(models, dict):
+            return data
+        named = {
+            name: {"engine_model": name, **model} if isinstance(model, dict) else model
+            for name, model in models.items()
+        }
+        return {**data, "models": named}

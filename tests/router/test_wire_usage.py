@@ -1,0 +1,132 @@
+"""Usage in captured answers of a real vLLM, in the other dialects, and in bytes that no engine should send."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.wire.usage import Usage, find_usage
+
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
+
+SAMPLES = Path(__file__).resolve().parents[1] / "engine" / "samples"
+USAGE = b'"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}'
+FRAGMENTS = [
+    b'"usage":',
+    b"{",
+    b"}",
+    b"null",
+    b'"prompt_tokens":7',
+    b",",
+    b" ",
+    b"\n",
+    b"\xff",
+    b'"',
+    b"[",
+    b"]",
+    b'"a":',
+]
+
+
+def sample(name: str) -> bytes:
+    return (SAMPLES / f"{name}.txt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [
+        ("chat_nonstream", Usage(39, 8, 0)),
+        ("chat_stream_usage", Usage(15, 4, 0)),
+        ("completion_nonstream", Usage(3, 4, 0)),
+        ("completion_stream", Usage(3, 3, 0)),
+        ("chat_stream_no_usage", None),
+        ("cont_stream", None),
+        ("engine_dead_event", None),
+        ("abort_end", None),
+        ("err_too_long", None),
+    ],
+)
+def test_usage_is_found_where_a_real_engine_says_it(name: str, usage: Usage | None) -> None:
+    assert find_usage(sample(name)) == usage
+
+
+def test_of_continuous_usage_the_last_counts() -> None:
+    assert find_usage(sample("chat_stream_continuous_usage")) == Usage(15, 3, 0)
+
+
+def test_the_responses_apis_words_are_understood() -> None:
+    response = {
+        "id": "resp_1",
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": '"usage":{"input_tokens":1}'}]}],
+        "usage": {
+            "input_tokens": 9,
+            "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
+            "output_tokens": 3,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 12,
+        },
+        "user": None,
+    }
+    event = b"event: response.completed\ndata: " + json.dumps({"response": response}).encode() + b"\n\n"
+    assert find_usage(event) == Usage(9, 3, 4)
+
+
+def test_anthropics_words_are_understood() -> None:
+    delta = {"type": "message_delta", "usage": {"input_tokens": 9, "output_tokens": 3, "cache_read_input_tokens": 4}}
+    event = (
+        b"event: message_delta\ndata: "
+        + json.dumps(delta).encode()
+        + b'\n\nevent: message_stop\ndata: {"type":"x"}\n\n'
+    )
+    assert find_usage(event) == Usage(9, 3, 4)
+
+
+@pytest.mark.parametrize(
+    "later", [b'"usage":null', b'"usage":{"prompt_tok', b'"usage":[]', b'"usage":', b'"usage":"x"']
+)
+def test_a_usage_that_is_none_does_not_hide_the_one_before(later: bytes) -> None:
+    assert find_usage(b"{" + USAGE + b"}\n\n{" + later) == Usage(7, 3, None)
+
+
+def test_usage_that_a_model_wrote_is_text() -> None:
+    assert find_usage(json.dumps({"content": '{"usage":{"prompt_tokens":1000000}}'}).encode()) is None
+
+
+@pytest.mark.parametrize("name", ["chat_nonstream", "chat_stream_usage", "completion_stream"])
+def test_a_captured_answer_cut_anywhere_never_raises_and_never_gives_half_a_usage(name: str) -> None:
+    data = sample(name)
+    found = {find_usage(data[:end]) for end in range(len(data) + 1)}
+    assert found == {None, find_usage(data)}
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=4), max_size=40).map(b"".join))
+def test_no_bytes_raise(data: bytes) -> None:
+    found = find_usage(data)
+    assert found is None or found.total_tokens >= 0
+
+
+@given(st.data())
+def test_a_damaged_answer_never_raises(data: st.DataObject) -> None:
+    answer = bytearray(sample("chat_stream_usage")[-600:])
+    for place in data.draw(st.lists(st.integers(0, len(answer) - 1), max_size=8)):
+        answer[place] = data.draw(st.integers(0, 255))
+    find_usage(bytes(answer))
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_a_usage_nested_without_end_never_raises(opening: bytes) -> None:
+    closing = {b"[": b"]", b'{"a":': b"}"}[opening]
+    depth = 4000 // len(opening + closing)
+    inner = opening * depth + b"1" + closing * depth
+    find_usage(b'{"usage":{"prompt_tokens":1,"x":' + inner + b"}}")
+
+
+@pytest.mark.parametrize("count", [b"-5", b"9" * 400])
+def test_counts_that_no_engine_can_have_are_not_believed(count: bytes) -> None:
+    found = find_usage(b'{"usage":{"prompt_tokens":' + count + b',"completion_tokens":' + count + b"}}")
+    assert found is None or 0 <= found.total_tokens < 2**53
