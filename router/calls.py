@@ -123,9 +123,7 @@ class Call:
     def _count_engine_work(self, metrics: Metrics, ticket: Ticket, model: ServedModel) -> None:
         pool, usage = model.pool.name, self.usage or _NO_USAGE
         metrics.observe("promptlane_queue_seconds", ticket.queued_seconds, pool, self.request.lane.value)
-        metrics.add(
-            "promptlane_cached_tokens", pool, ticket.endpoint, "predicted", amount=ticket.choice.cached_tokens
-        )
+        metrics.add("promptlane_cached_tokens", pool, ticket.endpoint, "predicted", amount=ticket.choice.cached_tokens)
         if usage.cached_tokens is not None:
             metrics.add("promptlane_cached_tokens", pool, ticket.endpoint, "reported", amount=usage.cached_tokens)
         names = (self.request.tenant, model.route.name)

@@ -73,9 +73,11 @@ class SoakGateway(Promptlane):
     def open_files(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
-    def last_words(self) -> str:
-        """The end of its log."""
-        return " / ".join(self._log.read_text(errors="replace").splitlines()[-2:])
+    def require_running(self) -> None:
+        """Raises Failed, with the end of its log, when the process has ended."""
+        assert self._child is not None
+        if not self._child.running:
+            raise Failed(f"the gateway ended by itself {self._child.last_words()}".strip())
 
     def trouble(self) -> list[str]:
         """Lines of its log that speak of a fault."""

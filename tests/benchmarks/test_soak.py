@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx2
@@ -60,7 +61,7 @@ def test_a_right_stream_is_complete_at_its_last_byte_however_it_was_cut(tokens: 
     data = framed(events(tokens))
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     reader = ChatStream(tokens)
-    results = [reader.feed(data[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    results = [reader.feed(data[start:end]) for start, end in pairwise(edges)]
     assert results == [False] * (len(results) - 1) + [True]
 
 
@@ -199,8 +200,7 @@ def test_the_log_is_read_for_faults_and_not_for_news(tmp_path: Path, stack: Stac
     log.write_text("\n".join(["promptlane ready", *wrong, "t INFO promptlane.serve: no ERROR"]))
     gateway = type(stack.gateway)(1)
     gateway._log = log
-    assert gateway.trouble()[:2] == wrong
-    assert gateway.last_words().startswith("Traceback (most recent call last): / ")
+    assert gateway.trouble() == wrong
 
 
 def test_a_family_is_summed_over_its_children_and_not_over_longer_names() -> None:
@@ -300,7 +300,7 @@ def test_a_gateway_that_dies_fails_the_run(tmp_path: Path) -> None:
         started = [pid for pid in tree([run.pid]) if pid != run.pid]
         os.kill(gateway, signal.SIGKILL)
         assert run.wait(BOUND_SECONDS) == 1
-        assert b"FAILED: " in (tmp_path / "log").read_bytes()
+        assert b"FAILED: the gateway ended by itself" in (tmp_path / "log").read_bytes()
         assert not any(map(alive, started))
 
 
