@@ -76,7 +76,7 @@ def allow_files(streams: int) -> None:
 
 
 async def soak(stack: Stack, target: Target, options: argparse.Namespace) -> Result:
-    """The first part: the load, watched, until its last stream has ended, and what it left. Raises OSError."""
+    """The first part: the load, watched until its last stream has ended, and what it left. Raises Failed or OSError."""
     load = Load(target, options.streams)
     watch = Watch(stack.gateway.pid, stack.engine_pids, lambda: load.open)
     idle = watch.look()
@@ -92,6 +92,7 @@ async def soak(stack: Stack, target: Target, options: argparse.Namespace) -> Res
         await clients
     finally:
         clients.cancel()
+    stack.gateway.require_running()
     left = left_behind(stack)
     return Result(
         streams=options.streams,
@@ -108,11 +109,12 @@ async def soak(stack: Stack, target: Target, options: argparse.Namespace) -> Res
 
 
 def vanish(stack: Stack, target: Target, result: Result, kills: int) -> None:
-    """The second part, into the result."""
+    """The second part, into the result. Raises Failed or OSError."""
     try:
         result.kills = kill_all(stack, target, kills, random.Random(kills))
     except (BadAnswer, OSError) as error:
         result.kills_failed = f"{type(error).__name__}: {error}"
+    stack.gateway.require_running()
     result.left_after_kills = left_behind(stack, vanished=kills)
 
 
@@ -127,10 +129,9 @@ def run(options: argparse.Namespace) -> int:
                 result = runner.run(soak(stack, target, options))
             _say(f"{options.kills} clients vanish")
             vanish(stack, target, result, options.kills)
-        except OSError as error:  # its clocks cannot be read, or an engine does not answer
-            raise Failed(
-                f"a process is gone: {error}; the gateway's last words: {stack.gateway.last_words()}"
-            ) from None
+        except OSError as error:  # a clock cannot be read, or an engine does not answer
+            stack.gateway.require_running()
+            raise Failed(f"a process is gone or stuck: {error}") from None
     print(table(result))
     if options.json:
         options.json.write_text(json.dumps(as_json(result), indent=1) + "\n")

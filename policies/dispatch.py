@@ -27,18 +27,23 @@ def plan(
     now: float,
     commit: Callable[[InferenceRequest, Decision], None],
     window: int = WINDOW,
+    excluded: Callable[[InferenceRequest], frozenset[str]] = lambda request: frozenset(),
 ) -> int:
     """Send what can be sent and return how many were.
 
     `commit` must reserve on the decision's choice before it returns; it may take the request out of `waiting`. At most
     `window` requests are looked at: when that many were sent there may be more to send, and the caller runs again.
+    `excluded`: the endpoints that have failed a request already.
     """
     if not waiting or profile.blocked(states, now) is not None:
         return 0  # the usual end under overload, before any ordering is paid for
     sent = 0
     for request in order.first(waiting, states, now, window):
-        decision = profile.rank(request, states, now)
+        failed = excluded(request)
+        decision = profile.rank(request, states, now, failed)
         if isinstance(decision, Rejection):
+            if failed:
+                continue  # others may still go where this one must not
             break  # filters judge endpoints, not requests: what stops this one stops all that follow
         commit(request, decision)
         sent += 1

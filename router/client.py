@@ -79,15 +79,9 @@ class Client:
         """The whole body. Raises BodyTooLarge, SlowRequest, or ClientGone when the client leaves meanwhile."""
         self._check_declared(limit)
         first = _step(self._receive())
-        message: Message = first if not isinstance(first, _Rest) else await _within(first, timeout_seconds)
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        data: bytes = message.get("body", b"")
-        if message.get("more_body", False):
-            data = await _within(self._more(data, limit), timeout_seconds)
-        if len(data) > limit:
-            raise _too_large(limit)
-        return data
+        if isinstance(first, _Rest) or first.get("more_body", False):
+            return await _within(self._collect(first, limit), timeout_seconds)
+        return _piece(first, 0, limit)
 
     def watch(self) -> None:
         """From now on a client that leaves cancels the current task, after `gone` has turned true."""
@@ -150,17 +144,15 @@ class Client:
         if encoding is not None and encoding.lower() != b"identity":
             raise BadRequest("Compressed request bodies are not supported.", code="unsupported_content_encoding")
 
-    async def _more(self, first: bytes, limit: int) -> bytes:
-        pieces, size = [first], len(first)
-        while size <= limit:
+    async def _collect(self, first: Message | _Rest, limit: int) -> bytes:
+        message = await first if isinstance(first, _Rest) else first
+        pieces = [_piece(message, 0, limit)]
+        size = len(pieces[0])
+        while message.get("more_body", False):
             message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            pieces.append(message.get("body", b""))
+            pieces.append(_piece(message, size, limit))
             size += len(pieces[-1])
-            if not message.get("more_body", False):
-                return b"".join(pieces)
-        raise _too_large(limit, close=True)
+        return b"".join(pieces)
 
     def _advance(self, waited_on: Any = None) -> None:
         """Steps `receive` until it waits again; what it can still bring is the end of the connection."""
@@ -183,6 +175,16 @@ class Client:
             self._task.cancel()
 
 
+def _piece(message: Message, before: int, limit: int) -> bytes:
+    """The bytes of one message, when with those `before` they are within the limit."""
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    piece: bytes = message.get("body", b"")
+    if before + len(piece) > limit:
+        raise _too_large(limit, close=message.get("more_body", False))
+    return piece
+
+
 def _step(steps: Any) -> Any:
     """Runs a coroutine to its end or its first wait: its value, or a `_Rest` to await."""
     try:
@@ -192,7 +194,7 @@ def _step(steps: Any) -> Any:
     return _Rest(steps, waits_on)
 
 
-async def _within(work: Awaitable[Any], seconds: float) -> Any:
+async def _within(work: Awaitable[bytes], seconds: float) -> bytes:
     try:
         async with asyncio.timeout(seconds):
             return await work

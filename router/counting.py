@@ -7,6 +7,7 @@ counted twice), and a long piece of work runs off the event loop.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 import tiktoken
@@ -26,8 +27,8 @@ class TokenCounter:
     """Counts the tokens of canonical prompt segments."""
 
     def __init__(self, memo: CountMemo | None = None) -> None:
-        self._encoding = tiktoken.get_encoding(VOCABULARY)
-        self._memo = memo or CountMemo()
+        self._encoding = _load()
+        self._memo = memo if memo is not None else CountMemo()
 
     async def count(self, segments: Sequence[bytes]) -> int:
         """The tokens of all segments together."""
@@ -51,3 +52,16 @@ class TokenCounter:
         text = segment.decode("utf-8", "replace")
         pieces = (text[at : at + _PIECE_CHARS] for at in range(0, len(text), _PIECE_CHARS))
         return sum(len(self._encoding.encode_ordinary(piece)) for piece in pieces)
+
+
+def _load() -> tiktoken.Encoding:
+    """The vocabulary from its wheel, without the copy that tiktoken keeps in a temporary folder for all users."""
+    before = os.environ.get("TIKTOKEN_CACHE_DIR")
+    os.environ["TIKTOKEN_CACHE_DIR"] = ""
+    try:
+        return tiktoken.get_encoding(VOCABULARY)
+    finally:
+        if before is None:
+            del os.environ["TIKTOKEN_CACHE_DIR"]
+        else:
+            os.environ["TIKTOKEN_CACHE_DIR"] = before

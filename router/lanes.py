@@ -20,23 +20,31 @@ class WaitingRoom(Generic[T]):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         # By identity: clients may send the same request id twice at once.
-        self._waiting: dict[int, tuple[InferenceRequest, asyncio.Future[T]]] = {}
+        self._waiting: dict[int, tuple[InferenceRequest, asyncio.Future[T], frozenset[str]]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[InferenceRequest]:
-        return (request for request, _ in self._waiting.values())
+        return (entry[0] for entry in self._waiting.values())
 
     @property
     def full(self) -> bool:
         return len(self._waiting) >= self.limit
 
-    def enter(self, request: InferenceRequest) -> asyncio.Future[T]:
-        """Joins the room; the future is done by `serve`, by `turn_away`, or cancelled by the caller."""
+    def enter(self, request: InferenceRequest, exclude: frozenset[str] = frozenset()) -> asyncio.Future[T]:
+        """Joins the room; the future is done by `serve`, by `turn_away`, or cancelled by the caller.
+
+        `exclude`: endpoints that have failed the request.
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting[id(request)] = (request, future)
+        self._waiting[id(request)] = (request, future, exclude)
         return future
+
+    def excluded(self, request: InferenceRequest) -> frozenset[str]:
+        """The endpoints that a waiting request must not be sent to."""
+        entry = self._waiting.get(id(request))
+        return entry[2] if entry is not None else frozenset()
 
     def leave(self, request: InferenceRequest) -> None:
         """Leaves, served or not; idempotent."""

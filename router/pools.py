@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from policies.decision import Candidate, Decision
-from policies.dispatch import plan
+from policies.dispatch import WINDOW, plan
 from policies.endpoint_state import EndpointState, Reservation
 from policies.interface import QueueOrder
 from policies.profile import Profile
@@ -115,6 +115,10 @@ class Pool:
         self.waiting: WaitingRoom[Ticket] = WaitingRoom(max_waiting)
         self._order = order
         self._predecessor = predecessor
+        self._successor: Pool | None = None
+        self._passing = self._again = False
+        if predecessor is not None:
+            predecessor._successor = self
         self._upstreams = {place.state.endpoint.name: place.upstream for place in places}
 
     async def dispatch(self, request: InferenceRequest, exclude: frozenset[str] = frozenset()) -> Ticket:
@@ -131,23 +135,49 @@ class Pool:
                 raise _refusal(verdict)
         if self.waiting.full:
             raise Overloaded("Too many requests are waiting for this model.", retry_after=_RETRY_AFTER_SECONDS)
-        return await self._wait(request)
+        return await self._wait(request, exclude)
 
     def run_pass(self) -> None:
-        """One look at who waits and who has room."""
-        if self._predecessor is not None:
-            self._pass_of_predecessor(self._predecessor)
-        if self.waiting:
-            plan(list(self.waiting), self.states, self.profile, self._order, self.clock(), self._serve)
-            self._turn_away_if_dead()
+        """One look at who waits and who has room: here, and at the pools of this name before and after a reload, which
+        share endpoints. Those who wait longest, at the oldest, go first."""
+        oldest = self
+        while oldest._predecessor is not None:
+            oldest = oldest._predecessor
+        pool: Pool | None = oldest
+        while pool is not None:
+            pool._own_pass()
+            if pool._predecessor is not None and not pool._predecessor.waiting:
+                pool._predecessor = None
+            pool = pool._successor
 
-    def _pass_of_predecessor(self, predecessor: Pool) -> None:
-        predecessor.run_pass()
-        if not predecessor.waiting:
-            self._predecessor = None
+    def _own_pass(self) -> None:
+        if self._passing:  # a ticket that nobody was left to take: its seat is for the pass under way
+            self._again = True
+            return
+        self._passing = True
+        try:
+            while self.waiting and (self._send() >= WINDOW or self._again):
+                pass
+        finally:
+            self._passing = False
+        self._turn_away_if_dead()
 
-    async def _wait(self, request: InferenceRequest) -> Ticket:
-        future, entered_at = self.waiting.enter(request), self.clock()
+    def _send(self) -> int:
+        self._again = False
+        return plan(
+            list(self.waiting),
+            self.states,
+            self.profile,
+            self._order,
+            self.clock(),
+            self._serve,
+            excluded=self.waiting.excluded,
+        )
+
+    async def _wait(self, request: InferenceRequest, exclude: frozenset[str]) -> Ticket:
+        future, entered_at = self.waiting.enter(request, exclude), self.clock()
+        if self._successor is not None:
+            self._successor._predecessor = self  # somebody waits here again
         ticket: Ticket | None = None
         try:
             self.run_pass()  # an endpoint may be free for this request though not for those before it
@@ -183,9 +213,9 @@ class Pool:
     def _turn_away_if_dead(self) -> None:
         """Nobody waits for a pool without an endpoint: an error at once beats one at the deadline."""
         for request in list(self.waiting):
-            verdict = self.profile.rank(request, self.states, self.clock())
+            verdict = self.profile.rank(request, self.states, self.clock(), self.waiting.excluded(request))
             if not isinstance(verdict, Rejection) or verdict.reason is RejectReason.POOL_BUSY:
-                return
+                continue
             self.waiting.turn_away(request, _refusal(verdict))
 
 

@@ -24,7 +24,7 @@ RAMP_PER_SECOND = 400
 MOST_ERRORS = 100
 """So many failed streams say all that thousands would: the load ends."""
 WARM_STREAMS = 2
-"""Streams per client until the gateway's memory is at its height: the second meets what the first left fragmented."""
+"""Streams per client, on average, before the gateway is taken for warm: first ones only fill its memory."""
 _SHAPES = tuple(zip(range(8, 40, 2), range(50, 3250, 200), strict=True))
 """Tokens of the answer and characters of the prompt: none to a dozen prefix blocks."""
 _CONNECT_SECONDS = 10.0

@@ -43,15 +43,20 @@ class Result:
     @property
     def lasted(self) -> float:
         """Seconds of the steady part: fewer than asked for when the load ended early."""
-        return self.steady[-1].at - self.steady[0].at
+        return _seconds(self.steady)
+
+    @property
+    def settled(self) -> list[Sample]:
+        """The second half of it: by then every generation of the garbage collector has run, even under a small load."""
+        return self.steady[len(self.steady) // 2 :]
 
     def failures(self) -> list[str]:
         """Why the run has failed; none when it has not. A kill over the goal is slow, not failed."""
         found = [f"{number} x {reason}" for reason, number in list(self.errors.items())[:_KINDS_SHOWN]]
         if not self.finished:
             found.append("no stream finished")
-        slope = slope_per_minute(self.steady)
-        if slope > FLAT_MB_PER_MINUTE and self.lasted >= SHORTEST_SLOPE_SECONDS:
+        slope = slope_per_minute(self.settled)
+        if slope > FLAT_MB_PER_MINUTE and _seconds(self.settled) >= SHORTEST_SLOPE_SECONDS:
             found.append(f"memory grows by {slope:.1f} MB a minute, over {FLAT_MB_PER_MINUTE:.0f}")
         found += [f"left behind by the load: {what}" for what in self.left_after_load]
         stuck = [one for one in self.kills if one.freed_ms is None]
@@ -94,8 +99,12 @@ def _gateway(result: Result) -> list[str]:
         ("files", [f"{one.files:,}" for one in moments.values()]),
     ]
     lines = [f"{title:>8}" + "".join(f"{cell:>10}" for cell in cells) for title, cells in rows]
-    slope = slope_per_minute(steady)
-    return [*lines, f"memory's slope from warm to end, {result.lasted:.0f} s: {slope:+.1f} MB a minute"]
+    slope, seconds = slope_per_minute(result.settled), _seconds(result.settled)
+    return [*lines, f"memory's slope over the last {seconds:.0f} s: {slope:+.1f} MB a minute"]
+
+
+def _seconds(samples: Sequence[Sample]) -> float:
+    return samples[-1].at - samples[0].at
 
 
 def _kills(how: str, kills: Sequence[Kill]) -> str:
@@ -113,5 +122,5 @@ def _kills(how: str, kills: Sequence[Kill]) -> str:
 def as_json(result: Result) -> Mapping[str, Any]:
     """Everything, with the machine."""
     machine = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count()}
-    verdict = {"failures": result.failures(), "slope_mb_per_minute": slope_per_minute(result.steady)}
+    verdict = {"failures": result.failures(), "slope_mb_per_minute": slope_per_minute(result.settled)}
     return {**machine, **verdict, **asdict(result)}

@@ -91,7 +91,8 @@ class Prompt:
             return [self._without_media(item) for item in value]
         if not isinstance(value, dict):
             return value
-        if value.get("type") in _MEDIA:
+        kind = value.get("type")
+        if isinstance(kind, str) and kind in _MEDIA:
             return self._refer(msgspec.json.encode(value)).hex()
         return {key: self._without_media(item) for key, item in value.items()}
 

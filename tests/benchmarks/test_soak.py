@@ -177,7 +177,8 @@ def test_every_vanished_client_frees_its_slot_and_leaves_nothing(stack: Stack, t
     before = sum(one.state()["aborted_total"] for one in stack.engines.values())
     kills = kill_all(stack, target, 4, random.Random(1))
     assert [one.how for one in kills] == [RST, FIN, RST, FIN]
-    assert all(one.freed_ms is not None and 0 < one.poll_ms <= one.freed_ms for one in kills)
+    assert all(one.freed_ms is not None and 0 < one.freed_ms < GIVE_UP_SECONDS * 1000 for one in kills)
+    assert all(one.poll_ms > 0 for one in kills)
     assert leaks.left_behind(stack, before + 4) == []
     assert leaks.held(stack, before) == [f"engines: {before + 4} requests aborted for {before} clients that left"]
 
@@ -241,7 +242,7 @@ def test_the_slope_of_a_line_is_its_growth_a_minute(slope: float) -> None:
 def test_growing_memory_fails_a_run_that_lasted_long_enough_to_tell() -> None:
     growth = FLAT_MB_PER_MINUTE * 1.1
     assert result(growth).failures() == [f"memory grows by {growth:.1f} MB a minute, over {FLAT_MB_PER_MINUTE:.0f}"]
-    assert result(growth, seconds=10).failures() == []
+    assert result(growth, seconds=30).failures() == []
     assert result(FLAT_MB_PER_MINUTE * 0.9).failures() == []
 
 

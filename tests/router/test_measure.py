@@ -246,5 +246,5 @@ async def test_a_large_body_is_read_and_hashed_in_another_thread(
     spied(gateway, "read_body")
     fields = chat("x" * size)
     await measured(fields)
-    await gateway._read(APIS[CHAT], json.dumps({"model": "m", **fields}).encode())
+    await gateway.read(APIS[CHAT], json.dumps({"model": "m", **fields}).encode())
     assert (threading.get_ident() not in threads) is elsewhere

@@ -1,0 +1,185 @@
+"""An engine's answer on its way to the client, over real sockets: cut anywhere, broken anywhere, tried elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from policies.health import EndpointHealth
+from router.relay import WHOLE_BYTES
+from tests.router.stack import ANSWER, Stack, chat, running, two_tenants, whole
+
+CHAT = "/v1/chat/completions"
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+Reply = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with running() as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def _fresh(stack: Stack) -> None:
+    async def reset() -> None:
+        for engine in stack.engines.values():
+            engine.received.clear()
+            engine.reply = engine.answer
+        for pool in stack.app.runtime.pools.values():
+            for state in pool.states:  # a test that breaks answers must not open the next one's circuit
+                state.health = EndpointHealth(assume_healthy=True)
+
+    stack.run(reset())
+
+
+def streamed(*pieces: bytes, end: bool = True) -> Reply:
+    """Chunks that arrive one by one; without an end the connection breaks after them."""
+
+    async def reply(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM)
+        for piece in pieces:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+            await asyncio.sleep(0.005)  # so that each piece is read on its own
+        if end:
+            writer.write(b"0\r\n\r\n")
+        else:
+            writer.transport.abort()
+
+    return reply
+
+
+def answered(body: bytes, status: bytes = b"200 OK") -> Reply:
+    async def reply(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(body, status))
+
+    return reply
+
+
+async def broken(_: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+def metric(stack: Stack, name: str, **labels: str) -> float:
+    value = stack.process.metrics.registry.get_sample_value(name, labels)
+    return 0.0 if value is None else value
+
+
+# -- streams
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"data: 1\n\n",),
+        (b"data: 1\n", b"\n"),
+        (b"d", b"ata: 1", b"\n\n"),
+        (b"data: 1\n\n", b": keep-alive\n\n"),
+    ],
+    ids=["whole", "between the line ends", "in pieces", "after a comment"],
+)
+def test_a_stream_that_breaks_between_two_events_ends_with_an_error_event(
+    stack: Stack, pieces: tuple[bytes, ...]
+) -> None:
+    stack.engines["globex-0"].reply = streamed(*pieces, end=False)
+    status, _, body = stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")
+    assert (status, body[: len(b"".join(pieces))]) == (200, b"".join(pieces))
+    last = body[len(b"".join(pieces)) :]
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "engine_closed"
+
+
+def test_a_stream_that_breaks_in_an_event_breaks_for_the_client_too(stack: Stack) -> None:
+    stack.engines["globex-0"].reply = streamed(b'data: {"half', end=False)
+    with pytest.raises(ValueError, match="no end"):
+        stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")
+
+
+def test_a_stream_that_breaks_before_its_first_piece_is_a_plain_error(stack: Stack) -> None:
+    stack.engines["globex-0"].reply = streamed(end=False)
+    status, headers, body = stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")
+    assert (status, headers["content-type"], body["error"]["code"]) == (502, "application/json", "engine_closed")
+
+
+def test_bytes_held_back_for_the_alias_are_sent_at_the_end(stack: Stack) -> None:
+    stack.engines["globex-0"].reply = streamed(b'data: {"model":"ti', b'ny"}\n\ndata: "model":"tin')
+    status, _, body = stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")
+    assert (status, body) == (200, b'data: {"model":"qwen2-7b"}\n\ndata: "model":"tin')
+
+
+def test_the_usage_at_the_end_of_a_stream_is_counted(stack: Stack) -> None:
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":5}}\n\n'
+    stack.engines["globex-0"].reply = streamed(b"data: 1\n\n", usage, b"data: [DONE]\n\n")
+    before = metric(stack, "promptlane_prompt_tokens_total", tenant="globex", model="qwen2-7b")
+    assert stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")[0] == 200
+    assert metric(stack, "promptlane_prompt_tokens_total", tenant="globex", model="qwen2-7b") == before + 11
+
+
+# -- whole answers
+
+
+def test_a_long_answer_passes_byte_for_byte_and_with_its_length_where_no_alias_changes_it(stack: Stack) -> None:
+    vectors = b'{"model":"secret-model","data":"' + b"0.125," * (WHOLE_BYTES // 4) + b'"}'
+    stack.engines["globex-0"].reply = answered(vectors)
+    body = {"model": "secret-model", "input": "x"}
+    status, headers, answer = stack.post("/v1/embeddings", json.dumps(body).encode(), key="globex-key")
+    assert (status, headers["content-length"]) == (200, str(len(vectors)))
+    assert answer == json.loads(vectors)
+
+
+def test_a_long_answer_with_an_alias_is_whole(stack: Stack) -> None:
+    vectors = b'{"data":"' + b"0.125," * (WHOLE_BYTES // 4) + b'","model":"tiny"}'
+    stack.engines["globex-0"].reply = answered(vectors)
+    status, _, answer = stack.post("/v1/embeddings", {"model": "qwen2-7b", "input": "x"}, key="globex-key")
+    assert (status, answer) == (200, json.loads(vectors) | {"model": "qwen2-7b"})
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [b'{"prompt_tokens":-5,"completion_tokens":-5}', b'{"prompt_tokens":1' + b"0" * 400 + b"}",
+     b'{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":-1}}', b'{"x":' + b"[" * 2000 + b"]" * 2000 + b"}"],
+    ids=["negative", "huge", "negative cached", "nested"],
+)  # fmt: skip
+def test_an_impossible_usage_harms_nobody(stack: Stack, usage: bytes) -> None:
+    stack.engines["globex-0"].reply = answered(b'{"id":"1","usage":' + usage + b"}")
+    with stack.connect() as sock:  # the same connection serves on: nothing was thrown after the answer
+        for _ in range(2):
+            body = json.dumps(chat("qwen2-7b")).encode()
+            head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer globex-key\r\ncontent-length: {len(body)}"
+            sock.sendall(head.encode() + b"\r\n\r\n" + body)
+            data = sock.recv(65536)
+            assert data.startswith(b"HTTP/1.1 200")
+    assert metric(stack, "promptlane_internal_errors_total", where="gateway") == 0
+
+
+def test_no_headers_of_an_engine_reach_a_client_but_the_ones_about_its_body(stack: Stack) -> None:
+    async def reply(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\nset-cookie: a=b\r\nx-internal: 1\r\nx-request-id: theirs\r\n"
+        )
+        writer.write(b"content-type: text/plain\r\ncontent-length: %d\r\n\r\n" % len(ANSWER) + ANSWER)
+
+    stack.engines["globex-0"].reply = reply
+    _, headers, _ = stack.post(CHAT, chat("qwen2-7b"), key="globex-key", headers={"x-request-id": "ours"})
+    assert not {"server", "set-cookie", "x-internal", "date"} & set(headers)
+    assert (headers["x-request-id"], headers["content-type"]) == ("ours", "text/plain")
+
+
+# -- tried elsewhere
+
+
+@pytest.mark.parametrize(("retries", "attempts"), [(0, 1), (1, 2), (2, 3)])
+def test_retries_are_further_attempts_at_other_endpoints(retries: int, attempts: int) -> None:
+    config = two_tenants()
+    config["pools"]["acme"]["endpoints"] += [{"name": f"acme-{n}", "url": f"ENGINE:acme-{n}"} for n in (2, 3)]
+    config["pools"]["acme"]["retries"] = retries
+    with running(config, ["acme-0", "acme-1", "acme-2", "acme-3", "globex-0", "open-0"]) as stack:
+        engines = [stack.engines[f"acme-{n}"] for n in range(4)]
+        for engine in engines:
+            engine.reply = broken
+        status, _, body = stack.post(CHAT, chat(), key="acme-key")
+        assert (status, body["error"]["code"]) == (502, "engine_closed")
+        assert [len(engine.received) for engine in engines if engine.received] == [1] * attempts

@@ -1,0 +1,117 @@
+"""Who is asking: host and key to tenant, as a table and as a property."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.types import Tenant, Tier
+from router.errors import Forbidden, InvalidKey
+from router.tenants import KEY_PREFIX, ApiKey, Identity, TenantDirectory, new_key
+
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
+
+NOW = 1_000_000.0
+KEYS = {"acme": b"acme-key", "globex": b"globex-key", "open": b"open-key"}
+
+
+def tenant(name: str) -> Tenant:
+    return Tenant(name, Tier("gold", 10, 15.0), "salt", {}, anonymous=name == "open")
+
+
+def digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def directory(**scope: object) -> TenantDirectory:
+    keys = [ApiKey(f"{name}-1", name, digest(key), **scope) for name, key in KEYS.items()]  # type: ignore[arg-type]
+    return TenantDirectory(map(tenant, KEYS), {f"{name}.test": name for name in KEYS}, keys)
+
+
+def asked(host: str | None, key: bytes | None, **scope: object) -> str:
+    """The tenant, or what was refused."""
+    try:
+        return directory(**scope).identify(host, key, NOW).tenant.id
+    except InvalidKey:
+        return "401"
+    except Forbidden:
+        return "403"
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "answer"),
+    [
+        ("acme.test", b"acme-key", "acme"),
+        (None, b"acme-key", "acme"),
+        ("elsewhere", b"acme-key", "acme"),
+        ("globex.test", b"acme-key", "403"),
+        ("open.test", b"acme-key", "403"),
+        ("acme.test", None, "401"),
+        ("open.test", None, "open"),
+        ("open.test", b"open-key", "open"),
+        ("open.test", b"unknown", "401"),
+        ("elsewhere", None, "401"),
+        (None, None, "401"),
+        ("acme.test", b"", "401"),
+        ("acme.test", b"acme-key ", "401"),
+        ("acme.test", b"ACME-KEY", "401"),
+    ],
+)
+def test_host_and_key_name_one_tenant(host: str | None, key: bytes | None, answer: str) -> None:
+    assert asked(host, key) == answer
+
+
+hosts = st.none() | st.sampled_from([f"{name}.test" for name in KEYS]) | st.text(max_size=8)
+keys = st.none() | st.sampled_from(sorted(KEYS.values())) | st.binary(max_size=8)
+
+
+@given(hosts, keys)
+def test_nobody_becomes_a_tenant_without_its_key_or_its_open_host(host: str | None, key: bytes | None) -> None:
+    answer = asked(host, key)
+    if answer in KEYS:
+        assert key == KEYS[answer] or (key is None and host == "open.test" and answer == "open")
+        assert host is None or host not in {f"{name}.test" for name in KEYS} or host == f"{answer}.test"
+
+
+@pytest.mark.parametrize(("expires", "answer"), [(NOW - 1, "401"), (NOW, "401"), (NOW + 1, "acme"), (None, "acme")])
+def test_a_key_works_until_the_moment_it_expires(expires: float | None, answer: str) -> None:
+    assert asked(None, b"acme-key", expires_at=expires) == answer
+
+
+def test_an_expired_keys_refusal_says_no_more_than_an_unknown_ones() -> None:
+    with pytest.raises(InvalidKey) as expired:
+        directory(expires_at=NOW).identify("acme.test", b"acme-key", NOW)
+    with pytest.raises(InvalidKey) as unknown:
+        directory().identify("acme.test", b"nobody", NOW)
+    assert expired.value.message == unknown.value.message
+
+
+def test_a_scope_bounds_apis_and_models() -> None:
+    key = ApiKey("k", "acme", b"", models=frozenset({"tiny"}), apis=frozenset({"chat"}))
+    key.require("chat")
+    with pytest.raises(Forbidden) as refused:
+        key.require("embeddings")
+    assert refused.value.code == "scope_denied"
+    assert (key.allows_model("tiny"), key.allows_model("other")) == (True, False)
+    ApiKey("k", "acme", b"").require("anything")
+    assert not ApiKey("k", "acme", b"", models=frozenset()).allows_model("tiny")
+
+
+def test_an_identity_prints_neither_digest_nor_salt() -> None:
+    identity = directory().identify(None, b"acme-key", NOW)
+    assert isinstance(identity, Identity)
+    for secret in ("acme-key", "'salt'", digest(b"acme-key").hex(), repr(digest(b"acme-key"))):
+        assert secret not in repr(identity)
+
+
+def test_new_keys_are_long_different_and_match_their_digest() -> None:
+    made = [new_key() for _ in range(20)]
+    assert len({key for key, _ in made}) == 20
+    for key, sha256 in made:
+        assert key.startswith(KEY_PREFIX)
+        assert len(key) >= 40
+        assert hashlib.sha256(key.encode()).hexdigest() == sha256
