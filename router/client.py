@@ -132,9 +132,17 @@ class Client:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
-        """A whole answer at once."""
+        """A whole answer at once, in one piece where the server can (`router.server.CorkedTransport`)."""
         self.head(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self.finish(body)
+        transport = self.scope.get("extensions", {}).get("promptlane.transport")
+        if transport is None:
+            await self.finish(body)
+            return
+        transport.cork()
+        try:
+            await self.finish(body)
+        finally:
+            transport.uncork()
 
     def _check_declared(self, limit: int) -> None:
         declared = self.header(b"content-length")

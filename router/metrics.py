@@ -1,15 +1,17 @@
 """Prometheus metrics: families made once, labels bounded by the configuration, nothing global.
 
-Floor: an adapter. The hot path touches children that are looked up once per label set; what endpoints are doing is read
-from their live state when somebody scrapes.
+Floor: an adapter. The hot path adds to numbers in a dictionary; the library makes families of them, and of the live
+state of endpoints, when somebody scrapes.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from router.pools import Place, Pool
@@ -49,41 +51,62 @@ GAUGES = {
 }
 
 
-class Metrics:
-    """All families of one process. `pools` is asked at each scrape, so a reload needs nothing here."""
+class Metrics(Collector):
+    """All families of one process. A request adds to plain numbers; families are made of them when somebody scrapes."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.counters = {
-            name: Counter(name, text, labels, registry=self.registry) for name, (labels, text) in COUNTERS.items()
-        }
-        self.histograms = {
-            name: Histogram(name, text, labels, registry=self.registry, buckets=_BUCKETS)
-            for name, (labels, text) in HISTOGRAMS.items()
-        }
-        self._children: dict[tuple[str, ...], Callable[[float], None]] = {}
+        self._totals: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in COUNTERS}
+        self._spreads: dict[str, dict[tuple[str, ...], list[float]]] = {name: {} for name in HISTOGRAMS}
+        self.registry.register(self)
 
     def watch_pools(self, pools: Callable[[], Iterable[Pool]]) -> None:
-        """Exports the live state of whatever `pools` returns at each scrape."""
+        """Exports the live state of whatever `pools` returns at each scrape, so that a reload needs nothing here."""
         self.registry.register(_PoolCollector(pools))
 
     def add(self, name: str, *labels: str, amount: float = 1) -> None:
-        """Adds to a counter."""
-        child = self._children.get((name, *labels))
-        if child is None:
-            child = self._children[(name, *labels)] = self.counters[name].labels(*labels).inc
-        child(amount)
+        """Adds to a counter; `amount` is never negative. Raises ValueError for a wrong number of labels."""
+        totals = self._totals[name]
+        if labels not in totals:
+            _check(name, COUNTERS[name][0], labels)
+            totals[labels] = 0.0
+        totals[labels] += amount
 
     def observe(self, name: str, seconds: float, *labels: str) -> None:
         """Adds one value to a histogram."""
-        child = self._children.get((name, *labels))
-        if child is None:
-            child = self._children[(name, *labels)] = self.histograms[name].labels(*labels).observe
-        child(seconds)
+        spreads = self._spreads[name]
+        spread = spreads.get(labels)
+        if spread is None:
+            _check(name, HISTOGRAMS[name][0], labels)
+            spread = spreads[labels] = [0.0] * (len(_BUCKETS) + 2)  # one per bucket, the rest, the sum
+        spread[bisect_left(_BUCKETS, seconds)] += 1
+        spread[-1] += seconds
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (labels, text) in COUNTERS.items():
+            counter = CounterMetricFamily(name, text, labels=labels)
+            for values, total in list(self._totals[name].items()):
+                counter.add_metric(values, total)
+            yield counter
+        for name, (labels, text) in HISTOGRAMS.items():
+            histogram = HistogramMetricFamily(name, text, labels=labels)
+            for values, spread in list(self._spreads[name].items()):
+                counts = list(accumulate(spread[:-1]))
+                bounds = [*map(str, _BUCKETS), "+Inf"]
+                histogram.add_metric(values, list(zip(bounds, counts, strict=True)), sum_value=spread[-1])
+            yield histogram
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+
+def _check(name: str, wanted: tuple[str, ...], labels: tuple[str, ...]) -> None:
+    if len(wanted) != len(labels):
+        raise ValueError(f"{name} has the labels {', '.join(wanted)}; got {len(labels)}")
 
 
 class _PoolCollector(Collector):

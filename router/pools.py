@@ -151,6 +151,8 @@ class Pool:
             pool = pool._successor
 
     def _own_pass(self) -> None:
+        if not self.waiting:
+            return
         if self._passing:  # a ticket that nobody was left to take: its seat is for the pass under way
             self._again = True
             return

@@ -18,8 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import disable_created_metrics
-
 from router.admin import admin_app
 from router.app import App, with_cors
 from router.assembly import Process, Runtime, build
@@ -140,7 +138,6 @@ class Serving:
 
 def serve(path: Path, config: Config) -> None:
     """Runs the process to its end. Raises CannotServe, SecretUnavailable or ConfigError before it serves."""
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per child that nobody reads
     sys.setswitchinterval(SWITCH_SECONDS)
     configure_logging(config.server.log_level, config.server.log_format)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -21,6 +21,37 @@ from router.wire.errors import error_body
 
 _BACKLOG = 2048
 _UPGRADE = re.compile(rb"\r\n(?:upgrade|http2-settings):[^\r\n]*", re.IGNORECASE)
+
+
+class CorkedTransport:
+    """A client's transport that can hold back what is written, so that a whole answer leaves in one piece.
+
+    Head and body are two writes to ASGI servers, and each is a system call and a packet.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: list[bytes] = []
+        self.write: Callable[[bytes], None] = transport.write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def cork(self) -> None:
+        """From now on writes are held."""
+        self.write = self._held.append
+
+    def uncork(self) -> None:
+        """Sends what is held; idempotent."""
+        self.write = self._transport.write
+        if self._held:
+            held, self._held = b"".join(self._held), []
+            self.write(held)
+
+    def close(self) -> None:
+        """Closes after what is held has been sent."""
+        self.uncork()
+        self._transport.close()
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -34,7 +65,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _in_headers = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(CorkedTransport(transport))  # type: ignore[arg-type]  # it is one, by delegation
         self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -52,6 +83,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {"promptlane.transport": self.transport}  # type: ignore[dict-item]  # ours, not ASGI's
         self._header_size = 0
         if self._timer is None:
             self._expect_headers()

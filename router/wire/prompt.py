@@ -8,6 +8,7 @@ of what was sent, never as their data.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -111,7 +112,7 @@ class Prompt:
 def opaque(prompt: Prompt, name: str, raw: msgspec.Raw) -> None:
     """A field whose JSON text stands for itself: tool definitions, template arguments, plain instructions."""
     if bytes(raw) != b"null":
-        _guarded(prompt, name, raw, _TURN)
+        _guarded(prompt.add_opaque, name, raw, _TURN)
 
 
 def messages(prompt: Prompt, name: str, raw: msgspec.Raw) -> None:
@@ -158,11 +159,13 @@ def _add_turn(prompt: Prompt, name: str, item: msgspec.Raw) -> None:
     calls = bytes(turn.tool_calls)
     has_calls = calls not in (b"", b"null")
     if not turn.content and not has_calls:
-        _guarded(prompt, name, item, _TURN)  # not a message: a function's output, a reference to an earlier item
+        _guarded(
+            prompt.add_opaque, name, item, _TURN
+        )  # not a message: a function's output, a reference to an earlier item
         return
     _add_content(prompt, f"{name}.content", f"{turn.role}\x1f{turn.name or ''}\x1f{turn.tool_call_id or ''}\x1f", turn)
     if has_calls:
-        _guarded(prompt, f"{name}.tool_calls", turn.tool_calls, _TURN)
+        _guarded(prompt.add_opaque, f"{name}.tool_calls", turn.tool_calls, _TURN)
 
 
 def _add_content(prompt: Prompt, name: str, head: str, turn: _Turn) -> None:
@@ -185,19 +188,19 @@ def _add_part(prompt: Prompt, name: str, raw: msgspec.Raw) -> None:
         prompt.add_text(_utf8(part) + _PART)
     elif part is None or not part.text:
         if part is not None and part.type in _MEDIA:
-            prompt.add_reference(raw)
+            _guarded(prompt.add_reference, name, raw)
         else:
-            _guarded(prompt, name, raw, _PART)
+            _guarded(prompt.add_opaque, name, raw, _PART)
     elif _is_large_text(part.text):
         prompt.add_text(bytes(part.text) + _PART)
     else:
         prompt.add_text(_utf8(decode(_text, f"{name}.text", part.text) or "") + _PART)
 
 
-def _guarded(prompt: Prompt, name: str, raw: msgspec.Raw, end: bytes) -> None:
-    """`add_opaque` for bytes that only their ends have been read of yet."""
+def _guarded(add: Callable[..., None], name: str, raw: msgspec.Raw, *more: bytes) -> None:
+    """Adds a value of which only the ends have been looked at yet: what is inside may still be no JSON."""
     try:
-        prompt.add_opaque(raw, end)
+        add(raw, *more)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadRequest(f"The value of '{name}' is not valid JSON.", param=name, code="invalid_json") from None
 

@@ -307,6 +307,10 @@ def in_flight(stack: Stack, pool: str) -> int:
         (b'{"model":"tiny","messages":[{"role":"user","content":[{"type":7}]}]}', "messages[0].content[0].type"),
         (b'{"model":"tiny","messages":[],"max_tokens":"many"}', "max_tokens"),
         (b'{"model":"tiny","messages":[],"n":1.5}', "n"),
+        (
+            b'{"model":"tiny","messages":[{"role":"user","content":[{"type":"image_url","image_url":"\xff"}]}]}',
+            "messages[0].content[0]",
+        ),
         (b'{"model":"tiny","messages":[{"role":"user","content":"\\ud800"}]}', None),
     ],
 )

@@ -1,0 +1,95 @@
+"""The operator plane: what it shows, and what it must never show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from router.admin import admin_app
+from router.assembly import Runtime
+from router.config import ConfigError, Problem
+from router.metrics import Metrics
+from router.secret import cache_salt
+from tests.router.stack import SECRET, sha256
+from tests.router.test_assembly import built, changed
+
+
+class Plane:
+    """The app with what `serve` gives it, asked without sockets."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.ready = True
+        self.runtime = runtime
+        self.refused: list[Problem] = []
+        app = admin_app(lambda: self.runtime, lambda: self.ready, self._reload, Metrics())
+        self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://operators")
+
+    async def _reload(self) -> list[Problem]:
+        if self.refused:
+            raise ConfigError(self.refused)
+        return [Problem("server.port", "changed; takes effect at the next restart", None)]
+
+    async def get(self, path: str) -> httpx2.Response:
+        return await self.http.get(path)
+
+
+@pytest.fixture
+def plane() -> Plane:
+    secrets: dict[str, Any] = {"pools__one__engine_api_key": "an-engines-own-key"}
+    return Plane(built(changed(**secrets)))
+
+
+async def test_health_and_readiness_are_two_things(plane: Plane) -> None:
+    assert (await plane.get("/healthz")).json() == {"status": "ok"}
+    assert (await plane.get("/readyz")).status_code == 200
+    plane.ready = False
+    assert (await plane.get("/readyz")).status_code == 503
+    assert (await plane.get("/healthz")).status_code == 200
+
+
+async def test_metrics_are_prometheus_text(plane: Plane) -> None:
+    answer = await plane.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "# TYPE promptlane_requests_total counter" in answer.text
+
+
+async def test_the_state_shows_who_is_served_by_what(plane: Plane) -> None:
+    state = (await plane.get("/admin/state")).json()
+    assert state["tenants"]["acme"]["models"]["big"] == {"pool": "one", "engine_model": "tiny"}
+    assert state["tenants"]["acme"]["limits"]["requests_per_minute"] == 5
+    (endpoint, _) = state["pools"]["one"]["endpoints"]
+    assert (endpoint["name"], endpoint["healthy"], endpoint["health"]) == ("one-0", False, "unknown")
+    assert endpoint["engine"]["age_seconds"] is None
+    assert state["calibration"]["acme/big"] == {"bytes_per_token": 4.0}
+
+
+async def test_no_secret_key_hash_or_salt_is_ever_shown(plane: Plane) -> None:
+    hidden = [SECRET.decode(), cache_salt(SECRET, "acme"), sha256("acme-key"), "an-engines-own-key", "acme-key"]
+    for path in ("/admin/state", "/metrics", "/healthz", "/readyz"):
+        text = (await plane.get(path)).text
+        assert not [secret for secret in hidden if secret in text]
+
+
+async def test_a_reload_answers_with_its_warnings(plane: Plane) -> None:
+    answer = await plane.http.post("/admin/reload")
+    assert (answer.status_code, answer.json()["status"]) == (200, "reloaded")
+    assert answer.json()["warnings"] == ["server.port: changed; takes effect at the next restart"]
+
+
+async def test_a_refused_reload_says_every_problem(plane: Plane) -> None:
+    plane.refused = [Problem("a.b", "one", 3), Problem("c", "two", None)]
+    answer = await plane.http.post("/admin/reload")
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"status": "refused", "problems": ["a.b (line 3): one", "c: two"]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/admin/reload", 405), ("POST", "/admin/state", 405), ("GET", "/v1/models", 404), ("GET", "/", 404)],
+)
+async def test_nothing_else_is_served_here(plane: Plane, method: str, path: str, status: int) -> None:
+    assert (await plane.http.request(method, path)).status_code == status

@@ -1,0 +1,197 @@
+"""Configuration to objects, and what of them a reload takes over."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+import yaml
+
+from policies.types import LimitSpec
+from router.assembly import Process, Runtime, build
+from router.config import ConfigError, loads
+from router.metrics import Metrics
+from router.secret import cache_salt
+from tests.router.stack import COUNTER, SECRET, sha256
+
+CONFIG: dict[str, Any] = {
+    "server": {"base_domain": "llm.test"},
+    "tenants": {
+        "acme": {
+            "tier": "platinum",
+            "hosts": ["llm.acme.example"],
+            "api_keys": [{"id": "main", "sha256": sha256("acme-key")}],
+            "limits": {"requests_per_minute": 5, "concurrency": 2},
+            "models": {"big": {"pool": "one", "engine_model": "tiny"}, "small": {"pool": "two"}},
+        },
+        "globex": {"api_keys": [{"id": "main", "sha256": sha256("globex-key")}], "models": {}},
+    },
+    "pools": {
+        "one": {"endpoints": [{"name": f"one-{n}", "url": f"http://127.0.0.1:{n + 1}"} for n in range(2)]},
+        "two": {"endpoints": [{"name": "two-0", "url": "http://127.0.0.1:9"}]},
+    },
+}
+
+
+def changed(**places: Any) -> dict[str, Any]:
+    """CONFIG with values at dotted places, written with two underscores; None removes."""
+    config = copy.deepcopy(CONFIG)
+    for place, value in places.items():
+        *above, last = place.split("__")
+        section: Any = config
+        for part in above:
+            section = section[int(part)] if part.isdigit() else section.setdefault(part, {})
+        if value is None:
+            del section[last]
+        else:
+            section[last] = value
+    return config
+
+
+def process() -> Process:
+    return Process(SECRET, COUNTER, Metrics(), clock=lambda: 100.0)
+
+
+def built(config: dict[str, Any], one: Process | None = None, previous: Runtime | None = None) -> Runtime:
+    return build(loads(yaml.safe_dump(config).encode(), {}), one or process(), previous)
+
+
+def reloaded(config: dict[str, Any]) -> tuple[Runtime, Runtime]:
+    """CONFIG as it runs (endpoints well, one request in flight, something learned), and `config` after it."""
+    one = process()
+    before = built(CONFIG, one)
+    for pool in before.pools.values():
+        for state in pool.states:
+            state.health.probe(True, 100.0)
+            state.index.touch((1, 2, 3))
+    before.gateway.models["acme"]["big"].estimator.observe(1000, 500)
+    return before, built(config, one, before)
+
+
+# -- building
+
+
+def test_tenants_get_their_salt_tier_routes_and_limits() -> None:
+    runtime = built(CONFIG)
+    acme = runtime.gateway.directory.by_id["acme"]
+    assert (acme.cache_salt, acme.tier.name, acme.tier.priority) == (cache_salt(SECRET, "acme"), "platinum", 0)
+    assert (acme.models["big"].engine_model, acme.models["small"].engine_model) == ("tiny", "small")
+    assert acme.limits == LimitSpec(requests_per_minute=5, concurrency=2)
+    assert set(runtime.gateway.limits) == {"acme"}, "a tenant without limits costs nothing"
+
+
+@pytest.mark.parametrize("host", ["acme.llm.test", "llm.acme.example"])
+def test_hosts_name_their_tenant(host: str) -> None:
+    directory = built(CONFIG).gateway.directory
+    assert directory.identify(host, b"acme-key", 0.0).tenant.id == "acme"
+
+
+def test_two_tenants_of_one_shared_pool_have_prefixes_apart() -> None:
+    config = changed(tenants__globex__models={"big": {"pool": "one", "engine_model": "tiny"}}, pools__one__shared=True)
+    models = built(config).gateway.models
+    assert models["acme"]["big"].pool is models["globex"]["big"].pool
+    assert models["acme"]["big"].root != models["globex"]["big"].root
+    assert models["acme"]["big"].shared
+
+
+def test_the_index_is_bounded_by_the_configured_capacity() -> None:
+    config = changed(routing={"index_share": 0.5, "block_bytes": 256, "default_kv_tokens": 6400})
+    config["pools"]["two"]["endpoints"][0]["kv_capacity_tokens"] = 12_800
+    pools = built(config).pools
+    assert [state.index.capacity for state in pools["one"].states] == [50, 50]
+    assert [state.index.capacity for state in pools["two"].states] == [100]
+
+
+def test_a_ca_file_that_cannot_be_used_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    not_pem = tmp_path / "ca.pem"
+    not_pem.write_text("nothing")
+    for file in (tmp_path / "missing.pem", not_pem):
+        config = changed(pools__two__tls={"ca_file": str(file)})
+        config["pools"]["two"]["endpoints"][0]["url"] = "https://127.0.0.1:9"
+        with pytest.raises(ConfigError) as refused:
+            built(config)
+        assert [problem.path for problem in refused.value.problems] == ["pools.two.tls.ca_file"]
+        assert str(file) not in str(refused.value)
+
+
+def test_a_good_ca_file_is_used(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(file)
+    config = changed(pools__two__tls={"ca_file": str(file)})
+    config["pools"]["two"]["endpoints"][0]["url"] = "https://127.0.0.1:9"
+    assert built(config).pools["two"].states
+
+
+# -- reloading
+
+
+def test_what_did_not_change_is_taken_over_as_it_is() -> None:
+    before, after = reloaded(changed(tenants__acme__tier="gold", server__routing_headers=False))
+    assert dict(after.pools) == dict(before.pools)
+    assert after.gateway.limits["acme"] is before.gateway.limits["acme"]
+    assert after.gateway.models["acme"]["big"].estimator is before.gateway.models["acme"]["big"].estimator
+    assert after.gateway.directory.by_id["acme"].tier.name == "gold"
+
+
+def test_the_endpoints_of_a_changed_pool_keep_load_affinity_and_connections() -> None:
+    more = [*CONFIG["pools"]["one"]["endpoints"], {"name": "one-2", "url": "http://127.0.0.1:3"}]
+    before, after = reloaded(changed(pools__one__endpoints=more, pools__one__retries=1))
+    old, new = before.pools["one"].places, after.pools["one"].places
+    assert [place is known for place, known in zip(new, old, strict=False)] == [True, True]
+    assert len(new) == 3
+    assert after.pools["two"] is before.pools["two"]
+
+
+def test_an_endpoint_that_moved_is_another_endpoint() -> None:
+    config = copy.deepcopy(CONFIG)
+    config["pools"]["one"]["endpoints"][0]["url"] = "http://127.0.0.1:99"
+    before, after = reloaded(config)
+    moved, kept = after.pools["one"].places
+    assert moved is not before.pools["one"].places[0]
+    assert len(moved.state.index) == 0
+    assert kept is before.pools["one"].places[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pools__one__timeouts": {"idle": 30}},
+        {"pools__one__health": {"interval": 1}},
+        {"routing": {"max_wait": 30}},
+        {"pools__one__endpoints__0__max_in_flight": 8, "pools__one__endpoints__1__weight": 2},
+    ],
+    ids=["timeouts", "health", "routing", "an endpoint's own"],
+)
+def test_a_changed_setting_does_not_take_healthy_endpoints_out_of_service(change: dict[str, Any]) -> None:
+    before, after = reloaded(changed(**change))
+    assert all(place.available(100.0) for place in before.pools["one"].places)
+    assert all(place.available(100.0) for place in after.pools["one"].places), "503 until the next probe"
+
+
+def test_changed_limits_begin_anew_and_removed_ones_are_gone() -> None:
+    before, after = reloaded(changed(tenants__acme__limits={"requests_per_minute": 6}))
+    assert after.gateway.limits["acme"] is not before.gateway.limits["acme"]
+    assert "acme" not in reloaded(changed(tenants__acme__limits=None))[1].gateway.limits
+
+
+def test_tenants_and_pools_come_and_go() -> None:
+    config = changed(
+        tenants__globex=None, pools__three={"endpoints": [{"name": "three-0", "url": "http://127.0.0.1:77"}]}
+    )
+    _, after = reloaded(config)
+    assert set(after.gateway.directory.by_id) == {"acme"}
+    assert set(after.pools) == {"one", "two", "three"}
+
+
+def test_a_broken_file_of_a_new_configuration_changes_nothing_of_the_old(tmp_path: Path) -> None:
+    one = process()
+    before = built(CONFIG, one)
+    states = [state for pool in before.pools.values() for state in pool.states]
+    config = changed(pools__two__tls={"ca_file": str(tmp_path / "missing.pem")})
+    config["pools"]["two"]["endpoints"][0]["url"] = "https://127.0.0.1:9"
+    with pytest.raises(ConfigError):
+        built(config, one, before)
+    assert [state for pool in before.pools.values() for state in pool.states] == states

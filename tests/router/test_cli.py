@@ -1,0 +1,286 @@
+"""The command `promptlane`: check, keys, explain, help. `serve` has a file of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from router.cli import main
+from tests.router.test_assembly import CONFIG, changed
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "tests" / "examples" / "two-tenants.yaml"
+CHAT = {"model": "big", "messages": [{"role": "user", "content": "hello " * 300}]}
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PROMPTLANE_CONFIG", "PROMPTLANE_SECRET", "PROMPT_TOKEN_THRESHOLD", "ENABLE_KV_AWARE_ROUTING"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return written(tmp_path, CONFIG)
+
+
+def written(folder: Path, config: dict[str, Any] | str) -> Path:
+    path = folder / "promptlane.yaml"
+    path.write_text(config if isinstance(config, str) else yaml.safe_dump(config))
+    return path
+
+
+def ran(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+# -- check
+
+
+def test_the_contract_file_is_good(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = ran(capsys, "check", "--config", EXAMPLE)
+    assert (status, "2 tenants, 2 pools, 4 endpoints" in out) == (0, True)
+
+
+def test_every_mistake_is_said_at_once_with_its_place(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = changed(server__port="many", tenants__acme__tier="tin", pools__one__retires=1, routing__max_wait=-1)
+    status, out, err = ran(capsys, "check", "--config", written(tmp_path, config))
+    assert (status, out) == (1, "")
+    assert "4 mistakes" in err
+    for place in ("server.port", "tenants.acme.tier", "pools.one.retires", "routing.max_wait"):
+        assert re.search(rf"^  {re.escape(place)} \(line \d+\): ", err, re.MULTILINE), place
+    assert "did you mean 'retries'?" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "\x00", "- a", "server: 7"])
+def test_a_file_that_is_no_configuration_is_said_to_be_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str
+) -> None:
+    status, out, err = ran(capsys, "check", "--config", written(tmp_path, content))
+    assert "Traceback" not in err
+    assert (status, out) == (1, "")
+    assert "mistake" in err
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."])
+def test_a_file_that_is_not_there_is_a_clear_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    status, _, err = ran(capsys, "check", "--config", tmp_path / name)
+    assert (status, "Traceback" in err) == (1, False)
+    assert str(tmp_path) in err
+
+
+def test_what_is_allowed_and_probably_not_meant_is_a_warning(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    status, out, err = ran(capsys, "check", "--config", written(tmp_path, changed(tenants__acme__models={})))
+    assert (status, ": good (" in out) == (0, True)
+    assert "warning: pools.one: no tenant uses this pool" in err
+
+
+def test_the_environment_names_the_file_and_overrides_its_keys(
+    capsys: pytest.CaptureFixture[str], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTLANE_CONFIG", str(config))
+    assert ran(capsys, "check")[0] == 0
+    monkeypatch.setenv("PROMPTLANE_SERVER__PORT", "many")
+    status, _, err = ran(capsys, "check")
+    assert (status, "PROMPTLANE_SERVER__PORT" in err) == (1, True)
+
+
+def test_without_a_file_the_arguments_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = ran(capsys, "check")
+    assert (status, "--config" in err) == (2, True)
+
+
+# -- keys
+
+
+def key_and_line(out: str) -> tuple[str, str]:
+    (key,) = re.findall(r"^  (pl-\S+)$", out, re.MULTILINE)
+    (line,) = re.findall(r"^  - (\{.*\})$", out, re.MULTILINE)
+    return key, line
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--id", "ci"), ("--id", "20270131"), ("--id", "on"), ("--id", "null"), ("--id", "2027-01-31"), ("--expires", "2999-01-31"), ("--expires", "2999-01-31T12:00:00+02:00"), ("--expires", "2999-01-31T12:00:00Z")],
+    ids=lambda options: " ".join(options) or "plain",
+)  # fmt: skip
+def test_the_printed_line_is_accepted_as_it_is_and_is_the_keys(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    status, out, _ = ran(capsys, "keys", "create", "--tenant", "acme", *options)
+    key, line = key_and_line(out)
+    assert status == 0
+    assert out.count(key) == 1
+    assert hashlib.sha256(key.encode()).hexdigest() in line
+    text = yaml.safe_dump(changed(tenants__acme__api_keys="HERE")).replace("HERE", f"\n    - {line}")
+    status, out, err = ran(capsys, "check", "--config", written(tmp_path, text))
+    assert (status, "mistake" in err) == (0, False), err
+
+
+@pytest.mark.parametrize("name", ["a b", "x}", "a\nb"])
+def test_an_id_that_the_configuration_would_refuse_is_refused_before_a_key_is_shown(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    status, out, err = ran(capsys, "keys", "create", "--tenant", "acme", "--id", name)
+    assert (status, out) == (1, "")
+    assert "--id" in err
+
+
+@pytest.mark.parametrize("when", ["2020-01-01", "tomorrow", "2999-13-01", "2999-01-01T00:00:00", "29990101"])
+def test_an_expiry_that_makes_no_sense_is_refused(capsys: pytest.CaptureFixture[str], when: str) -> None:
+    status, out, err = ran(capsys, "keys", "create", "--tenant", "acme", "--expires", when)
+    assert (status, out) == (1, "")
+    assert "--expires" in err
+
+
+def test_two_keys_made_on_one_day_can_both_be_used(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    lines = [key_and_line(ran(capsys, "keys", "create", "--tenant", "acme")[1])[1] for _ in range(2)]
+    both = "".join(f"\n    - {line}" for line in lines)
+    text = yaml.safe_dump(changed(tenants__acme__api_keys="HERE")).replace("HERE", both)
+    status, _, err = ran(capsys, "check", "--config", written(tmp_path, text))
+    assert (status, "mistake" in err) == (0, False), err
+
+
+# -- explain
+
+
+def explained(
+    capsys: pytest.CaptureFixture[str], config: Path, body: dict[str, Any] | bytes, *options: str, tenant: str = "acme"
+) -> tuple[int, str, str]:
+    file = config.parent / "body.json"
+    file.write_bytes(body if isinstance(body, bytes) else json.dumps(body).encode())
+    return ran(capsys, "explain", "--config", config, "--tenant", tenant, "--body", file, *options)
+
+
+def test_explain_shows_lane_tokens_blocks_table_and_choice(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    status, out, err = explained(capsys, config, CHAT)
+    assert (status, err) == (0, "")
+    rows = dict(re.findall(r"^(\w+) +(.*)$", out, re.MULTILINE))
+    assert rows["api"] == "chat (/v1/chat/completions)"
+    assert rows["tenant"] == "acme (tier platinum, priority 0)"
+    assert rows["model"] == "big -> pool one, engine model tiny"
+    assert re.match(r"4\d\d prompt tokens, estimated at 4.00 bytes per token; answer of about 256", rows["tokens"])
+    assert rows["lane"] == "short"
+    assert rows["prefix"].startswith("7 blocks of about 64 tokens")
+    assert len(re.findall(r"^ +\[\d\] [0-9a-f]{16}$", out, re.MULTILINE)) == 7
+    for endpoint in ("one-0", "one-1"):
+        assert re.search(rf"^{endpoint} +hot +passed +0 +[\d.]+ +[\d.]+  predicted-ttft [\d.]+$", out, re.MULTILINE), (
+            out
+        )
+    assert rows["choice"] in ("one-0", "one-1")
+    assert "hello" not in out
+
+
+@pytest.mark.parametrize(
+    ("body", "api"),
+    [
+        ({"prompt": "a"}, "completions (/v1/completions)"),
+        ({"input": "a"}, "responses (/v1/responses)"),
+        ({"query": "a", "documents": ["a"]}, "rerank (/v1/rerank)"),
+        ({"text_1": "a", "text_2": "b"}, "score (/v1/score)"),
+        ({"tokens": [1]}, "tokenize (/detokenize)"),
+        ({}, "chat (/v1/chat/completions)"),
+    ],
+)
+def test_explain_tells_the_api_from_the_body(
+    capsys: pytest.CaptureFixture[str], config: Path, body: dict[str, Any], api: str
+) -> None:
+    status, out, _ = explained(capsys, config, {"model": "small", **body})
+    assert (status, out.splitlines()[0]) == (0, f"api        {api}")
+
+
+def test_explain_takes_path_and_lane_as_a_request_would(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    body = {"model": "small", "input": ["a", "b"]}
+    status, out, _ = explained(capsys, config, body, "--path", "/v1/embeddings", "--lane", "batch")
+    assert status == 0
+    assert "embeddings (/v1/embeddings)" in out
+    assert re.search(r"^lane +batch$", out, re.MULTILINE)
+
+
+def test_explain_reads_standard_input(
+    capsys: pytest.CaptureFixture[str], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(CHAT).encode())))
+    status, out, _ = ran(capsys, "explain", "--config", config, "--tenant", "acme", "--body", "-")
+    assert (status, "choice" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "said"),
+    [
+        ({"model": "nothing"}, (), "no model 'nothing'. Known: big, small"),
+        (b"{", (), "not valid JSON"),
+        (b"[]", (), "must be a JSON object"),
+        ({"messages": []}, (), "model parameter"),
+        ({"model": "big", "messages": 7}, (), "messages"),
+        ({"model": "big"}, ("--path", "/v1/files"), "'/v1/files' is not served"),
+        ({"model": "big"}, ("--lane", "express"), "lane must be one of batch, long, short"),
+    ],
+)
+def test_explain_refuses_as_the_gateway_would(
+    capsys: pytest.CaptureFixture[str], config: Path, body: Any, options: tuple[str, ...], said: str
+) -> None:
+    status, _, err = explained(capsys, config, body, *options)
+    assert (status, "Traceback" in err) == (1, False)
+    assert said in err
+
+
+def test_explain_of_an_unknown_tenant_names_the_known_ones(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    status, _, err = explained(capsys, config, CHAT, tenant="nobody")
+    assert (status, "no tenant 'nobody'. Known: acme, globex" in err) == (1, True)
+
+
+def test_explain_of_a_missing_body_is_a_clear_line(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    status, _, err = ran(
+        capsys, "explain", "--config", config, "--tenant", "acme", "--body", config.parent / "none.json"
+    )
+    assert status == 1
+    assert "none.json: No such file" in err
+
+
+@pytest.mark.parametrize("profile", ["least-outstanding", "round-robin", "random"])
+def test_explain_works_for_every_profile(capsys: pytest.CaptureFixture[str], tmp_path: Path, profile: str) -> None:
+    config = written(tmp_path, changed(routing={"profile": profile}))
+    status, out, _ = explained(capsys, config, CHAT)
+    assert (status, f"profile    {profile}" in out) == (0, True)
+
+
+# -- help
+
+
+@pytest.mark.parametrize("command", [(), ("serve",), ("check",), ("keys",), ("keys", "create"), ("explain",)])
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
+    status, out, err = ran(capsys, *command, "--help")
+    assert (status, err) == (0, "")
+    assert out.startswith("usage: promptlane " + " ".join(command))
+    assert max(map(len, out.splitlines())) <= 130
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    from router import __version__
+
+    assert ran(capsys, "--version")[1] == f"promptlane {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("keys",), ("keys", "create"), ("explain",)])
+def test_wrong_arguments_end_with_2_and_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    status, _, err = ran(capsys, *arguments)
+    assert (status, err.startswith("usage: promptlane")) == (2, True)

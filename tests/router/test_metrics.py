@@ -1,0 +1,83 @@
+"""Prometheus families: made once, bounded, and live where they show live state."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from policies.admission.order import ShortestPrefillFirst
+from policies.registry import make_profile
+from router.metrics import CONTENT_TYPE, COUNTERS, GAUGES, HISTOGRAMS, Metrics
+from router.pools import Place, Pool
+from router.upstream import Timeouts, Upstream
+from tests.policies.builders import make_request, make_state
+
+
+def pool_of(name: str, *endpoints: str) -> Pool:
+    places = [
+        Place(make_state(one), Upstream("http://127.0.0.1:9", timeouts=Timeouts(1, 1, 1, 1))) for one in endpoints
+    ]
+    profile = make_profile("prompt-aware", Random(1))
+    return Pool(name, places, profile, ShortestPrefillFirst(), lambda: 0.0, retries=0, max_waiting=5)
+
+
+def samples(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
+    """Values by their labels, in the order of the labels' names."""
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {
+        tuple(value for _, value in sorted(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_every_family_is_there_with_its_help_from_the_first_scrape() -> None:
+    metrics = Metrics()
+    metrics.watch_pools(lambda: [])
+    text = metrics.render().decode()
+    for name, (_, meaning) in {**COUNTERS, **HISTOGRAMS, **GAUGES}.items():
+        assert f"{name} " in text or f"{name}_total " in text
+        assert meaning in text
+    assert "text/plain" in CONTENT_TYPE
+
+
+def test_two_processes_in_one_share_nothing() -> None:
+    one, other = Metrics(), Metrics()
+    one.add("promptlane_config_reloads", "ok")
+    assert samples(other, "promptlane_config_reloads_total") == {}
+
+
+def test_counters_and_histograms_add_up_per_label_set() -> None:
+    metrics = Metrics()
+    for amount in (1.0, 2.0):
+        metrics.add("promptlane_prompt_tokens", "acme", "tiny", amount=amount)
+        metrics.observe("promptlane_queue_seconds", amount, "pool", "short")
+    metrics.add("promptlane_prompt_tokens", "globex", "tiny")
+    found = samples(metrics, "promptlane_prompt_tokens_total")
+    assert found == {("tiny", "acme"): 3.0, ("tiny", "globex"): 1.0}
+    assert list(samples(metrics, "promptlane_queue_seconds_sum").values()) == [3.0]
+
+
+def test_a_wrong_number_of_labels_is_a_fault_at_once() -> None:
+    with pytest.raises(ValueError, match="label"):
+        Metrics().add("promptlane_config_reloads")
+
+
+async def test_live_state_is_read_at_each_scrape_and_follows_a_reload() -> None:
+    pools = [pool_of("one", "a", "b")]
+    metrics = Metrics()
+    metrics.watch_pools(lambda: pools)
+    assert samples(metrics, "promptlane_endpoint_in_flight") == {("a", "one"): 0.0, ("b", "one"): 0.0}
+    ticket = await pools[0].dispatch(make_request())
+    assert samples(metrics, "promptlane_endpoint_in_flight")[ticket.endpoint, "one"] == 1.0
+    assert samples(metrics, "promptlane_endpoint_available") == {("a", "one"): 1.0, ("b", "one"): 1.0}
+    assert samples(metrics, "promptlane_waiting") == {("one",): 0.0}
+    assert samples(metrics, "promptlane_endpoint_kv_usage") == {}, "not known is not zero"
+    pools[0].states[0].kv_usage = 0.5
+    assert samples(metrics, "promptlane_endpoint_kv_usage") == {("a", "one"): 0.5}
+    ticket.settle(None)
+    pools[:] = [pool_of("two", "c")]
+    assert samples(metrics, "promptlane_endpoint_in_flight") == {("c", "two"): 0.0}

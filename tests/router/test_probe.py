@@ -1,0 +1,192 @@
+"""Probes and scrapes of real sockets: what an engine says, and what it says when it is not well."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from random import Random
+
+import pytest
+
+from policies.admission.order import ShortestPrefillFirst
+from policies.endpoint_state import EndpointState
+from policies.registry import make_profile
+from policies.types import Endpoint
+from router.errors import NoEndpoint
+from router.metrics import Metrics
+from router.pools import Place, Pool
+from router.probe import Prober, ProbeSettings
+from router.upstream import Timeouts, Upstream
+from tests.policies.builders import make_request
+from tests.router.stack import whole
+
+SETTINGS = ProbeSettings(interval=0.02, timeout=0.3, scrape_interval=0.02, index_share=0.5, tokens_per_block=64.0)
+PAGE = (
+    b"vllm:num_requests_running 3\nvllm:kv_cache_usage_perc 0.25\n"
+    b'vllm:cache_config_info{block_size="16",num_gpu_blocks="%d"} 1\n'
+)
+
+
+class Engine:
+    """Answers GETs with whatever `answers` has for the path; nothing: it closes; None: it is silent."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, bytes | None] = {"/health": whole(b""), "/metrics": whole(PAGE % 800)}
+        self.asked: list[str] = []
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                path = head.split()[1].decode()
+                self.asked.append(path)
+                answer = self.answers[path]
+                if answer is None:
+                    await reader.read()
+                if not answer:
+                    return
+                writer.write(answer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.transport.abort()
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    one = Engine()
+    await one.start()
+    yield one
+    one.stop()
+
+
+def probed(
+    engine: Engine, *, capacity: int | None = None, metrics: Metrics | None = None
+) -> tuple[Pool, Place, Prober]:
+    endpoint = Endpoint("e0", f"http://127.0.0.1:{engine.port}", kv_capacity_tokens=capacity)
+    place = Place(EndpointState(endpoint), Upstream(endpoint.url, timeouts=Timeouts(1, 1, 1, 1)))
+    clock = asyncio.get_running_loop().time
+    pool = Pool(
+        "p", [place], make_profile("prompt-aware", Random(1)), ShortestPrefillFirst(), clock, retries=0, max_waiting=9
+    )
+    return pool, place, Prober(pool, SETTINGS, metrics or Metrics())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # a prober has no event to wait for
+            await asyncio.sleep(0.005)
+
+
+async def test_a_good_answer_makes_an_endpoint_available_and_its_metrics_are_noted(engine: Engine) -> None:
+    pool, place, prober = probed(engine)
+    assert not place.available(pool.clock())
+    assert await prober.probe(place)
+    await prober.scrape(place)
+    state = place.state
+    assert place.available(pool.clock())
+    assert (state.engine_running, state.kv_usage, state.kv_capacity_tokens) == (3.0, 0.25, 12_800)
+    assert state.index.capacity == 12_800 * 0.5 / 64
+    assert state.scraped_at is not None
+    await prober.stop()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [whole(b"", b"503 Service Unavailable"), whole(b"", b"302 Found"), b"not http\r\n\r\n", b"", None],
+    ids=["503", "a redirect", "not HTTP", "closed", "silent"],
+)
+async def test_two_bad_probes_in_a_row_take_an_endpoint_out(engine: Engine, answer: bytes | None) -> None:
+    pool, place, prober = probed(engine)
+    await prober.probe(place)
+    engine.answers["/health"] = answer
+    assert not await prober.probe(place)
+    assert place.available(pool.clock()), "one bad probe ejects nobody"
+    assert not await prober.probe(place)
+    assert not place.available(pool.clock())
+    await prober.stop()
+
+
+async def test_of_a_configured_and_a_scraped_capacity_the_smaller_counts(engine: Engine) -> None:
+    _, place, prober = probed(engine, capacity=6_400)
+    await prober.scrape(place)
+    assert place.state.kv_capacity_tokens == 6_400
+    engine.answers["/metrics"] = whole(PAGE % 100)
+    await prober.scrape(place)
+    assert place.state.kv_capacity_tokens == 1_600
+    await prober.stop()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        whole(b"nothing here", b"404 Not Found"),
+        whole(b"\xff\xfe binary"),
+        whole(b"vllm:num_requests_running NaN\nvllm:kv_cache_usage_perc +Inf\n"),
+        None,
+    ],
+    ids=["404", "binary", "no numbers", "silent"],
+)
+async def test_a_page_that_cannot_be_read_harms_nobody(engine: Engine, page: bytes | None) -> None:
+    pool, place, prober = probed(engine)
+    await prober.probe(place)
+    await prober.scrape(place)
+    engine.answers["/metrics"] = page
+    await prober.scrape(place)
+    assert place.available(pool.clock())
+    assert place.state.kv_capacity_tokens == 12_800
+    await prober.stop()
+
+
+async def test_a_sleeping_engine_gets_nothing_until_it_wakes(engine: Engine) -> None:
+    pool, place, prober = probed(engine)
+    await prober.probe(place)
+    for awake in (0, 1):
+        engine.answers["/metrics"] = whole(b'vllm:engine_sleep_state{sleep_state="awake"} %d\n' % awake)
+        await prober.scrape(place)
+        assert place.available(pool.clock()) is bool(awake)
+    await prober.stop()
+
+
+async def test_the_loop_finds_an_engine_that_comes_and_turns_away_who_waits_when_it_goes(engine: Engine) -> None:
+    pool, place, prober = probed(engine)
+    with pytest.raises(NoEndpoint):
+        await pool.dispatch(make_request())
+    prober.start()
+    await until(lambda: place.available(pool.clock()))
+    await until(lambda: place.state.kv_capacity_tokens is not None)
+    engine.answers["/health"] = whole(b"", b"500 Internal Server Error")
+    await until(lambda: not place.available(pool.clock()))
+    await prober.stop()
+
+
+async def test_a_fault_in_the_loop_is_counted_and_does_not_end_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Metrics()
+    pool, place, prober = probed(engine, metrics=metrics)
+    faults = [ValueError("odd"), ZeroDivisionError()]
+    run_pass = pool.run_pass
+
+    def faulty() -> None:
+        if faults:
+            raise faults.pop()
+        run_pass()
+
+    monkeypatch.setattr(pool, "run_pass", faulty)
+    prober.start()
+    await until(lambda: not faults and place.state.scraped_at is not None)
+    count = metrics.registry.get_sample_value("promptlane_internal_errors_total", {"where": "probe"})
+    assert count == 2
+    assert "probing e0 failed" in caplog.text
+    await prober.stop()
+    asked = len(engine.asked)
+    await asyncio.sleep(0.05)
+    assert len(engine.asked) == asked, "after stop nobody asks"
