@@ -1,44 +1,25 @@
-"""One connection to an engine: strict HTTP/1.1 response framing, its clock and its flow control.
+"""One connection to an engine: its exchange, its clock and its flow control.
 
-Floor: an adapter. It knows bytes, `Timeouts` and `EngineError`; which connection serves which request is the pool's
-affair (`upstream.py`). It never waits: everything happens in the transport's callbacks, once per piece of data.
+Floor: an adapter. It knows bytes, `Timeouts` and `EngineError`; what the bytes mean is `wire/framing.py`'s affair,
+which connection serves which request the pool's (`upstream.py`). It never waits: everything happens in the transport's
+callbacks, once per piece of data.
 
     IDLE --start()--> HEAD --+--> LENGTH -----+--> IDLE (kept) or closed
                              +--> CHUNKED ----+
                              +--> UNTIL_EOF --+      any fault or abort: fail(), closed at once
-
-The head and chunked bodies go through llhttp (httptools) in its strict mode; bodies of known length are counted here,
-so that what follows a message is never taken for part of it. A head is parsed in one go, when all of it is here, so
-the result does not depend on how the bytes were cut.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Protocol, cast
 
-import httptools
-
 from router.errors import BadEngineResponse, EngineClosed, EngineError, EngineTimeout
+from router.wire.framing import CHUNKED, HEAD, IDLE, LENGTH, UNTIL_EOF, ChunkedBody, Headers, HeadReader
 
-Headers = list[tuple[bytes, bytes]]
-
-IDLE, HEAD, LENGTH, CHUNKED, UNTIL_EOF = range(5)  # plain ints: compared once per piece, an enum costs more
-
-MAX_INFORMATIONAL: Final = 8  # 1xx heads before the answer; an engine that sends more is looping
-MAX_LENGTH_DIGITS: Final = 19  # a body below 10^19 bytes; keeps int() away from digits without end
-CHUNK_OVERHEAD: Final = 24  # bytes; a chunk's size line and line ends without extensions (16 hex digits + 2 CRLF)
 MIN_TIMER: Final = 0.001  # seconds; uvloop rounds timers to milliseconds and may fire that much early
-
-STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
-CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-LAST_CHUNK: Final = b"0\r\n\r\n"
-VERSION: Final = b"HTTP/1."
-BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,86 +47,13 @@ class Owner(Protocol):
     def forget(self, connection: Connection) -> None: ...  # it is closed or about to be
 
 
-class _Head:
-    """llhttp's callbacks for a head."""
-
-    __slots__ = ("headers",)
-
-    def __init__(self) -> None:
-        self.headers: Headers = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value.strip(b" \t")))
-
-
-class _ChunkedBody:
-    """llhttp's callbacks for a chunked body. `on_body` is list.append itself: no Python frame per chunk."""
-
-    __slots__ = ("begun", "complete", "on_body", "pieces")
-
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-        self.on_body = self.pieces.append
-        self.begun = self.complete = False
-
-    def on_message_begin(self) -> None:
-        if self.complete:  # stops the parser before a second message's bytes can join the first's
-            raise ValueError("bytes after the end of the message")
-
-    def on_header(self, name: bytes, _value: bytes) -> None:
-        if self.begun and name.lower() == b"transfer-encoding":
-            raise ValueError("framing in a trailer")
-
-    def on_message_complete(self) -> None:
-        self.complete = True
-
-
-def chunk_parser(body: _ChunkedBody) -> Callable[[bytes], None]:
-    """Feeds `body`. The parser begins with a head of our own: were it given the engine's, the two could disagree about
-    whether the body is chunked (llhttp does not take `chunked` and a tab for it).
-    """
-    parser = httptools.HttpResponseParser(body)
-    parser.feed_data(CHUNKED_HEAD)
-    body.begun = True
-    return parser.feed_data
-
-
-def frame(minor: int, status: int, headers: Headers, bodiless: bool) -> tuple[int | None, int, bool]:
-    """How a body ends, by RFC 9112 section 6.3: (declared length, mode, may the connection be kept).
-
-    Raises BadEngineResponse for whatever could be read in two ways; llhttp has seen to it that a length is digits.
-    """
-    length: int | None = None
-    chunked = False
-    options: set[bytes] = set()
-    for name, value in headers:
-        if name == b"content-length":
-            if length is not None or len(value) > MAX_LENGTH_DIGITS:
-                raise BadEngineResponse("The engine declared no usable body length.")
-            length = int(value)
-        elif name == b"transfer-encoding":
-            if chunked or minor == 0 or value.lower() != b"chunked":
-                raise BadEngineResponse("The engine used a transfer encoding other than chunked.")
-            chunked = True
-        elif name == b"connection":
-            options.update(option.strip(b" \t") for option in value.lower().split(b","))
-    if chunked and length is not None:
-        raise BadEngineResponse("The engine framed its response in two ways.")
-    kept = b"close" not in options and (minor == 1 or b"keep-alive" in options)
-    if bodiless or status in (204, 304):
-        return 0, LENGTH, kept
-    if chunked:
-        return None, CHUNKED, kept
-    return (None, UNTIL_EOF, False) if length is None else (length, LENGTH, kept)
-
-
 class Connection(asyncio.Protocol):
     """Serves one exchange at a time. `answered`: a byte of the current response has arrived."""
 
     __slots__ = (
-        "_active_at", "_bodiless", "_chunks", "_due", "_exchange", "_feed_chunks", "_first_byte", "_head",
-        "_informational", "_keep", "_max_header_bytes", "_mode", "_owner", "_paused", "_remaining", "_slack",
-        "_started", "_timeouts", "_timer", "_transport", "_unsent", "answered", "loop",
+        "_active_at", "_chunks", "_due", "_exchange", "_first_byte", "_heads", "_keep", "_max_header_bytes", "_mode",
+        "_owner", "_paused", "_remaining", "_started", "_timeouts", "_timer", "_transport", "_unsent", "answered",
+        "loop",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, timeouts: Timeouts, max_header_bytes: int) -> None:
@@ -154,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._timeouts = timeouts
         self._max_header_bytes = max_header_bytes
+        self._heads = HeadReader(max_header_bytes)
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._mode = IDLE
@@ -172,9 +81,7 @@ class Connection(asyncio.Protocol):
         """Write a whole request. `bodiless`: the answer is to HEAD. `started`: when the total timeout began."""
         self._exchange = exchange
         self._mode = HEAD
-        self._head = bytearray()
-        self._informational = 0
-        self._bodiless = bodiless
+        self._heads.expect(bodiless=bodiless)
         self._first_byte = first_byte
         self._started = started
         self.answered = False
@@ -241,78 +148,37 @@ class Connection(asyncio.Protocol):
             return
         self._active_at = monotonic()
         if mode == CHUNKED:
-            self._read_chunks(exchange, data)
+            body = self._chunks
+            piece = body.feed(data)
+            if piece:
+                exchange.deliver(piece)
+            if body.over and self._exchange is exchange:  # else the client's side gave up meanwhile
+                self._end_chunks(exchange, body)
         elif mode == LENGTH:
             self._read_length(exchange, data)
         else:
             exchange.deliver(data)
 
-    # -- framing -----------------------------------------------------------------------------------------------------
+    # -- a response, part by part -------------------------------------------------------------------------------------
 
     def _read_head(self, exchange: Exchange, data: bytes) -> None:
         self.answered = True
         try:
-            rest = self._parse_heads(exchange, data)
-        except httptools.HttpParserError:
-            self.fail(BadEngineResponse("The engine's response head is not valid HTTP."))
+            read = self._heads.read(data)
         except BadEngineResponse as error:
             self.fail(error)
-        else:
-            if rest is None:
-                return
-            if self._mode == LENGTH:
-                self._read_length(exchange, rest)
-            elif rest and self._mode == CHUNKED:
-                self._read_chunks(exchange, rest)
-            elif rest:
-                exchange.deliver(rest)
-
-    def _parse_heads(self, exchange: Exchange, data: bytes) -> bytes | None:
-        """Skip 1xx heads, begin the exchange with the final one and return what follows it; None: no final head yet."""
-        while (cut := self._cut_head(data)) is not None:
-            head, data = cut
-            line = STATUS_LINE.match(head)
-            if line is None:
-                raise BadEngineResponse("The engine's status line is not valid HTTP/1.1.")
-            status = int(line[2])
-            if status == 101:
-                raise BadEngineResponse("The engine switched protocols without being asked.")
-            parsed = _Head()
-            httptools.HttpResponseParser(parsed).feed_data(head)
-            length, mode, kept = frame(int(line[1]), status, parsed.headers, self._bodiless)
-            if status < 200:
-                self._informational += 1
-                if self._informational > MAX_INFORMATIONAL:
-                    raise BadEngineResponse("The engine sent informational responses without end.")
-                continue
-            self._remaining, self._keep, self._mode = length or 0, kept, mode
-            if mode == CHUNKED:
-                self._chunks, self._slack = _ChunkedBody(), self._max_header_bytes
-                self._feed_chunks = chunk_parser(self._chunks)
-            self._active_at = monotonic()
-            self._arm(self._deadline()[0])
-            exchange.begin(status, parsed.headers, length, self._active_at)
-            return data
-        return None
-
-    def _cut_head(self, data: bytes) -> tuple[bytes, bytes] | None:
-        """Split at the end of a head; None: it is not all here yet, and was kept. Bounded by `max_header_bytes`."""
-        held = self._head
-        seen = max(len(held) - 3, 0)
-        if held:
-            held += data
-        end = (held or data).find(b"\r\n\r\n", seen) + 4
-        if (end if end > 3 else len(held or data)) > self._max_header_bytes:
-            raise BadEngineResponse("The engine's response head is too large.")
-        if end > 3:
-            whole = bytes(held) if held else data
-            held.clear()
-            return whole[:end], whole[end:]
-        if not held:
-            held += data
-        if not (held.startswith(VERSION) or VERSION.startswith(held)) or BARE_LF.search(held, seen):
-            raise BadEngineResponse("The engine's response head is not valid HTTP.")
-        return None
+            return
+        if read is None:
+            return
+        head, rest = read
+        self._remaining, self._keep, self._mode = head.length or 0, head.kept, head.mode
+        if head.mode == CHUNKED:
+            self._chunks = ChunkedBody(self._max_header_bytes)
+        self._active_at = monotonic()
+        self._arm(self._deadline()[0])
+        exchange.begin(head.status, head.headers, head.length, self._active_at)
+        if rest or head.mode == LENGTH:  # a length of 0 ends here
+            self.data_received(rest)
 
     def _read_length(self, exchange: Exchange, data: bytes) -> None:
         size = len(data)
@@ -323,27 +189,10 @@ class Connection(asyncio.Protocol):
         if left <= 0 and self._exchange is exchange:
             self._finish(exchange, keep=self._keep and left == 0)
 
-    def _read_chunks(self, exchange: Exchange, data: bytes) -> None:
-        chunks = self._chunks
-        broken = False
-        try:
-            self._feed_chunks(data)
-        except httptools.HttpParserError:
-            broken = True
-        pieces = chunks.pieces
-        slack = self._slack - len(data)
-        if pieces:
-            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            slack += len(piece) + CHUNK_OVERHEAD * len(pieces)
-            pieces.clear()
-            exchange.deliver(piece)
-            if self._exchange is not exchange:  # the client's side gave up meanwhile
-                return
-        self._slack = slack
-        if chunks.complete:
-            # Kept only when the bare last chunk ends the data: then nothing, not even an empty line, came after it.
-            self._finish(exchange, keep=self._keep and not broken and data.endswith(LAST_CHUNK))
-        elif broken or slack < 0:
+    def _end_chunks(self, exchange: Exchange, body: ChunkedBody) -> None:
+        if body.whole:
+            self._finish(exchange, keep=self._keep and body.clean)
+        else:
             self.fail(BadEngineResponse("The engine's chunked response is broken."))
 
     def _finish(self, exchange: Exchange, *, keep: bool) -> None:

@@ -242,6 +242,7 @@ class Gateway:
         if call.model is not None and call.measured is not None and usage is not None:
             call.model.calibrate(call.measured, usage)
         call.count(self.services.metrics, now)
+        call.answer = None  # it refers back: without this every request would wait for the garbage collector
 
 
 def _rate_limited(verdict: Rejection) -> RateLimited:

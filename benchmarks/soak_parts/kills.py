@@ -38,7 +38,7 @@ _LINGER_NOTHING = struct.pack("ii", 1, 0)  # closing drops what is unsent, and s
 
 @dataclass(frozen=True)
 class Kill:
-    """`freed_ms` is None when the slot was still taken after `GIVE_UP_SECONDS`; `poll_ms`: the gap between two looks."""
+    """`freed_ms` is None when the slot was still taken after `GIVE_UP_SECONDS`; `poll_ms`: between two looks."""
 
     how: str
     endpoint: str

