@@ -23,10 +23,10 @@ def classify(
     """The lane of a request: batch by wish or by shape, otherwise long above `threshold` tokens, otherwise short.
 
     `asked` (the client's header) only moves a request down: to batch, or from short to long; asking for short changes
-    nothing. `flex`: the client asked for `service_tier: flex`. More than `batch_prompts` prompts in one request or
-    more than `batch_n` choices are batch work by shape.
+    nothing. `flex`: the client asked for `service_tier: flex`. `batch_prompts` prompts in one request or more, or more
+    than `batch_n` choices, are batch work by shape.
     """
-    if flex or asked is Lane.BATCH or prompts > batch_prompts or n > batch_n:
+    if flex or asked is Lane.BATCH or prompts >= batch_prompts or n > batch_n:
         return Lane.BATCH
     if prompt_tokens > threshold or asked is Lane.LONG:
         return Lane.LONG

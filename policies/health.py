@@ -65,6 +65,11 @@ class EndpointHealth:
         self._open_until: float | None = None  # None: the circuit is closed
         self._trial_until: float | None = None
 
+    def configure(self, *, unhealthy_after: int, healthy_after: int) -> None:
+        """Other bounds from now on; what is known stays."""
+        self._unhealthy_after = unhealthy_after
+        self._healthy_after = healthy_after
+
     def admits(self, now: float) -> bool:
         """May a request be sent now?"""
         if self.probes is not ProbeState.HEALTHY:

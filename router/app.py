@@ -30,6 +30,9 @@ _EXPOSED = (
     "x-promptlane-queue-ms",
     "x-promptlane-why",
     "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    *(f"x-ratelimit-{what}-{kind}" for kind in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
 )
 
 
@@ -77,7 +80,7 @@ class App:
         if not wanted:
             return msgspec.json.encode({"object": "list", "data": list(objects.values())})
         if wanted not in objects:
-            message = f"The model '{wanted}' does not exist or you do not have access to it."
+            message = f"The model '{wanted[:200]}' does not exist or you do not have access to it."
             raise ModelNotFound(message, param="model")
         return msgspec.json.encode(objects[wanted])
 

@@ -17,7 +17,6 @@ from random import Random
 from policies.admission.limits import TenantLimits
 from policies.admission.order import ShortestPrefillFirst
 from policies.endpoint_state import EndpointState, index_blocks
-from policies.health import EndpointHealth
 from policies.prefix_blocks import root
 from policies.registry import make_profile
 from policies.tokens import TokenEstimator
@@ -100,6 +99,8 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
         ),
     )
     probers = [builder.prober(pools[name], pool) for name, pool in config.pools.items()]
+    for act in builder.when_certain:
+        act()
     return Runtime(config, gateway, pools, probers)
 
 
@@ -108,6 +109,8 @@ class _Builder:
         self._config = config
         self._process = process
         self._previous = previous
+        # What changes objects that serve already: done last, so that a refused configuration changes nothing.
+        self.when_certain: list[Callable[[], None]] = []
 
     def tenant(self, name: str, tenant: TenantConfig) -> Tenant:
         tier = self._config.tiers[tenant.tier]
@@ -155,12 +158,9 @@ class _Builder:
         before = self._previous.pools.get(name) if self._previous is not None else None
         if before is not None and self._unchanged(name, pool):
             return before
-        return Pool(
+        built = Pool(
             name,
-            [
-                self._known_place(name, pool, endpoint) or self._place(name, pool, endpoint)
-                for endpoint in pool.endpoints
-            ],
+            [self._place(name, pool, endpoint) for endpoint in pool.endpoints],
             make_profile(routing.profile, Random()),
             ShortestPrefillFirst(),
             self._process.clock,
@@ -168,6 +168,8 @@ class _Builder:
             max_waiting=routing.max_waiting,
             predecessor=before,
         )
+        self.when_certain.append(built.take_over)
+        return built
 
     def _unchanged(self, name: str, pool: PoolConfig) -> bool:
         before = self._previous.config if self._previous is not None else None
@@ -182,38 +184,53 @@ class _Builder:
             index_share=routing.index_share,
             tokens_per_block=routing.block_bytes / _PRIOR_BYTES_PER_TOKEN,
         )
-        return Prober(pool, settings, self._process.metrics, ssl_context=_ssl_context(pool.name, config))
-
-    def _known_place(self, name: str, pool: PoolConfig, endpoint: EndpointConfig) -> Place | None:
-        """The endpoint as it lives in the previous runtime, when nothing that shaped it has changed."""
-        if self._previous is None or self._previous.config.routing != self._config.routing:
-            return None
-        before = self._previous.config.pools.get(name)
-        if before is None or endpoint not in before.endpoints or _shape(before) != _shape(pool):
-            return None
-        places = self._previous.pools[name].places
-        return next((place for place in places if place.state.endpoint.name == endpoint.name), None)
+        key = config.engine_api_key
+        headers = [("authorization", f"Bearer {key.get_secret_value()}")] if key is not None else ()
+        context = _ssl_context(pool.name, config)
+        return Prober(pool, settings, self._process.metrics, ssl_context=context, headers=headers)
 
     def _place(self, name: str, pool: PoolConfig, config: EndpointConfig) -> Place:
-        routing = self._config.routing
+        """The endpoint, with what was known of it before a reload: the same URL in the same pool is the same engine."""
         endpoint = Endpoint(**config.model_dump())
-        health = EndpointHealth(unhealthy_after=pool.health.unhealthy_after, healthy_after=pool.health.healthy_after)
-        state = EndpointState(endpoint, health)
-        assumed = endpoint.kv_capacity_tokens or routing.default_kv_tokens
-        state.index.resize(index_blocks(assumed, routing.block_bytes / _PRIOR_BYTES_PER_TOKEN, routing.index_share))
+        known = self._known(name, endpoint.url)
+        if known is None:
+            state = EndpointState(endpoint)
+            self._shape_state(state, endpoint, pool)
+            return Place(state, self._upstream(name, pool, endpoint))
+        self.when_certain.append(lambda: self._shape_state(known.state, endpoint, pool))
+        before = self._previous.config.pools[name] if self._previous is not None else pool
+        same = _shape(before) == _shape(pool)
+        return Place(known.state, known.upstream if same else self._upstream(name, pool, endpoint))
+
+    def _shape_state(self, state: EndpointState, endpoint: Endpoint, pool: PoolConfig) -> None:
+        routing = self._config.routing
+        state.endpoint = endpoint
+        state.health.configure(unhealthy_after=pool.health.unhealthy_after, healthy_after=pool.health.healthy_after)
+        tokens_per_block = routing.block_bytes / _PRIOR_BYTES_PER_TOKEN
+        known = endpoint.kv_capacity_tokens or state.kv_capacity_tokens
+        if known is not None:
+            state.learn_kv_capacity(known, tokens_per_block, routing.index_share)
+        else:
+            state.index.resize(index_blocks(routing.default_kv_tokens, tokens_per_block, routing.index_share))
+
+    def _known(self, name: str, url: str) -> Place | None:
+        before = self._previous.pools.get(name) if self._previous is not None else None
+        places = before.places if before is not None else ()
+        return next((place for place in places if place.state.endpoint.url == url), None)
+
+    def _upstream(self, name: str, pool: PoolConfig, endpoint: Endpoint) -> Upstream:
         key = pool.engine_api_key
-        upstream = Upstream(
+        return Upstream(
             endpoint.url,
             timeouts=Timeouts(**pool.timeouts.model_dump()),
             ssl_context=_ssl_context(name, pool),
             headers=[(b"authorization", b"Bearer " + key.get_secret_value().encode())] if key is not None else (),
         )
-        return Place(state, upstream)
 
 
 def _shape(pool: PoolConfig) -> tuple[object, ...]:
-    """What of a pool's configuration its endpoints are made of."""
-    return pool.timeouts, pool.tls, pool.health, pool.engine_api_key
+    """What of a pool's configuration its connections are made of."""
+    return pool.timeouts, pool.tls, pool.engine_api_key
 
 
 def _ssl_context(name: str, pool: PoolConfig) -> ssl.SSLContext | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from router import __version__
 from router.config import Config, ConfigError, load, warnings
+from router.config.types import NAME_PATTERN, NAME_WORDS
 from router.errors import GatewayError
 from router.tenants import new_key
 
@@ -137,12 +139,15 @@ def _keys(options: argparse.Namespace) -> int:
     if options.expires is not None and (expires is None or expires <= now):
         _complain(f"--expires: expected a date or a time with its zone, in the future; got '{options.expires}'")
         return 1
+    if options.id is not None and not re.fullmatch(NAME_PATTERN, options.id):
+        _complain(f"--id: expected {NAME_WORDS}; got {options.id!r}")
+        return 1
     key, digest = new_key()
-    name = options.id or f"key-{now:%Y%m%d}"
+    name = options.id or f"key-{now:%Y%m%d}-{digest[:6]}"
     until = f", expires: {expires.isoformat()}" if expires is not None else ""
     print(f"The key, shown this once; give it to {options.tenant}:\n\n  {key}\n")
     print(f"The line for the configuration, under tenants.{options.tenant}.api_keys:\n")
-    print(f"  - {{id: {name}, sha256: {digest}{until}}}")
+    print(f"  - {{id: '{name}', sha256: '{digest}'{until}}}")
     return 0
 
 

@@ -147,7 +147,7 @@ class Client:
     def _check_declared(self, limit: int) -> None:
         declared = self.header(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit:
-            raise _too_large(limit)
+            raise _too_large(limit, close=int(declared) > 2 * limit)
         encoding = self.header(b"content-encoding")
         if encoding is not None and encoding.lower() != b"identity":
             raise BadRequest("Compressed request bodies are not supported.", code="unsupported_content_encoding")
@@ -212,6 +212,7 @@ async def _within(work: Awaitable[bytes], seconds: float) -> bytes:
 
 
 def _too_large(limit: int, *, close: bool = False) -> BodyTooLarge:
-    """`close` when the rest of the body may never end; else the server reads and drops what was declared."""
+    """`close` when the rest of the body may be endless; else the server reads and drops it, and the client, which may
+    still be writing, gets to read the answer."""
     headers = ((b"connection", b"close"),) if close else ()
     return BodyTooLarge(f"The request body is larger than {limit} bytes.", headers=headers)

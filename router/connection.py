@@ -12,24 +12,12 @@ callbacks, once per piece of data.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from time import monotonic
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
 from router.errors import BadEngineResponse, EngineClosed, EngineError, EngineTimeout
+from router.timeouts import LazyTimer, Timeouts
 from router.wire.framing import CHUNKED, HEAD, IDLE, LENGTH, UNTIL_EOF, ChunkedBody, Headers, HeadReader
-
-MIN_TIMER: Final = 0.001  # seconds; uvloop rounds timers to milliseconds and may fire that much early
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds: to connect; from request written to response head; between pieces of a body; for the whole exchange."""
-
-    connect: float
-    first_byte: float
-    idle: float
-    total: float
 
 
 class Exchange(Protocol):
@@ -51,9 +39,9 @@ class Connection(asyncio.Protocol):
     """Serves one exchange at a time. `answered`: a byte of the current response has arrived."""
 
     __slots__ = (
-        "_active_at", "_chunks", "_due", "_exchange", "_first_byte", "_heads", "_keep", "_max_header_bytes", "_mode",
-        "_owner", "_paused", "_remaining", "_started", "_timeouts", "_timer", "_transport", "_unsent", "answered",
-        "loop",
+        "_active_at", "_bodiless", "_chunks", "_exchange", "_first_byte", "_heads", "_keep", "_max_header_bytes",
+        "_mode", "_owner", "_paused", "_remaining", "_started", "_timeouts", "_timer", "_transport", "_unsent",
+        "answered", "loop",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, timeouts: Timeouts, max_header_bytes: int) -> None:
@@ -68,8 +56,7 @@ class Connection(asyncio.Protocol):
         self._mode = IDLE
         self._paused = False
         self._unsent = 0  # bytes the transport still held when last seen; 0: it is taking what we write
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0  # when it fires
+        self._timer = LazyTimer(self.loop)
 
     # -- the pool's side ---------------------------------------------------------------------------------------------
 
@@ -81,13 +68,13 @@ class Connection(asyncio.Protocol):
         """Write a whole request. `bodiless`: the answer is to HEAD. `started`: when the total timeout began."""
         self._exchange = exchange
         self._mode = HEAD
-        self._heads.expect(bodiless=bodiless)
+        self._bodiless = bodiless
         self._first_byte = first_byte
         self._started = started
         self.answered = False
         self._active_at = monotonic()
         self._writable().write(request)
-        self._arm(self._deadline()[0])
+        self._timer.arm(self._deadline()[0], self._tick)
 
     def pause(self) -> None:
         """Stop reading: the client is slow. Neither the idle clock runs nor memory grows until `resume`."""
@@ -100,7 +87,7 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._active_at = monotonic()
             self._writable().resume_reading()
-            self._arm(self._deadline()[0])
+            self._timer.arm(self._deadline()[0], self._tick)
 
     def fail(self, error: EngineError) -> None:
         """End the exchange with `error` and close the socket at once: the engine stops working for us."""
@@ -121,9 +108,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
         self._left(clean=error is None)
 
     def eof_received(self) -> None:
@@ -164,7 +149,7 @@ class Connection(asyncio.Protocol):
     def _read_head(self, exchange: Exchange, data: bytes) -> None:
         self.answered = True
         try:
-            read = self._heads.read(data)
+            read = self._heads.read(data, self._bodiless)
         except BadEngineResponse as error:
             self.fail(error)
             return
@@ -174,10 +159,12 @@ class Connection(asyncio.Protocol):
         self._remaining, self._keep, self._mode = head.length or 0, head.kept, head.mode
         if head.mode == CHUNKED:
             self._chunks = ChunkedBody(self._max_header_bytes)
-        self._active_at = monotonic()
-        self._arm(self._deadline()[0])
-        exchange.begin(head.status, head.headers, head.length, self._active_at)
-        if rest or head.mode == LENGTH:  # a length of 0 ends here
+        now = self._active_at = monotonic()
+        self._timer.arm(self._deadline()[0], self._tick)
+        exchange.begin(head.status, head.headers, head.length, now)
+        if head.mode == LENGTH:  # a length of 0 ends here
+            self._read_length(exchange, rest)
+        elif rest:
             self.data_received(rest)
 
     def _read_length(self, exchange: Exchange, data: bytes) -> None:
@@ -216,7 +203,7 @@ class Connection(asyncio.Protocol):
         else:
             self.fail(EngineClosed("The engine closed the connection before its response was complete."))
 
-    # -- the clock: one lazy timer per connection, which outlives exchanges -------------------------------------------
+    # -- the clock: one timer per connection, which outlives exchanges ------------------------------------------------
 
     def _deadline(self) -> tuple[float, str]:
         """When the current exchange fails if nothing happens, and by which limit."""
@@ -229,24 +216,15 @@ class Connection(asyncio.Protocol):
             due, limit = self._active_at + self._timeouts.idle, "idle"
         return (due, limit) if due < total else (total, "total")
 
-    def _arm(self, due: float) -> None:
-        """Make sure the timer fires at `due` or before: an earlier one is left to find out that it came too soon."""
-        if self._timer is not None:
-            if self._due <= due:
-                return
-            self._timer.cancel()
-        self._due = due
-        self._timer = self.loop.call_later(max(due - monotonic(), MIN_TIMER), self._tick)
-
     def _tick(self) -> None:
-        self._timer = None
+        self._timer.fired()
         if self._exchange is None:
             return
         if self._unsent:
             self._note_unsent()
         due, limit = self._deadline()
         if due > monotonic():
-            self._arm(due)
+            self._timer.arm(due, self._tick)
         else:
             self.fail(EngineTimeout(f"The engine did not answer within its time limit ({limit})."))
 

@@ -127,8 +127,15 @@ class RateLimited(PolicyError):
     status = 429
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, kind: Literal["requests", "tokens"], retry_after: float | None = None) -> None:
-        super().__init__(message, retry_after=retry_after)
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Literal["requests", "tokens"],
+        retry_after: float | None = None,
+        final: bool = False,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, final=final)
         self.type = kind
 
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from policies.admission.limits import TenantLimits
 from policies.retry import may_retry
@@ -110,9 +111,8 @@ class Gateway:
         model = call.model = self._model(identity, body)
         await self._measure(call, identity.tenant, model, body, len(data))
         self._admit(call)
-        await self._forward(
-            call, model.pool, engine_body(body.fields, model.route.engine_model, call.tenant.cache_salt)
-        )
+        rewritten = await _rewrite(body, model.route.engine_model, identity.tenant.cache_salt, len(data))
+        await self._forward(call, model.pool, rewritten)
 
     def identify(self, client: Client, api: str) -> Identity:
         """Host and/or key to tenant. Raises InvalidKey or Forbidden."""
@@ -129,7 +129,7 @@ class Gateway:
     def _model(self, identity: Identity, body: Body) -> ServedModel:
         served = self.models[identity.tenant.id].get(body.model)
         if served is None:
-            message = f"The model '{body.model}' does not exist or you do not have access to it."
+            message = f"The model '{body.model[:200]}' does not exist or you do not have access to it."
             raise ModelNotFound(message, param="model")
         if identity.key is not None and not identity.key.allows_model(body.model):
             raise Forbidden(f"This API key may not use the model '{body.model}'.", param="model", code="scope_denied")
@@ -182,7 +182,7 @@ class Gateway:
             except EngineError as error:
                 failed, outcome = error, call.failure(error, self._clock())
                 call.tried.add(call.ticket.endpoint)
-                if not may_retry(outcome, call.attempts, pool.retries, self._clock(), call.request.deadline):
+                if not may_retry(outcome, call.attempts, pool.retries + 1, self._clock(), call.request.deadline):
                     raise
                 self.services.metrics.add("promptlane_retries", pool.name, error.cause.value)
             finally:
@@ -248,7 +248,15 @@ class Gateway:
 def _rate_limited(verdict: Rejection) -> RateLimited:
     message = f"Rate limit reached for {verdict.reason.value.replace('_', ' ')}. {verdict.detail}".strip()
     of_tokens = verdict.reason is RejectReason.TOKENS_PER_MINUTE
-    return RateLimited(message, kind="tokens" if of_tokens else "requests", retry_after=verdict.retry_after)
+    never = verdict.retry_after is None and verdict.reason is not RejectReason.CONCURRENCY
+    kind: Literal["tokens", "requests"] = "tokens" if of_tokens else "requests"
+    return RateLimited(message, kind=kind, retry_after=verdict.retry_after, final=never)
+
+
+async def _rewrite(body: Body, engine_model: str, cache_salt: str, size: int) -> bytes:
+    if size <= INLINE_BYTES:
+        return engine_body(body.fields, engine_model, cache_salt)
+    return await asyncio.to_thread(engine_body, body.fields, engine_model, cache_salt)
 
 
 async def read(spec: ApiSpec, data: bytes) -> Body:

@@ -41,6 +41,10 @@ class WaitingRoom(Generic[T]):
         self._waiting[id(request)] = (request, future, exclude)
         return future
 
+    def with_exclusions(self) -> list[InferenceRequest]:
+        """Those who must not be sent everywhere."""
+        return [request for request, _, exclude in self._waiting.values() if exclude]
+
     def excluded(self, request: InferenceRequest) -> frozenset[str]:
         """The endpoints that a waiting request must not be sent to."""
         entry = self._waiting.get(id(request))

@@ -117,8 +117,6 @@ class Pool:
         self._predecessor = predecessor
         self._successor: Pool | None = None
         self._passing = self._again = False
-        if predecessor is not None:
-            predecessor._successor = self
         self._upstreams = {place.state.endpoint.name: place.upstream for place in places}
 
     async def dispatch(self, request: InferenceRequest, exclude: frozenset[str] = frozenset()) -> Ticket:
@@ -137,6 +135,11 @@ class Pool:
             raise Overloaded("Too many requests are waiting for this model.", retry_after=_RETRY_AFTER_SECONDS)
         return await self._wait(request, exclude)
 
+    def take_over(self) -> None:
+        """From now on the predecessor's passes are followed by this pool's: called when the reload is certain."""
+        if self._predecessor is not None:
+            self._predecessor._successor = self
+
     def run_pass(self) -> None:
         """One look at who waits and who has room: here, and at the pools of this name before and after a reload, which
         share endpoints. Those who wait longest, at the oldest, go first."""
@@ -146,7 +149,8 @@ class Pool:
         pool: Pool | None = oldest
         while pool is not None:
             pool._own_pass()
-            if pool._predecessor is not None and not pool._predecessor.waiting:
+            before = pool._predecessor
+            if before is not None and before._predecessor is None and not before.waiting:
                 pool._predecessor = None
             pool = pool._successor
 
@@ -178,8 +182,10 @@ class Pool:
 
     async def _wait(self, request: InferenceRequest, exclude: frozenset[str]) -> Ticket:
         future, entered_at = self.waiting.enter(request, exclude), self.clock()
-        if self._successor is not None:
-            self._successor._predecessor = self  # somebody waits here again
+        pool = self
+        while pool._successor is not None:  # somebody waits here again: later generations' passes must begin here
+            pool._successor._predecessor = pool
+            pool = pool._successor
         ticket: Ticket | None = None
         try:
             self.run_pass()  # an endpoint may be free for this request though not for those before it
@@ -214,11 +220,12 @@ class Pool:
 
     def _turn_away_if_dead(self) -> None:
         """Nobody waits for a pool without an endpoint: an error at once beats one at the deadline."""
-        for request in list(self.waiting):
+        blocked = self.profile.blocked(self.states, self.clock())
+        dead = blocked is not None and blocked.reason is not RejectReason.POOL_BUSY
+        for request in list(self.waiting) if dead else self.waiting.with_exclusions():
             verdict = self.profile.rank(request, self.states, self.clock(), self.waiting.excluded(request))
-            if not isinstance(verdict, Rejection) or verdict.reason is RejectReason.POOL_BUSY:
-                continue
-            self.waiting.turn_away(request, _refusal(verdict))
+            if isinstance(verdict, Rejection) and verdict.reason is not RejectReason.POOL_BUSY:
+                self.waiting.turn_away(request, _refusal(verdict))
 
 
 def _give_back(future: asyncio.Future[Ticket]) -> None:

@@ -62,6 +62,7 @@ class Prober:
             trust_env=False,  # a proxy in the environment is for the outside world, not for our engines
             follow_redirects=False,
         )
+        self._started: dict[str, float] = {}  # Unix seconds, by endpoint
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -118,6 +119,10 @@ class Prober:
         state.engine_running, state.engine_waiting = reading.running, reading.waiting
         state.kv_usage = reading.kv_usage
         state.sleeping = bool(reading.asleep)
+        if reading.started_at is not None:
+            if self._started.setdefault(state.endpoint.name, reading.started_at) != reading.started_at:
+                state.index.clear()  # another process: its cache began empty
+            self._started[state.endpoint.name] = reading.started_at
         state.scraped_at = self._pool.clock()
         if reading.kv_capacity_tokens is not None:
             settings = self._settings

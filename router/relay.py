@@ -5,6 +5,7 @@ Floor: an adapter between `router.upstream` and `router.client`, used by `router
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from router.calls import Call
@@ -15,12 +16,14 @@ from router.wire.usage import find_usage
 # Answers up to this size go out in one piece with their length, so that a failure half-way can still be tried
 # elsewhere. Longer ones (embeddings of many inputs) are passed on as they come.
 WHOLE_BYTES = 1024 * 1024
+# The pieces at the end of a stream in which its usage is looked for: the usage event, `[DONE]`, and room for cuts.
+_TAIL_PIECES = 4
 
 
 class Answer:
     """Passes one answer on. `clock`: monotonic seconds."""
 
-    __slots__ = ("_alias", "_before", "_call", "_clock", "_last", "_response", "_write")
+    __slots__ = ("_alias", "_call", "_clock", "_response", "_tail", "_write")
 
     def __init__(self, call: Call, response: Response, clock: Callable[[], float]) -> None:
         self._call = call
@@ -28,12 +31,12 @@ class Answer:
         self._clock = clock
         self._write = call.client.write
         self._alias = call.model.alias_rewriter() if call.model is not None else None
-        self._before = self._last = b""
+        self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
 
     @property
     def at_event_boundary(self) -> bool:
         """Whether a new event of a stream could begin here."""
-        return self._last.endswith(b"\n\n")
+        return b"".join(self._tail)[-4:].endswith((b"\n\n", b"\r\n\r\n"))
 
     async def pass_on(self, headers: list[Header]) -> None:
         """The whole answer, to the client's side of the exchange. Raises EngineError when the engine fails."""
@@ -60,14 +63,14 @@ class Answer:
             headers = [*headers, (b"content-length", b"%d" % self._response.content_length)]
         client.head(self._response.status, headers)
         await self._response.relay(self._piece)
-        self._call.usage = find_usage(self._before + self._last)
+        self._call.usage = find_usage(b"".join(self._tail))
         await client.finish(self._alias.flush() if self._alias is not None else b"")
 
     def _piece(self, chunk: bytes) -> Awaitable[None] | None:
         """The hot path of a stream: called from the parser for every piece; an awaitable when the client is slow."""
         if self._call.first_byte_at is None:
             self._note_first_byte()
-        self._before, self._last = self._last, chunk
+        self._tail.append(chunk)
         if self._alias is not None:
             chunk = self._alias.feed(chunk)
             if not chunk:

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 _BYTES = 32
@@ -49,8 +50,13 @@ def _read(path: Path) -> bytes:
 
 
 def _create(path: Path) -> bytes:
+    """Written aside and linked into place: nobody ever sees half a secret, not even after a crash."""
     secret = secrets.token_hex(_BYTES).encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secret + b"\n")
+    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # readable by its owner only
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secret + b"\n")
+        os.link(aside, path)
+    finally:
+        os.unlink(aside)
     return secret

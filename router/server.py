@@ -179,22 +179,22 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def listener(app: Any, **settings: Any) -> Listener:
-    """A uvicorn server with what all of ours have in common."""
-    return Listener(
-        uvicorn.Config(
-            app,
-            http=settings.pop("http", "httptools"),
-            loop="none",
-            ws="none",
-            lifespan="off",
-            proxy_headers=False,  # forwarded headers are believed per configured proxy, in `router.origin`
-            server_header=False,
-            date_header=False,
-            access_log=False,
-            log_config=None,
-            **settings,
-        )
+    """A uvicorn server with what all of ours have in common. Raises OSError for a certificate that cannot be used."""
+    config = uvicorn.Config(
+        app,
+        http=settings.pop("http", "httptools"),
+        loop="none",
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,  # forwarded headers are believed per configured proxy, in `router.origin`
+        server_header=False,
+        date_header=False,
+        access_log=False,
+        log_config=None,
+        **settings,
     )
+    config.load()
+    return Listener(config)
 
 
 class QuietAbort(logging.Filter):

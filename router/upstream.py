@@ -14,9 +14,10 @@ from time import monotonic
 from typing import Final
 from urllib.parse import urlsplit
 
-from router.connection import Connection, Timeouts
+from router.connection import Connection
 from router.errors import ConnectFailed, EngineClosed, EngineTimeout
 from router.response import Response
+from router.timeouts import Timeouts
 
 __all__ = ["Response", "Timeouts", "Upstream"]
 

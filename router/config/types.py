@@ -127,13 +127,14 @@ Share: TypeAlias = Annotated[float, NO_BOOL, Gt(0), Le(1)]
 
 _TENANT_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _TENANT_ID = "a name of letters a-z, digits and inner hyphens, at most 63 characters (a DNS label)"
-_NAME = "a name of letters, digits, dots, hyphens and underscores, at most 128 characters"
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+NAME_WORDS = "a name of letters, digits, dots, hyphens and underscores, at most 128 characters"
 # ASCII without quotation marks and backslashes: the name stands in JSON as it is, so rewriting an alias is a
 # replacement of bytes.
 _MODEL_NAME = "a name of 1 to 256 printable ASCII characters without quotation marks, backslashes and outer spaces"
 TenantId: TypeAlias = Annotated[str, *_text(_TENANT_LABEL, _TENANT_ID)]
 TierName: TypeAlias = Annotated[str, *_text(r"[a-z0-9][a-z0-9_-]{0,62}", "a name of a-z, 0-9, - and _")]
-Name: TypeAlias = Annotated[str, *_text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", _NAME)]
+Name: TypeAlias = Annotated[str, *_text(NAME_PATTERN, NAME_WORDS)]
 ModelName: TypeAlias = Annotated[str, *_text(r"(?! )[ !#-\[\]-~]{1,256}(?<! )", _MODEL_NAME)]
 Host: TypeAlias = Annotated[str, AfterValidator(host_name), Expect("a host such as llm.example.com, without port")]
 BindHost: TypeAlias = Annotated[str, *_text(r"[A-Za-z0-9.:_-]{1,253}", "an address or host name to listen on")]

@@ -54,36 +54,36 @@ class Head:
 
 
 class HeadReader:
-    """Reads the heads of one connection's responses, each of at most `max_bytes`. `expect` announces a response."""
+    """Reads the heads of one connection's responses, each of at most `max_bytes`."""
 
-    __slots__ = ("_bodiless", "_held", "_informational", "_max_bytes")
+    __slots__ = ("_held", "_informational", "_max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._held = bytearray()  # empty again once the head is whole
-        self.expect(bodiless=False)
+        self._held = bytearray()
+        self._informational = 0  # 1xx heads since the last final one
 
-    def expect(self, *, bodiless: bool) -> None:
-        """`bodiless`: the response is to HEAD."""
-        self._bodiless = bodiless
-        self._informational = 0
+    def read(self, data: bytes, bodiless: bool) -> tuple[Head, bytes] | None:
+        """Skip 1xx heads and return the final one and what follows it; None: it is not all here yet.
 
-    def read(self, data: bytes) -> tuple[Head, bytes] | None:
-        """Skip 1xx heads and return the final one and what follows it; None: it is not all here yet."""
+        `bodiless`: the response is to HEAD. After a BadEngineResponse the reader is of no use any more.
+        """
         while (cut := self._cut(data)) is not None:
             text, data = cut
             line = STATUS_LINE.match(text)
             if line is None:
                 raise BadEngineResponse("The engine's status line is not valid HTTP/1.1.")
-            head = Head(int(line[2]))
-            if head.status == 101:
+            status = int(line[2])
+            if status == 101:
                 raise BadEngineResponse("The engine switched protocols without being asked.")
+            head = Head(status)
             try:
                 httptools.HttpResponseParser(head).feed_data(text)
             except httptools.HttpParserError:
                 raise BadEngineResponse("The engine's response head is not valid HTTP.") from None
-            head.length, head.mode, head.kept = frame(int(line[1]), head.status, head.headers, self._bodiless)
-            if head.status >= 200:
+            head.length, head.mode, head.kept = frame(int(line[1]), status, head.headers, bodiless)
+            if status >= 200:
+                self._informational = 0
                 return head, data
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
@@ -93,16 +93,18 @@ class HeadReader:
     def _cut(self, data: bytes) -> tuple[bytes, bytes] | None:
         """Split at the end of a head; None: it is not all here yet, and was kept."""
         held = self._held
-        seen = max(len(held) - 3, 0)
+        seen = 0
         if held:
+            seen = max(len(held) - 3, 0)
             held += data
         end = (held or data).find(b"\r\n\r\n", seen) + 4
         if (end if end > 3 else len(held or data)) > self._max_bytes:
             raise BadEngineResponse("The engine's response head is too large.")
         if end > 3:
-            whole = bytes(held) if held else data
-            held.clear()
-            return whole[:end], whole[end:]
+            if held:
+                data = bytes(held)
+                held.clear()
+            return data[:end], data[end:]
         if not held:
             held += data
         if not (held.startswith(VERSION) or VERSION.startswith(held)) or BARE_LF.search(held, seen):
@@ -171,12 +173,12 @@ class ChunkedBody:
     __slots__ = ("_events", "_parse", "_slack", "clean", "over", "whole")
 
     def __init__(self, slack: int) -> None:
-        self._events = _ChunkEvents()
+        events = self._events = _ChunkEvents()
         # The parser begins with a head of our own: were it given the engine's, the two could disagree about whether
         # the body is chunked (llhttp does not take `chunked` and a tab for it).
-        self._parse = httptools.HttpResponseParser(self._events).feed_data
-        self._parse(CHUNKED_HEAD)
-        self._events.begun = True
+        parse = self._parse = httptools.HttpResponseParser(events).feed_data
+        parse(CHUNKED_HEAD)
+        events.begun = True
         self._slack = slack
         self.over = self.whole = self.clean = False
 

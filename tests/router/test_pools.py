@@ -41,7 +41,7 @@ def make_pool(
     profile: str = "prompt-aware",
     predecessor: Pool | None = None,
 ) -> Pool:
-    return Pool(
+    pool = Pool(
         "p",
         [Place(state, Upstream(NOBODY, timeouts=LIMITS)) for state in states],
         make_profile(profile, Random(1)),
@@ -51,6 +51,8 @@ def make_pool(
         max_waiting=max_waiting,
         predecessor=predecessor,
     )
+    pool.take_over()
+    return pool
 
 
 def request(name: str = "r", *, deadline: float = 1000.0, stream: bool = True) -> InferenceRequest:

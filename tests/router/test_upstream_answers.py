@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from router.connection import frame
 from router.errors import BadEngineResponse, EngineClosed
-from router.upstream import HELD_BYTES
+from router.response import HELD_BYTES
+from router.wire.framing import frame
 from tests.router.test_upstream_framing import CHUNKED, HEAD_BOUND, OK, Line, receive, runner
 
 __all__ = ["runner"]  # the fixture

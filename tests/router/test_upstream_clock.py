@@ -8,9 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from router import connection as connection_module
-from router.connection import Connection, Timeouts
+from router import timeouts as timeouts_module
+from router.connection import Connection
 from router.errors import BadEngineResponse, EngineTimeout
-from router.upstream import Response
+from router.response import Response
+from router.timeouts import LazyTimer, Timeouts
 from tests.router.test_upstream_framing import CHUNKED, OK, MemoryTransport, Shelf
 
 LIMITS = Timeouts(connect=1, first_byte=20, idle=10, total=100)
@@ -38,9 +40,6 @@ class Clock:
         self.timers.append(Timer(self.now + delay, call))
         return self.timers[-1]
 
-    def create_future(self) -> asyncio.Future[None]:
-        return asyncio.get_running_loop().create_future()
-
     def advance(self, seconds: float) -> None:
         end = self.now + seconds
         while due := [timer for timer in self.timers if not timer.cancelled and timer.due <= end]:
@@ -58,7 +57,7 @@ class Timed:
         self.clock = clock
         self.transport = MemoryTransport()
         self.connection = Connection(Shelf(), LIMITS, 4096)
-        self.connection.loop = clock  # type: ignore[assignment]
+        self.connection._timer = LazyTimer(clock)  # type: ignore[arg-type]
         self.connection.connection_made(self.transport)
         self.begin()
 
@@ -77,7 +76,8 @@ class Timed:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(connection_module, "monotonic", lambda: clock.now)
+    for module in (connection_module, timeouts_module):
+        monkeypatch.setattr(module, "monotonic", lambda: clock.now)
     return clock
 
 

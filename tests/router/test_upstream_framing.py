@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.connection import Connection, Timeouts
+from router.connection import Connection
 from router.errors import BadEngineResponse, EngineClosed, EngineError
-from router.upstream import Response
+from router.response import Response
+from router.timeouts import Timeouts
 
 SAMPLES = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parent / "samples").glob("*.http"))}
 OK = b"HTTP/1.1 200 OK\r\n"
