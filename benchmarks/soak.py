@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import uvloop
 
@@ -142,12 +141,14 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _interrupt(*_: object) -> None:
+    """SIGTERM as Ctrl-C: the runner knows how to end its loop by that, where an exception thrown into whatever callback
+    runs just then may be swallowed."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    signal.signal(signal.SIGTERM, _interrupt)  # the children end in the same order as after Ctrl-C
+    signal.signal(signal.SIGTERM, _interrupt)
     options = arguments(argv)
     try:
         return run(options)
