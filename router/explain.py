@@ -13,6 +13,7 @@ from router.assembly import Runtime
 from router.calls import ServedModel
 from router.errors import BadRequest, ModelNotFound
 from router.measure import Measured
+from router.wire.fields import read_fields
 from router.wire.openai import APIS, ApiSpec, read_body
 
 # Which API a body is for, when it is not said: by the field that only that API has.
@@ -51,8 +52,6 @@ def _spec(data: bytes, path: str | None) -> ApiSpec:
         if path not in APIS:
             raise BadRequest(f"'{path}' is not served. Known: {', '.join(APIS)}.")
         return APIS[path]
-    from router.wire.fields import read_fields
-
     fields = read_fields(data)
     return APIS[next((place for mark, place in _MARKS if mark in fields), "/v1/chat/completions")]
 

@@ -202,11 +202,12 @@ class Gateway:
 
     async def _refuse(self, call: Call, error: GatewayError) -> None:
         """Tells the client what went wrong: as an answer, or, once one has begun, as the stream's last event."""
-        call.error_code = error.code
         client, anthropic = call.client, call.spec.anthropic
         if client.gone:
             call.status = CLIENT_CLOSED
-        elif not client.started:
+            return
+        call.error_code = error.code
+        if not client.started:
             await self._answer_error(call, error)
         elif call.answer is not None and call.answer.at_event_boundary:
             await client.finish(error_event(error, anthropic=anthropic))

@@ -35,7 +35,9 @@ class Answer:
 
     @property
     def at_event_boundary(self) -> bool:
-        """Whether a new event of a stream could begin here."""
+        """Whether this is a stream of events and a new one could begin here."""
+        if not any(name == b"content-type" and b"event-stream" in value for name, value in self._response.headers):
+            return False
         return b"".join(self._tail)[-4:].endswith((b"\n\n", b"\r\n\r\n"))
 
     async def pass_on(self, headers: list[Header]) -> None:

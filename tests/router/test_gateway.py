@@ -436,3 +436,48 @@ def test_without_a_living_engine_the_gateway_answers_503_until_one_comes() -> No
         stack.run(stack.all_available())
         assert stack.post(CHAT, chat("qwen2-7b"), key="globex-key")[0] == 200
         stack.run(late.stop())
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 2000000", b"transfer-encoding: chunked"])
+def test_a_long_body_that_breaks_off_breaks_the_connection_and_is_no_fault_of_ours(
+    stack: Stack, framing: bytes
+) -> None:
+    async def break_off(_: bytes, writer: asyncio.StreamWriter) -> None:
+        piece = b"{" + b" " * 100_000 + b"\n\n"
+        if framing.startswith(b"transfer"):
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + framing + b"\r\n\r\n" + piece)
+        await writer.drain()
+        writer.transport.abort()
+
+    for engine in stack.engines.values():
+        engine.reply = break_off
+    before = stack.process.metrics.render().count(b"promptlane_internal_errors_total{")
+    body = json.dumps(chat(content="break off")).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer acme-key\r\n"
+    with stack.connect() as sock:
+        sock.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        seen = b""
+        while piece := sock.recv(65536):
+            seen += piece
+    assert seen.startswith(b"HTTP/1.1 200")
+    assert b'"error"' not in seen
+    assert not seen.endswith(b"0\r\n\r\n")
+    assert stack.process.metrics.render().count(b"promptlane_internal_errors_total{") == before
+
+
+def test_a_client_that_leaves_is_counted_as_such_and_as_no_refusal(stack: Stack) -> None:
+    engine = stack.engines["globex-0"]
+    engine.began.clear()
+    engine.client_left.clear()
+    engine.reply = engine.silent
+    body = json.dumps(chat("secret-model")).encode()
+    with stack.connect() as sock:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer globex-key\r\n"
+        sock.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        stack.run(asyncio.wait_for(engine.began.wait(), 5))
+    stack.run(asyncio.wait_for(engine.client_left.wait(), 5))
+    assert in_flight(stack, "globex") == 0
+    text = stack.process.metrics.render().decode()
+    assert 'promptlane_requests_total{api="chat",lane="short",status="499",tenant="globex"}' in text
+    assert "shutting_down" not in text
