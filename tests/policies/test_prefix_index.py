@@ -111,3 +111,102 @@ def test_a_smaller_capacity_evicts_the_oldest_at_once() -> None:
     index.resize(3)
     assert index.match((3, 4)) == 2
     assert index.match((1, 2)) == 1
+
+
+class Holds:
+    """An index and what the requests under way hold of it."""
+
+    def __init__(self, capacity: int) -> None:
+        self.index = PrefixIndex(capacity)
+        self.live: list[tuple[Sequence[int], float]] = []
+
+    def hold(self, path: Sequence[int], output_blocks: float) -> None:
+        self.live.append((self.index.hold(chain_of(path), output_blocks), output_blocks))
+
+    def let_go(self, which: int, computed: bool) -> None:
+        if self.live:
+            kept, output_blocks = self.live.pop(which % len(self.live))
+            self.index.let_go(kept, output_blocks, computed=computed)
+
+
+ACTS = st.lists(
+    st.one_of(
+        st.tuples(st.just("hold"), PATHS, st.sampled_from([0.0, 0.5, 2.5])),
+        st.tuples(st.just("let go"), st.integers(0, 9), st.booleans()),
+        st.tuples(st.just("touch"), PATHS, st.none()),
+    ),
+    max_size=60,
+)
+
+
+@given(ACTS, st.integers(0, 40), PATHS)
+def test_in_any_schedule_the_bound_holds_and_what_fits_and_is_held_stays(
+    acts: list[tuple[str, list[int] | int, float | bool | None]], capacity: int, asked: list[int]
+) -> None:
+    holds = Holds(capacity)
+    for act, what, more in acts:
+        if act == "hold":
+            holds.hold(what, more)  # type: ignore[arg-type]
+        elif act == "let go":
+            holds.let_go(what, bool(more))  # type: ignore[arg-type]
+        else:
+            holds.index.touch(chain_of(what))  # type: ignore[arg-type]
+        index = holds.index
+        assert len(index) <= capacity
+        held = {block for kept, _ in holds.live for block in kept}
+        assert index.held == len(held)
+        if len(held) <= capacity:
+            present = [block for block in chain_of(asked) if index.match((block,))]
+            assert index.match(chain_of(asked)) == len(present), "present blocks of a chain are a leading run"
+            assert all(index.match(kept) == len(kept) for kept, _ in holds.live)
+    while holds.live:
+        holds.let_go(0, True)
+    assert holds.index.held == 0
+    assert len(holds.index) <= capacity
+
+
+def test_blocks_of_a_request_under_way_outlive_newer_ones_that_nobody_holds() -> None:
+    index = PrefixIndex(4)
+    kept = index.hold((1, 2))
+    index.touch((3, 4))
+    index.touch((5, 6))
+    assert (index.match((1, 2)), index.match((3, 4)), index.match((5, 6))) == (2, 0, 2)
+    index.let_go(kept)
+    index.touch((7, 8))
+    assert (index.match((1, 2)), index.match((5, 6))) == (2, 0), "a request that ends makes its blocks the newest"
+
+
+def test_a_request_that_ends_puts_back_what_was_evicted_as_too_much_was_held() -> None:
+    index = PrefixIndex(2)
+    first, second = index.hold((1, 2)), index.hold((3, 4))
+    assert len(index) == 2
+    index.let_go(second)
+    index.let_go(first)
+    assert (index.match((1, 2)), index.match((3, 4))) == (2, 0)
+
+
+def test_a_request_that_was_never_computed_refreshes_nothing() -> None:
+    index = PrefixIndex(4)
+    kept = index.hold((1, 2))
+    index.touch((3, 4))
+    index.let_go(kept, computed=False)
+    index.touch((5, 6))
+    assert (index.match((1, 2)), index.match((3, 4))) == (0, 2)
+
+
+def test_answers_under_way_take_room_and_give_it_back() -> None:
+    index = PrefixIndex(6)
+    index.touch((1, 2, 3))
+    kept = index.hold((7,), output_blocks=3.5)
+    assert len(index) == 3
+    index.let_go(kept, output_blocks=3.5)
+    index.touch((4, 5, 6))
+    assert len(index) == 6
+
+
+def test_what_was_cleared_is_not_put_back_by_requests_from_before() -> None:
+    index = PrefixIndex(4)
+    kept = index.hold((1, 2))
+    index.clear()
+    index.let_go(kept)
+    assert (len(index), index.held) == (0, 0)
