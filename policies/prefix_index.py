@@ -66,11 +66,13 @@ class PrefixIndex:
         Returns what `let_go` must be given: the part of the chain that is held.
         """
         kept = blocks[: self._capacity]
-        holders = self._holders
-        for block in kept:
+        present, holders = self._blocks, self._holders
+        for block in reversed(kept):
             holders[block] = holders.get(block, 0) + 1
+            present[block] = None
+            present.move_to_end(block)
         self._room += output_blocks
-        self.touch(kept)
+        self._evict()
         return kept
 
     def let_go(self, kept: Sequence[int], output_blocks: float = 0.0, *, computed: bool = True) -> None:

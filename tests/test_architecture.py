@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 import warnings
@@ -142,6 +143,22 @@ def test_long_files_and_functions_are_pointed_out() -> None:
         if isinstance(node, ast.AsyncFunctionDef) and node.name == "handle"
     )
     assert (handle.end_lineno or 0) - handle.lineno < 60, "the straight line fits on a screen"
+
+
+@pytest.mark.parametrize("name", [name for name, _, tree in MODULES if "__all__" in ast.dump(tree)])
+def test_exported_names_exist_once(name: str) -> None:
+    module = importlib.import_module(name)
+    assert len(set(module.__all__)) == len(module.__all__) > 1
+    assert [exported for exported in module.__all__ if not hasattr(module, exported)] == []
+
+
+def test_what_the_configuration_allows_is_what_the_policies_have() -> None:
+    from policies.registry import PROFILES
+    from router.config import API_NAMES, KNOWN_PROFILES
+    from router.wire.openai import APIS
+
+    assert set(KNOWN_PROFILES) == set(PROFILES)
+    assert set(API_NAMES) == {spec.name for spec in APIS.values()} | {"models"}
 
 
 def test_importing_the_command_has_no_effects_and_starts_nothing() -> None:

@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, SecretStr
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-Profile: TypeAlias = Literal["prompt-aware", "least-outstanding", "round-robin", "random"]
+Profile: TypeAlias = Literal["prompt-aware", "least-outstanding", "least-in-flight", "round-robin", "random"]
 ApiName: TypeAlias = Literal[
     "chat", "completions", "embeddings", "responses", "messages", "rerank", "score", "tokenize", "models"
 ]
