@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -59,6 +59,7 @@ class Metrics(Collector):
         self._totals: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in COUNTERS}
         self._spreads: dict[str, dict[tuple[str, ...], list[float]]] = {name: {} for name in HISTOGRAMS}
         self.registry.register(self)
+        ProcessCollector(registry=self.registry)  # process_open_fds, process_resident_memory_bytes and their like
 
     def watch_pools(self, pools: Callable[[], Iterable[Pool]]) -> None:
         """Exports the live state of whatever `pools` returns at each scrape, so that a reload needs nothing here."""

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import json
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -139,6 +140,7 @@ class Serving:
 def serve(path: Path, config: Config) -> None:
     """Runs the process to its end. Raises CannotServe, SecretUnavailable or ConfigError before it serves."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    raise_file_limit()
     configure_logging(config.server.log_level, config.server.log_format)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(path, config))
@@ -146,6 +148,16 @@ def serve(path: Path, config: Config) -> None:
 
 async def _serve(path: Path, config: Config) -> None:
     await Serving(path, config).run()
+
+
+def raise_file_limit() -> int:
+    """Lets the process open as many files as it may, and returns how many. A stream takes two, one to the client and
+    one to the engine; the usual soft limit of 1,024 is for programs that still use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # some systems refuse "unlimited": what there was stays
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def configure_logging(level: str, style: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import resource
 import signal
 import socket
 import ssl
@@ -344,3 +345,16 @@ async def _hanging_up(_: bytes, writer: Any) -> None:
 async def _answering_nonsense(_: bytes, writer: Any) -> None:
     writer.write(b"answer-mark\r\n\r\n")
     writer.transport.close()
+
+
+def test_as_many_files_may_be_open_as_the_system_allows(tmp_path: Path, engines: Engines) -> None:
+    """A soft limit of 1,024, which is usual, would end at some 500 streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with serving(tmp_path, config_of(engines)) as gateway:
+            metrics = gateway.admin("/metrics").text
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    (limit,) = [line for line in metrics.splitlines() if line.startswith("process_max_fds ")]
+    assert float(limit.split()[1]) == hard
