@@ -159,7 +159,8 @@ def test_after_its_grace_a_stream_is_cut_and_the_engine_freed(tmp_path: Path, en
     engine = engines["e0"]
 
     async def begin(received: bytes, writer: Any) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nd\r\ndata: first\n\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(b"d\r\ndata: first\n\n\r\n")
         await engine.silent(received, writer)
 
     with serving(tmp_path, config_of(engines, shutdown_grace=0.2)) as gateway:
@@ -168,7 +169,7 @@ def test_after_its_grace_a_stream_is_cut_and_the_engine_freed(tmp_path: Path, en
         with gateway.connect() as sock:
             sock.sendall(request(STREAM))
             data = b""
-            while b"first" not in data:
+            while b"data: first" not in data:
                 data += sock.recv(65536)
             gateway.signal(signal.SIGTERM)
             cut = rest(sock)
