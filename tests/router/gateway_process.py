@@ -175,7 +175,7 @@ class Gateway:
         with self.connect() as sock:
             sock.sendall(request(body, key))
             data = b""
-            while b"first" not in data:
+            while b"data: first" not in data:
                 piece = sock.recv(65536)
                 assert piece, data
                 data += piece
