@@ -9,6 +9,7 @@ hashes mean equal prefixes. `KVCache` owns every block; a running sequence holds
 from __future__ import annotations
 
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 import xxhash
@@ -26,7 +27,8 @@ class KVCache:
             raise ValueError("an engine needs at least one KV block")
         self.capacity = capacity
         self._holders: dict[BlockHash, int] = {}
-        self._idle: dict[BlockHash, None] = {}
+        # OrderedDict, as a plain dict finds its oldest key in a time that grows with every key taken from the front.
+        self._idle: OrderedDict[BlockHash, None] = OrderedDict()
         self._private = 0
         self.evicted_total = 0
 
@@ -45,12 +47,22 @@ class KVCache:
         """Blocks that a running sequence may take: unused ones and idle ones, which are then evicted."""
         return self.capacity - self.used
 
+    @property
+    def unused(self) -> int:
+        """Blocks that hold nothing."""
+        return self.capacity - self.used - len(self._idle)
+
     def match(self, hashes: Sequence[BlockHash], limit: int) -> int:
         """How many leading blocks, at most `limit`, are cached."""
+        holders, idle = self._holders, self._idle
         for index, block in enumerate(hashes[:limit]):
-            if block not in self._holders and block not in self._idle:
+            if block not in holders and block not in idle:
                 return index
         return min(limit, len(hashes))
+
+    def held(self, hashes: Sequence[BlockHash]) -> int:
+        """How many of these blocks running sequences hold, so that one more holder takes nothing from anybody."""
+        return sum(block in self._holders for block in hashes)
 
     def acquire(self, hashes: Sequence[BlockHash]) -> BlockTable:
         """Hold these cached blocks (all must be cached). Held blocks are never evicted."""
@@ -66,7 +78,7 @@ class KVCache:
             return True
         if missing > self.available:
             return False
-        self._evict(missing - (self.capacity - self.used - len(self._idle)))
+        self._evict(missing - self.unused)
         self._private += missing
         table.extend([None] * missing)
         return True
@@ -100,7 +112,7 @@ class KVCache:
 
     def _evict(self, count: int) -> None:
         for _ in range(count):
-            del self._idle[next(iter(self._idle))]
+            self._idle.popitem(last=False)
             self.evicted_total += 1
 
     def check(self, tables: Sequence[BlockTable]) -> None:

@@ -8,12 +8,15 @@ behind the HTTP server (`runtime.py`) and on a virtual clock in replays.
 
 One step: every running sequence first (a decode, or the next chunk of its prefill), then new ones while there are
 seats, blocks and token budget left. What a step did counts when it is over: `settle`, which the next `step` also does.
+A replay need not make every step by itself: `decode_ends` foresees the steps in which nothing but decodes happens, and
+`decode` does many of them at once, to the same end.
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import insort
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -30,6 +33,9 @@ class ModelConfig:
     block_size: int = 16
     max_num_seqs: int = 256
     token_budget: int = TOKEN_BUDGET
+    whole_prompt_must_fit: bool = False
+    """Admit a prompt only when all of it fits (vLLM's `scheduler_reserve_full_isl`, on by default in 0.32);
+    otherwise its first chunk is enough, and prompts admitted together may then push each other out."""
     cost: StepCost = field(default_factory=StepCost)
 
 
@@ -100,6 +106,7 @@ class EngineModel:
         self._live: dict[str, Sequence] = {}
         self._plan: list[tuple[Sequence, int]] = []
         self._orders = 0
+        self._stuck = False  # whoever waits could not be admitted, and will not be until somebody comes or leaves
 
     @property
     def running(self) -> int:
@@ -118,10 +125,15 @@ class EngineModel:
         sequence.order = self._orders = self._orders + 1
         sequence.arrived_at = now
         self._live[sequence.id] = sequence
+        self._stuck = False
         self._enqueue(sequence)
 
     def find(self, sequence_id: str) -> Sequence | None:
         return self._live.get(sequence_id)
+
+    def sequences(self) -> Collection[Sequence]:
+        """All that are here, waiting and running, in order of arrival."""
+        return self._live.values()
 
     def abort(self, sequence_id: str) -> bool:
         """Take it out at once: its seat and its blocks are free. False when it is not here (any more)."""
@@ -138,9 +150,9 @@ class EngineModel:
         admitted = [] if preempted else self._admit(budget, now)
         if not self._plan:
             return IDLE
-        duration = self._duration()
-        events = tuple(self._event(sequence) for sequence, tokens in self._plan if tokens == sequence.remaining)
-        return StepResult(duration, events, sum(tokens for _, tokens in self._plan), tuple(admitted), preempted)
+        tokens, duration = self._duration()
+        events = tuple(self._event(one) for one, tokens in self._plan if tokens == one.remaining)
+        return StepResult(duration, events, tokens, tuple(admitted), preempted)
 
     def settle(self) -> None:
         """The planned step is over: count its tokens, cache its full blocks, let the finished go."""
@@ -155,20 +167,81 @@ class EngineModel:
                 if sequence.produced >= sequence.output_tokens:
                     self._remove(sequence)
 
-    def _commit_blocks(self, sequence: Sequence, computed: int) -> None:
+    def decode_ends(self, now: float) -> list[float]:
+        """When the coming steps end, from `now` on, that hold decodes of the running sequences and nothing else.
+
+        The last is the one in which a sequence finishes, or before blocks run out. Empty: make a `step`. Good until
+        somebody comes (`submit`) or leaves (`abort`).
+        """
+        self.settle()
+        running = self._running
+        if not running or (not self._stuck and self.waiting) or len(running) > self.config.token_budget:
+            return []
+        size, steps, context = self.config.block_size, running[0].output_tokens, 0
+        for sequence in running:
+            computed, produced = sequence.computed, sequence.produced
+            if not produced or sequence.prompt_tokens + produced != computed + 1:
+                return []  # a prefill, or one that was preempted and computes again
+            if len(sequence.block_hashes) > computed // size:
+                return []  # blocks of the answer become cached on the way, and who is first matters
+            steps = min(steps, sequence.output_tokens - produced)
+            context += computed
+        return self._ends(now, self._affordable(steps), context)
+
+    def decode(self, steps: int) -> list[Sequence]:
+        """Do that many of the steps that `decode_ends` has foreseen. Returns who finished in the last of them."""
+        for sequence in self._running:
+            sequence.computed += steps
+            sequence.produced += steps
+            self._grow(sequence, sequence.computed)
+        finished = [one for one in self._running if one.produced >= one.output_tokens]
+        for sequence in finished:
+            self._remove(sequence)
+        return finished
+
+    def _affordable(self, steps: int) -> int:
+        """How many of that many decode steps the cache has blocks for.
+
+        While somebody waits whose first chunk must fit, nothing may be evicted: whoever has lost cached blocks begins
+        with a smaller chunk.
+        """
         size = self.config.block_size
-        full = min(computed // size, len(sequence.block_hashes))
-        for index in range(sequence.computed // size, full):
-            self.cache.commit(sequence.table, index, sequence.block_hashes[index])
+        chunk_may_fit = self.waiting and not self.config.whole_prompt_must_fit
+        free = self.cache.unused if chunk_may_fit else self.cache.available
+        needed: list[int] = []  # a step's number for every block that is taken in it
+        for sequence in self._running:
+            needed.extend(range(-sequence.computed % size, steps, size))
+        return steps if len(needed) <= free else sorted(needed)[free]
+
+    def _ends(self, now: float, steps: int, context: int) -> list[float]:
+        """The very sums that `_duration` makes for each step, so that both ways give the same times."""
+        cost, decodes, ends = self.config.cost, len(self._running), []
+        fixed, rate = cost.seconds(0, 0.0, decodes, 0), cost.context
+        for grown in range(context, context + steps * decodes, decodes):
+            now += fixed + rate * grown
+            ends.append(now)
+        return ends
+
+    def _commit_blocks(self, sequence: Sequence, computed: int) -> None:
+        size, hashes = self.config.block_size, sequence.block_hashes
+        first = sequence.computed // size
         sequence.computed = computed
+        if first < len(hashes):
+            self._stuck = False  # who waits may share these blocks, and then need fewer of its own
+            for index in range(first, min(computed // size, len(hashes))):
+                self.cache.commit(sequence.table, index, hashes[index])
 
     def _plan_running(self) -> tuple[int, int]:
         """Give every running sequence its tokens, best first; returns the budget left and how many were preempted."""
-        budget, preempted = self.config.token_budget, 0
+        budget, preempted, size = self.config.token_budget, 0, self.config.block_size
         for sequence in list(self._running):
             if not sequence.running or budget <= 0:
                 continue
-            tokens = min(sequence.remaining, budget)
+            tokens = min(sequence.prompt_tokens + sequence.produced - sequence.computed, budget)
+            if sequence.computed + tokens <= len(sequence.table) * size:  # nearly every decode
+                self._plan.append((sequence, tokens))
+                budget -= tokens
+                continue
             while not self._grow(sequence, sequence.computed + tokens):
                 preempted += 1
                 if self._preempt(self._running[-1]) is sequence:
@@ -180,13 +253,14 @@ class EngineModel:
 
     def _admit(self, budget: int, now: float) -> list[Sequence]:
         admitted = []
-        while self._waiting and budget > 0 and len(self._running) < self.config.max_num_seqs:
+        while self._waiting and budget > 0:
             sequence = self._waiting[0][2]
             if sequence.gone:
                 heapq.heappop(self._waiting)
                 continue
-            tokens = self._start(sequence, budget)
+            tokens = self._start(sequence, budget) if len(self._running) < self.config.max_num_seqs else 0
             if tokens == 0:
+                self._stuck = True
                 break
             heapq.heappop(self._waiting)
             if sequence.scheduled_at is None:
@@ -206,6 +280,10 @@ class EngineModel:
         """
         size = self.config.block_size
         hits = self.cache.match(sequence.block_hashes, (sequence.prompt_tokens + sequence.produced - 1) // size)
+        if self.config.whole_prompt_must_fit:
+            blocks = -(-(sequence.prompt_tokens + sequence.produced) // size)
+            if blocks - self.cache.held(sequence.block_hashes[:hits]) > self.cache.available:
+                return 0
         sequence.table = self.cache.acquire(sequence.block_hashes[:hits])
         sequence.computed = hits * size
         tokens = min(sequence.remaining, budget)
@@ -221,7 +299,7 @@ class EngineModel:
     def _preempt(self, sequence: Sequence) -> Sequence:
         """Back to the queue, at its old place; it computes again what the cache does not keep."""
         self._running.remove(sequence)
-        sequence.running = False
+        sequence.running = self._stuck = False
         self.cache.release(sequence.table)
         sequence.computed = 0
         sequence.preemptions += 1
@@ -233,13 +311,15 @@ class EngineModel:
 
     def _remove(self, sequence: Sequence) -> None:
         sequence.gone = True
+        self._stuck = False
         del self._live[sequence.id]
         if sequence.running:
             self._running.remove(sequence)
             sequence.running = False
         self.cache.release(sequence.table)
 
-    def _duration(self) -> float:
+    def _duration(self) -> tuple[int, float]:
+        """How many tokens the planned step computes, and how long that takes."""
         prefill, pairs, decodes, context = 0, 0.0, 0, 0
         for sequence, tokens in self._plan:
             if tokens == 1 and sequence.produced and sequence.remaining == 1:
@@ -248,7 +328,7 @@ class EngineModel:
             else:
                 prefill += tokens
                 pairs += tokens * (sequence.computed + tokens / 2)
-        return self.config.cost.seconds(prefill, pairs, decodes, context)
+        return prefill + decodes, self.config.cost.seconds(prefill, pairs, decodes, context)
 
     @staticmethod
     def _event(sequence: Sequence) -> Event:

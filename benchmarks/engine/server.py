@@ -45,6 +45,7 @@ class Port:
         self._state = state
         self.connections = ServerState()
         self._reserved: socket.socket | None = self._bind(host, port)
+        self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self.address: tuple[str, int] = self._reserved.getsockname()[:2]
 
@@ -77,6 +78,7 @@ class Port:
         if self._reserved is None:
             return
         reserved, self._reserved = self._reserved, None
+        self._listener = reserved
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._protocol, sock=reserved, backlog=BACKLOG)
 
@@ -85,7 +87,9 @@ class Port:
 
     def refuse(self) -> None:
         """Stop listening and drop what is connected; a request that is being answered this moment gets its answer."""
-        if self._server is not None:
+        if self._server is not None and self._listener is not None:
+            # At once: a loop may close its server's socket only in its next turn, and accept until then.
+            self._listener.shutdown(socket.SHUT_RDWR)
             self._server.close()
             self._server = None
             self._reserved = self._bind(*self.address)

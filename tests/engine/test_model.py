@@ -188,3 +188,82 @@ def test_every_sequence_gets_exactly_its_tokens_and_leaves_nothing_behind(
     for name, numbers in wanted.items():
         assert got.get(name, []) == (numbers[: len(got.get(name, []))] if name in aborted else numbers)
     assert engine.cache.used == engine.running == engine.waiting == 0
+
+
+ARRIVALS = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(0, 2), st.integers(1, 90), st.integers(0, 60), st.integers(-1, 1)),
+    min_size=1,
+    max_size=14,
+)
+Told = list[tuple[str, int, float]]
+
+
+def replayed(engine: EngineModel, arrivals: list[tuple[int, Sequence]], leaps: bool) -> Told:
+    """First tokens and ends with their times; who arrives during a step joins at its end."""
+    told: Told = []
+    coming, now = sorted(arrivals, key=lambda pair: pair[0]), 0.0
+    for _ in range(100_000):
+        while coming and coming[0][0] <= now:
+            engine.submit(coming.pop(0)[1], now)
+        ends = engine.decode_ends(now) if leaps else []
+        if ends:
+            due = coming[0][0] if coming else float("inf")
+            steps = next((index for index, end in enumerate(ends) if end >= due), len(ends) - 1) + 1
+            now = ends[steps - 1]
+            told += [(one.id, one.output_tokens - 1, now) for one in engine.decode(steps)]
+            continue
+        result = engine.step(now)
+        now += result.duration
+        told += [(one.sequence.id, one.number, now) for one in result.events if one.last or one.number == 0]
+        engine.settle()
+        if not result.tokens:
+            if not coming:
+                return told
+            now = float(coming[0][0])
+    raise AssertionError("the model never became idle")
+
+
+@settings(max_examples=200, deadline=None)
+@given(ARRIVALS, st.integers(1, 4), st.integers(10, 24), st.integers(2, 64), st.booleans())
+def test_decodes_done_many_steps_at_once_end_exactly_as_step_by_step(
+    work: list[tuple[int, int, int, int, int]], seats: int, blocks: int, budget: int, whole: bool
+) -> None:
+    cost = StepCost(overhead=0.01, weights=0.1, token=0.01, attention=0.001, decode=0.003, context=0.0007)
+    told, caches = [], []
+    for leaps in (False, True):
+        engine = model(
+            max_num_seqs=seats, kv_blocks=blocks, token_budget=budget, whole_prompt_must_fit=whole, cost=cost
+        )
+        arrivals = [
+            (at, sequence(str(number), range(kind * 1_000, kind * 1_000 + prompt), output, priority))
+            for number, (at, kind, prompt, output, priority) in enumerate(work)
+        ]
+        told.append(replayed(engine, arrivals, leaps))
+        caches.append((list(engine.cache._idle), engine.cache.evicted_total, engine.cache.used))
+        caches[-1] += ([(one.cached_tokens, one.preemptions, one.computed) for _, one in arrivals],)
+    assert told[0] == told[1]
+    assert caches[0] == caches[1]
+
+
+def test_nothing_is_foreseen_while_a_prompt_is_read_or_somebody_could_join() -> None:
+    engine = model(token_budget=100)
+    engine.submit(sequence("a", range(150), output=3), 0.0)
+    assert engine.decode_ends(0.0) == []
+    engine.step(0.0)
+    assert engine.decode_ends(0.0) == []
+    engine.step(0.0)
+    assert engine.decode_ends(5.0) == [6.0, 7.0]
+    engine.submit(sequence("b", range(10), output=1), 5.0)
+    assert engine.decode_ends(5.0) == []
+
+
+def test_a_prompt_that_must_fit_as_a_whole_waits_until_it_does_and_then_pushes_nobody_out() -> None:
+    engine = model(kv_blocks=10, token_budget=32, whole_prompt_must_fit=True)
+    first, second = sequence("first", range(96), output=2), sequence("second", range(200, 296), output=1)
+    for one in (first, second):
+        engine.submit(one, 0.0)
+    engine.step(0.0)
+    assert (engine.running, engine.waiting) == (1, 1)
+    finished, _ = finish_all(engine)
+    assert [name for name, _ in finished] == ["first", "second"]
+    assert first.preemptions == second.preemptions == 0

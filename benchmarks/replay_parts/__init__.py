@@ -1,0 +1,1 @@
+"""The parts of `benchmarks.replay`. Floor: benchmarks; pure but for files, with a virtual clock."""
