@@ -88,6 +88,7 @@ class EndpointState:
         reservation = Reservation(self, request, cached_tokens, own_seconds)
         self.outstanding_tokens += reservation.uncached_tokens + reservation.output_tokens
         self.context_tokens += request.prompt_tokens
+        self.index.touch(request.prefix_blocks)
         self.health.on_dispatch(now)
         return reservation
 
@@ -96,11 +97,9 @@ class Reservation:
     """What one dispatch charged to an endpoint. Settled exactly once: later and repeated calls do nothing."""
 
     __slots__ = (
-        "_held",
         "_open",
         "_prefilling",
         "cached_tokens",
-        "output_blocks",
         "output_tokens",
         "own_seconds",
         "request",
@@ -115,11 +114,6 @@ class Reservation:
         self.uncached_tokens = max(0, request.prompt_tokens - cached_tokens)
         self.output_tokens = expected_output(request)
         self.own_seconds = own_seconds
-        # Half a block more, as the prompt's last block is part full on average.
-        self.output_blocks = (
-            self.output_tokens / request.tokens_per_block + 0.5 if request.tokens_per_block > 0 else 0.0
-        )
-        self._held = state.index.hold(request.prefix_blocks, self.output_blocks)
         self._open = True
         self._prefilling = True
 
@@ -144,7 +138,6 @@ class Reservation:
         if not self._open:
             return
         state = self.state
-        state.index.let_go(self._held, self.output_blocks, computed=not self._prefilling)
         if self._prefilling:
             self._end_prefill()
             held = float(self.request.prompt_tokens)
