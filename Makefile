@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit test-vllm bench-overhead bench-loop soak docs lock clean
+.PHONY: help demo test lint types unit test-vllm bench-overhead bench-routing bench-loop soak docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -36,6 +36,9 @@ test-vllm: $(READY)  ## the end-to-end suite against the real vLLM on the CPU (i
 
 bench-overhead: $(READY)  ## CPU per request and per streamed chunk, beside nginx and the Rust routers
 	$(BIN)/python -m benchmarks.overhead
+
+bench-routing: $(READY)  ## routing policies on a trace and a virtual clock: make bench-routing TRACE=FILE
+	$(BIN)/python -m benchmarks.replay --trace "$(TRACE)" --load 0.85 1.05
 
 bench-loop: $(READY)  ## for how long a long prompt keeps the event loop
 	$(BIN)/python -m benchmarks.loop
