@@ -173,11 +173,8 @@ class OperatorRoutes:
             self._fault_timer = asyncio.get_running_loop().call_later(order.seconds, self._end_fault)
         now = time.monotonic()
         self._faults.set(order, now)
-        if order.kind is not FaultKind.REFUSE:
-            self._apply_fault()
+        self._apply_fault()
         await request.json(200, self._faults.describe(now))
-        if order.kind is FaultKind.REFUSE:  # only now, or the order itself would get no answer
-            self._apply_fault()
 
     def _end_fault(self) -> None:
         """Its time is over, even if the loop's timer is a little early."""

@@ -86,13 +86,16 @@ class Port:
         return EngineProtocol(config=self._config, server_state=self.connections, app_state=dict(self._state))
 
     def refuse(self) -> None:
-        """Stop listening and drop what is connected; a request that is being answered this moment gets its answer."""
+        """Stop listening at once; drop what is connected in the loop's next turn, so that the order gets its answer."""
         if self._server is not None and self._listener is not None:
             # At once: a loop may close its server's socket only in its next turn, and accept until then.
             self._listener.shutdown(socket.SHUT_RDWR)
             self._server.close()
             self._server = None
             self._reserved = self._bind(*self.address)
+        asyncio.get_running_loop().call_soon(self._drop)
+
+    def _drop(self) -> None:
         for connection in list(self.connections.connections):
             cycle = getattr(connection, "cycle", None)
             complete = cycle is None or cycle.response_complete
