@@ -80,8 +80,7 @@ class App:
         if not wanted:
             return msgspec.json.encode({"object": "list", "data": list(objects.values())})
         if wanted not in objects:
-            message = f"The model '{wanted[:200]}' does not exist or you do not have access to it."
-            raise ModelNotFound(message, param="model")
+            raise ModelNotFound.named(wanted)
         return msgspec.json.encode(objects[wanted])
 
 

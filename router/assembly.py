@@ -109,6 +109,9 @@ class _Builder:
         self._config = config
         self._process = process
         self._previous = previous
+        self._tokens_per_block = config.routing.block_bytes / _PRIOR_BYTES_PER_TOKEN
+        # Per pool, as reading the authorities takes tens of milliseconds, and a pool may have hundreds of endpoints.
+        self._tls = {name: _ssl_context(name, pool) for name, pool in config.pools.items()}
         # What changes objects that serve already: done last, so that a refused configuration changes nothing.
         self.when_certain: list[Callable[[], None]] = []
 
@@ -182,12 +185,11 @@ class _Builder:
             timeout=config.health.timeout,
             scrape_interval=config.health.scrape_interval,
             index_share=routing.index_share,
-            tokens_per_block=routing.block_bytes / _PRIOR_BYTES_PER_TOKEN,
+            tokens_per_block=self._tokens_per_block,
         )
-        key = config.engine_api_key
-        headers = [("authorization", f"Bearer {key.get_secret_value()}")] if key is not None else ()
-        context = _ssl_context(pool.name, config)
-        return Prober(pool, settings, self._process.metrics, ssl_context=context, headers=headers)
+        return Prober(
+            pool, settings, self._process.metrics, ssl_context=self._tls[pool.name], headers=_credentials(config)
+        )
 
     def _place(self, name: str, pool: PoolConfig, config: EndpointConfig) -> Place:
         """The endpoint, with what was known of it before a reload: the same URL in the same pool is the same engine."""
@@ -206,12 +208,11 @@ class _Builder:
         routing = self._config.routing
         state.endpoint = endpoint
         state.health.configure(unhealthy_after=pool.health.unhealthy_after, healthy_after=pool.health.healthy_after)
-        tokens_per_block = routing.block_bytes / _PRIOR_BYTES_PER_TOKEN
         known = endpoint.kv_capacity_tokens or state.kv_capacity_tokens
         if known is not None:
-            state.learn_kv_capacity(known, tokens_per_block, routing.index_share)
+            state.learn_kv_capacity(known, self._tokens_per_block, routing.index_share)
         else:
-            state.index.resize(index_blocks(routing.default_kv_tokens, tokens_per_block, routing.index_share))
+            state.index.resize(index_blocks(routing.default_kv_tokens, self._tokens_per_block, routing.index_share))
 
     def _known(self, name: str, url: str) -> Place | None:
         before = self._previous.pools.get(name) if self._previous is not None else None
@@ -219,18 +220,23 @@ class _Builder:
         return next((place for place in places if place.state.endpoint.url == url), None)
 
     def _upstream(self, name: str, pool: PoolConfig, endpoint: Endpoint) -> Upstream:
-        key = pool.engine_api_key
         return Upstream(
             endpoint.url,
             timeouts=Timeouts(**pool.timeouts.model_dump()),
-            ssl_context=_ssl_context(name, pool),
-            headers=[(b"authorization", b"Bearer " + key.get_secret_value().encode())] if key is not None else (),
+            ssl_context=self._tls[name],
+            headers=[(key.encode(), value.encode()) for key, value in _credentials(pool)],
         )
 
 
 def _shape(pool: PoolConfig) -> tuple[object, ...]:
     """What of a pool's configuration its connections are made of."""
     return pool.timeouts, pool.tls, pool.engine_api_key
+
+
+def _credentials(pool: PoolConfig) -> list[tuple[str, str]]:
+    """The header by which the pool's engines know the gateway, where they ask for a key."""
+    key = pool.engine_api_key
+    return [("authorization", f"Bearer {key.get_secret_value()}")] if key is not None else []
 
 
 def _ssl_context(name: str, pool: PoolConfig) -> ssl.SSLContext | None:

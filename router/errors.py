@@ -94,7 +94,14 @@ class NotFound(ClientError):
 
 
 class ModelNotFound(NotFound):
+    """The same answer for a model that nobody has and for one of another tenant; no other model is named."""
+
     code = "model_not_found"
+
+    @classmethod
+    def named(cls, model: str) -> ModelNotFound:
+        """For the name that a client sent: its own words, and perhaps as long as a body."""
+        return cls(f"The model '{model[:200]}' does not exist or you do not have access to it.", param="model")
 
 
 class MethodNotAllowed(ClientError):

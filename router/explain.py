@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from policies.decision import Decision
 from router.assembly import Runtime
 from router.calls import ServedModel
-from router.errors import BadRequest, ModelNotFound
+from router.errors import BadRequest, NotFound
 from router.measure import Measured
 from router.wire.fields import read_fields
 from router.wire.openai import APIS, ApiSpec, read_body
@@ -32,7 +32,9 @@ async def explain(runtime: Runtime, tenant_id: str, data: bytes, path: str | Non
     served = gateway.models[tenant_id].get(body.model)
     if served is None:
         known = ", ".join(sorted(tenant.models))
-        raise ModelNotFound(f"The tenant has no model '{body.model}'. Known: {known}.", param="model")
+        raise NotFound(
+            f"The tenant has no model '{body.model}'. Known: {known}.", param="model", code="model_not_found"
+        )
     measured = await gateway.services.measurer.measure(
         spec,
         body,

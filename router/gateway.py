@@ -129,8 +129,7 @@ class Gateway:
     def _model(self, identity: Identity, body: Body) -> ServedModel:
         served = self.models[identity.tenant.id].get(body.model)
         if served is None:
-            message = f"The model '{body.model[:200]}' does not exist or you do not have access to it."
-            raise ModelNotFound(message, param="model")
+            raise ModelNotFound.named(body.model)
         if identity.key is not None and not identity.key.allows_model(body.model):
             raise Forbidden(f"This API key may not use the model '{body.model}'.", param="model", code="scope_denied")
         if served.shared and "previous_response_id" in body.fields:
