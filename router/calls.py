@@ -33,6 +33,7 @@ class ServedModel:
     """One model of one tenant, ready to serve: made once per configuration.
 
     `root`: where its prefix chains begin (salted by tenant and engine model). `shared`: other tenants use the pool too.
+    `fingerprints`: by endpoint, what `router.wire.stream_usage` learned in the last stream from there.
     """
 
     route: ModelRoute
@@ -40,6 +41,7 @@ class ServedModel:
     root: int
     estimator: TokenEstimator
     shared: bool = False
+    fingerprints: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def alias_rewriter(self) -> AliasRewriter | None:
         """For one answer; None where the client's name is the engine's, and bytes stay as they are."""
@@ -62,7 +64,10 @@ class ServedModel:
 
 @dataclass(slots=True)
 class Call:
-    """Mutable, owned by the one task that handles the request. Times are monotonic seconds."""
+    """Mutable, owned by the one task that handles the request. Times are monotonic seconds.
+
+    `hides_usage`: the stream's usage was asked for by the gateway alone and is not the client's to see.
+    """
 
     client: Client
     spec: ApiSpec
@@ -72,6 +77,7 @@ class Call:
     model: ServedModel | None = None
     measured: Measured | None = None
     grant: LimitGrant | None = None
+    hides_usage: bool = False
     ticket: Ticket | None = None
     answer: Answer | None = None
     status: int = 0
@@ -86,6 +92,18 @@ class Call:
         """The request as policies see it; only once it is measured."""
         assert self.measured is not None  # noqa: S101  # the line measures before it asks
         return self.measured.request
+
+    @property
+    def fingerprint(self) -> bytes | None:
+        """What the chosen endpoint's last stream taught `router.wire.stream_usage`."""
+        if self.model is None or self.ticket is None:
+            return None
+        return self.model.fingerprints.get(self.ticket.endpoint)
+
+    def learn_fingerprint(self, fingerprint: bytes) -> None:
+        """Keeps it for the next stream from this endpoint."""
+        if self.model is not None and self.ticket is not None:
+            self.model.fingerprints[self.ticket.endpoint] = fingerprint
 
     def outcome(self, now: float) -> Outcome:
         """What an attempt showed of its endpoint when the engine answered."""
@@ -122,6 +140,8 @@ class Call:
 
     def _count_engine_work(self, metrics: Metrics, ticket: Ticket, model: ServedModel) -> None:
         pool, usage = model.pool.name, self.usage or _NO_USAGE
+        if (reason := self._blindness()) is not None:
+            metrics.add("promptlane_affinity_blind", pool, self.spec.name, reason)
         metrics.observe("promptlane_queue_seconds", ticket.queued_seconds, pool, self.request.lane.value)
         metrics.add("promptlane_cached_tokens", pool, ticket.endpoint, "predicted", amount=ticket.choice.cached_tokens)
         if usage.cached_tokens is not None:
@@ -131,3 +151,11 @@ class Call:
             metrics.add("promptlane_prompt_tokens", *names, amount=usage.prompt_tokens)
         if usage.completion_tokens is not None:
             metrics.add("promptlane_completion_tokens", *names, amount=usage.completion_tokens)
+
+    def _blindness(self) -> str | None:
+        """Why affinity could know nothing of this prompt: it has no prefix block. None where it could, or where the
+        engine's cache plays no part, as without output nothing is prefilled for later."""
+        measured = self.measured
+        if measured is None or measured.request.prefix_blocks or not self.spec.output_fields:
+            return None
+        return "short" if measured.text_bytes or measured.extra_tokens else "no_prompt"

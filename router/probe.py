@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import httpx2
 
+from policies.endpoint_state import EndpointState
 from router.metrics import Metrics
 from router.pools import Place, Pool
-from router.wire.engine_metrics import EngineReading, read_engine_metrics
+from router.wire.engine_metrics import EngineReading, EngineRun, read_engine_metrics
 
 _log = logging.getLogger("promptlane.probe")
 # An engine that is down is asked this often at least, so that it serves within about a second of coming up.
@@ -62,7 +63,7 @@ class Prober:
             trust_env=False,  # a proxy in the environment is for the outside world, not for our engines
             follow_redirects=False,
         )
-        self._started: dict[str, float] = {}  # Unix seconds, by endpoint
+        self._runs: dict[str, EngineRun] = {}  # by endpoint
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -119,14 +120,20 @@ class Prober:
         state.engine_running, state.engine_waiting = reading.running, reading.waiting
         state.kv_usage = reading.kv_usage
         state.sleeping = bool(reading.asleep)
-        if reading.started_at is not None:
-            if self._started.setdefault(state.endpoint.name, reading.started_at) != reading.started_at:
-                state.index.clear()  # another process: its cache began empty
-            self._started[state.endpoint.name] = reading.started_at
-        state.scraped_at = self._pool.clock()
+        state.scraped_at, state.in_flight_scraped = self._pool.clock(), state.in_flight
+        self._note_run(state, reading)
         if reading.kv_capacity_tokens is not None:
             settings = self._settings
             state.learn_kv_capacity(reading.kv_capacity_tokens, settings.tokens_per_block, settings.index_share)
+        state.scraped_cache(reading.prefix_queries, reading.prefix_hits)
+
+    def _note_run(self, state: EndpointState, reading: EngineReading) -> None:
+        """The one place that sees an engine restart: what was learned of the process before is forgotten."""
+        name = state.endpoint.name
+        self._runs[name], restarted = self._runs.get(name, EngineRun()).followed_by(reading)
+        if restarted:
+            _log.info("endpoint %s has restarted: its cache is empty", name)
+            state.restarted()
 
     async def _get(self, place: Place, path: str) -> httpx2.Response | None:
         try:

@@ -1,4 +1,5 @@
-"""An engine's answer on its way to the client: byte for byte, piece by piece, only the alias changed.
+"""An engine's answer on its way to the client: byte for byte, piece by piece. Only the alias is changed in it, and the
+usage taken out that the gateway alone had asked for.
 
 Floor: an adapter between `router.upstream` and `router.client`, used by `router.gateway`.
 """
@@ -9,8 +10,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from router.calls import Call
+from router.errors import EngineError
 from router.upstream import Response
 from router.wire.http import Header
+from router.wire.stream_usage import UsageRemover
 from router.wire.usage import find_usage
 
 # Answers up to this size go out in one piece with their length, so that a failure half-way can still be tried
@@ -23,7 +26,7 @@ _TAIL_PIECES = 4
 class Answer:
     """Passes one answer on. `clock`: monotonic seconds."""
 
-    __slots__ = ("_alias", "_call", "_clock", "_response", "_tail", "_write")
+    __slots__ = ("_alias", "_call", "_clock", "_hidden", "_response", "_tail", "_write")
 
     def __init__(self, call: Call, response: Response, clock: Callable[[], float]) -> None:
         self._call = call
@@ -31,13 +34,16 @@ class Answer:
         self._clock = clock
         self._write = call.client.write
         self._alias = call.model.alias_rewriter() if call.model is not None else None
+        self._hidden = UsageRemover(call.fingerprint) if call.hides_usage and self._has_events else None
         self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
 
     @property
     def at_event_boundary(self) -> bool:
-        """Whether this is a stream of events and a new one could begin here."""
-        if not any(name == b"content-type" and b"event-stream" in value for name, value in self._response.headers):
+        """Whether this is a stream of events and the client could get a new one now."""
+        if not self._has_events:
             return False
+        if self._hidden is not None and not self._hidden.forced:
+            return not self._hidden.inside_event
         return b"".join(self._tail)[-4:].endswith((b"\n\n", b"\r\n\r\n"))
 
     async def pass_on(self, headers: list[Header]) -> None:
@@ -48,36 +54,72 @@ class Answer:
         else:
             await self._pass_pieces(headers)
 
+    @property
+    def _has_events(self) -> bool:
+        return any(name == b"content-type" and b"event-stream" in value for name, value in self._response.headers)
+
     async def _pass_whole(self, headers: list[Header]) -> None:
         body = await self._response.read(WHOLE_BYTES)
         self._note_first_byte()
         if self._response.status < 400:
-            self._call.usage = find_usage(body)
-            if self._alias is not None:
-                body = self._alias.feed(body) + self._alias.flush()
+            self._tail.append(body)
+            body = self._changed(body) + self._rest()
+            self._note_usage()
         elif self._call.model is not None:
             body = self._call.model.renamed_error(body)
         await self._call.client.respond(self._response.status, headers, body)
 
     async def _pass_pieces(self, headers: list[Header]) -> None:
         client = self._call.client
-        if self._alias is None and self._response.content_length is not None:
+        if self._alias is None and self._hidden is None and self._response.content_length is not None:
             headers = [*headers, (b"content-length", b"%d" % self._response.content_length)]
         client.head(self._response.status, headers)
-        await self._response.relay(self._piece)
-        self._call.usage = find_usage(b"".join(self._tail))
-        await client.finish(self._alias.flush() if self._alias is not None else b"")
+        try:
+            await self._response.relay(self._piece)
+        except EngineError:
+            await self._give_up()
+            raise
+        finally:
+            self._note_usage()
+        await client.finish(self._rest())
 
     def _piece(self, chunk: bytes) -> Awaitable[None] | None:
         """The hot path of a stream: called from the parser for every piece; an awaitable when the client is slow."""
         if self._call.first_byte_at is None:
             self._note_first_byte()
         self._tail.append(chunk)
+        if self._hidden is not None:
+            chunk = self._hidden.feed(chunk)
         if self._alias is not None:
             chunk = self._alias.feed(chunk)
-            if not chunk:
-                return None
-        return self._write(chunk)
+        return self._write(chunk) if chunk else None
+
+    def _changed(self, data: bytes) -> bytes:
+        if self._hidden is not None:
+            data = self._hidden.feed(data)
+        return data if self._alias is None else self._alias.feed(data)
+
+    def _rest(self) -> bytes:
+        """What is still held back at a clean end."""
+        rest = self._hidden.flush() if self._hidden is not None else b""
+        return rest if self._alias is None else self._alias.feed(rest) + self._alias.flush()
+
+    async def _give_up(self) -> None:
+        """The engine broke off: a client that has begun to read gets the whole events that were held back. For one
+        that has not, another engine may begin anew."""
+        if self._hidden is None or not self._call.client.started:
+            return
+        whole = self._hidden.give_up()
+        if self._alias is not None:
+            whole = self._alias.feed(whole)
+        if whole and (pending := self._write(whole)) is not None:
+            await pending
+
+    def _note_usage(self) -> None:
+        hidden = self._hidden
+        self._call.usage = find_usage(hidden.removed if hidden is not None and hidden.removed else b"".join(self._tail))
+        if hidden is not None and hidden.fingerprint is not None:
+            self._call.learn_fingerprint(hidden.fingerprint)
 
     def _note_first_byte(self) -> None:
         self._call.first_byte_at = self._clock()

@@ -31,9 +31,10 @@ class MessagesWriter:
         self._id = f"chatcmpl-{answer.id}"
 
     def _usage(self) -> dict[str, int]:
+        """Input tokens are those that were neither in the cache nor went into it, as vLLM counts them here."""
         answer = self._answer
         return {
-            "input_tokens": answer.prompt_tokens,
+            "input_tokens": answer.prompt_tokens - answer.cached_tokens - answer.created_tokens,
             "output_tokens": answer.completion_tokens,
             "cache_creation_input_tokens": answer.created_tokens,
             "cache_read_input_tokens": answer.cached_tokens,
@@ -66,7 +67,7 @@ class MessagesWriter:
 
     def first(self) -> list[bytes]:
         message = self._message([], (None, None))
-        message["usage"] = message["usage"] | {"output_tokens": 0}
+        message["usage"] = {"input_tokens": self._answer.prompt_tokens, "output_tokens": 0}
         start = {"type": "content_block_start", "index": 0, "content_block": self._block("")}
         return [event({"type": "message_start", "message": message}), event(start)]
 

@@ -33,6 +33,7 @@ class _Usage(msgspec.Struct, gc=False):
     output_tokens: _Count = None
     input_tokens_details: _Details | None = None
     cache_read_input_tokens: _Count = None
+    cache_creation_input_tokens: _Count = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,14 @@ def _read(raw: bytes) -> Usage | None:
         return None
     details = found.prompt_tokens_details or found.input_tokens_details
     return Usage(
-        found.prompt_tokens if found.prompt_tokens is not None else found.input_tokens,
+        found.prompt_tokens if found.prompt_tokens is not None else _whole_input(found),
         found.completion_tokens if found.completion_tokens is not None else found.output_tokens,
         details.cached_tokens if details is not None else found.cache_read_input_tokens,
     )
+
+
+def _whole_input(found: _Usage) -> int | None:
+    """Anthropic's `input_tokens` leaves out what was read from the cache or written to it; Responses' has it all."""
+    if found.input_tokens is None:
+        return None
+    return found.input_tokens + (found.cache_read_input_tokens or 0) + (found.cache_creation_input_tokens or 0)

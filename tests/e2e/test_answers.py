@@ -5,13 +5,14 @@ Floor: tests only.
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests.e2e.bodies import MESSAGE, RESPONSE, chat, completion, events, tool_conversation
+from tests.e2e.bodies import MESSAGE, RESPONSE, as_if_not_asked, chat, completion, events, tool_conversation
 from tests.e2e.stack import ALIAS, ENGINE_MODEL, GLOBEX_ONLY_MODEL, Stack
 
 
@@ -73,7 +74,7 @@ USAGE: dict[str, Any] = {"stream_options": {"include_usage": True}}
 BODIES = {
     "chat": ("/v1/chat/completions", chat()),
     "chat stream": ("/v1/chat/completions", chat(stream=True, **USAGE)),
-    "long stream": ("/v1/chat/completions", chat(stream=True, max_tokens=200)),
+    "long stream": ("/v1/chat/completions", chat(stream=True, max_tokens=200, **USAGE)),
     "tools": ("/v1/chat/completions", tool_conversation()),
     "completion": ("/v1/completions", completion()),
     "completion stream": ("/v1/completions", completion(stream=True, **USAGE)),
@@ -83,6 +84,59 @@ BODIES = {
     "response": ("/v1/responses", RESPONSE),
     "response stream": ("/v1/responses", {**RESPONSE, "stream": True}),
 }
+
+
+NOT_ASKED = {
+    "chat": ("/v1/chat/completions", chat(stream=True)),
+    "long": ("/v1/chat/completions", chat(stream=True, max_tokens=200)),
+    "log probabilities": ("/v1/chat/completions", chat(stream=True, logprobs=True, top_logprobs=2)),
+    "token ids": ("/v1/chat/completions", chat(stream=True, return_token_ids=True)),
+    "three choices": ("/v1/chat/completions", chat(stream=True, n=3, temperature=1.0, stop=["e"], max_tokens=40)),
+    "other options": ("/v1/chat/completions", chat(stream=True, stream_options={"continuous_usage_stats": True})),
+    "completion": ("/v1/completions", completion(stream=True)),
+    "echo": ("/v1/completions", completion(prompt='"usage":{} "choices":[]', echo=True, stream=True)),
+    "two prompts": ("/v1/completions", completion(prompt=["Once upon", "a time"], stream=True)),
+}
+
+
+@pytest.mark.parametrize("model", [ENGINE_MODEL, ALIAS])
+@pytest.mark.parametrize("kind", NOT_ASKED)
+def test_a_client_that_did_not_ask_for_usage_gets_the_bytes_that_it_would_get_from_the_engine(
+    stack: Stack, initech: httpx2.Client, kind: str, model: str
+) -> None:
+    path, body = NOT_ASKED[kind]
+    request_id = f"e2e-{uuid.uuid4().hex}"
+    answer = initech.post(path, json={**body, "model": model}, headers={"x-request-id": request_id})
+    assert answer.status_code == 200, answer.text
+    engines_own = stack.tap.answer_holding(request_id.encode())
+    assert b'"choices":[],"usage":{' in engines_own, "the engine was not asked"
+    wanted = as_if_not_asked(engines_own)
+    assert answer.content == wanted.replace(f'"model":"{ENGINE_MODEL}"'.encode(), f'"model":"{model}"'.encode())
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", chat(ENGINE_MODEL, max_tokens=1, stream=True)),
+        ("/v1/completions", completion(ENGINE_MODEL, max_tokens=1, stream=True)),
+    ],
+)
+def test_a_stream_of_one_token_is_the_one_that_the_engine_itself_sends(
+    stack: Stack, initech: httpx2.Client, path: str, body: dict[str, Any]
+) -> None:
+    def same(answer: httpx2.Response) -> bytes:
+        return re.sub(rb'"id":"[^"]*"|"created":\d+', b"", answer.content)
+
+    direct = httpx2.post(stack.engines["acme-0"] + path, json=body, timeout=60.0, trust_env=False)
+    assert same(initech.post(path, json=body)) == same(direct)
+    assert b"usage" not in direct.content
+
+
+@pytest.mark.parametrize("options", [[], "yes", {"include_usage": "banana"}, 5])
+def test_stream_options_that_are_none_get_the_engines_own_error(initech: httpx2.Client, options: object) -> None:
+    answer = initech.post("/v1/chat/completions", json=chat(stream=True, stream_options=options))
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["type"] in ("Bad Request", "BadRequestError")
 
 
 @pytest.mark.parametrize("kind", BODIES)

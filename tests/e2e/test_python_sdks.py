@@ -98,7 +98,9 @@ def test_anthropic_stream_yields_text_and_a_final_message(anthropic_client: anth
 
 def test_anthropic_counts_the_tokens_that_a_message_is_charged(anthropic_client: anthropic.Anthropic) -> None:
     counted = anthropic_client.messages.count_tokens(model=ALIAS, messages=MESSAGE["messages"])
-    assert counted.input_tokens == anthropic_client.messages.create(**MESSAGE).usage.input_tokens
+    usage = anthropic_client.messages.create(**MESSAGE).usage
+    cached = (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+    assert counted.input_tokens == usage.input_tokens + cached
 
 
 def test_anthropic_errors_have_the_class_that_users_catch(anthropic_client: anthropic.Anthropic) -> None:

@@ -98,7 +98,9 @@ async def test_anthropic_reads_a_message_its_stream_and_a_count(claude: anthropi
     assert (final.stop_reason, final.usage.output_tokens) == ("max_tokens", 9)
     del asked["max_tokens"]
     counted = await claude.messages.count_tokens(**asked)  # type: ignore[arg-type]
-    assert counted.input_tokens == whole.usage.input_tokens
+    usage = whole.usage
+    cached = (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+    assert counted.input_tokens == usage.input_tokens + cached
 
 
 async def test_anthropic_reads_a_forced_tool_and_an_error(claude: anthropic.AsyncAnthropic) -> None:

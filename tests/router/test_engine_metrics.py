@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.wire.engine_metrics import EngineReading, read_engine_metrics
+from router.wire.engine_metrics import EngineReading, EngineRun, read_engine_metrics
 
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
+CAPTURED = (Path(__file__).resolve().parent / "samples" / "metrics.txt").read_text()
 PAGE = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -28,7 +30,67 @@ process_start_time_seconds 1.79532645e+09
 
 
 def test_a_page_of_a_current_engine_is_read() -> None:
-    assert read_engine_metrics(PAGE) == EngineReading(3.0, 2.0, 0.25, 16000, False, 1.79532645e9)
+    assert read_engine_metrics(PAGE) == EngineReading(3.0, 2.0, 0.25, 16000, False, 1.79532645e9, 32, 500)
+
+
+def test_the_counters_and_the_cache_of_a_real_engine_are_read() -> None:
+    """A page of vLLM 0.32, without its histograms' buckets."""
+    reading = read_engine_metrics(CAPTURED)
+    assert (reading.block_size, reading.kv_blocks, reading.kv_capacity_tokens) == (32, 1024, 32768)
+    assert (reading.prefix_queries, reading.prefix_hits) == (1524.0, 672.0)
+    assert (reading.prompt_tokens, reading.generation_tokens, reading.preemptions) == (1524.0, 130.0, 0.0)
+    assert reading.started_at == 1.79534411139e9
+
+
+@pytest.mark.parametrize("end", ["_total", ""])
+@pytest.mark.parametrize("old", ["gpu_", ""])
+def test_the_prefix_counters_are_read_in_every_spelling_and_summed_over_ranks(old: str, end: str) -> None:
+    page = "".join(
+        f'vllm:{old}prefix_cache_queries{end}{{engine="{rank}"}} 10{rank}.0\n'
+        f'vllm:{old}prefix_cache_hits{end}{{engine="{rank}"}} 4{rank}.0\n'
+        for rank in range(2)
+    )
+    reading = read_engine_metrics(page)
+    assert (reading.prefix_queries, reading.prefix_hits) == (201.0, 81.0)
+
+
+def test_an_old_name_beside_the_new_one_is_not_counted_twice() -> None:
+    names = ("gpu_prefix_cache_queries", "prefix_cache_queries_total", "gpu_prefix_cache_queries_total")
+    page = "".join(f"vllm:{name} {count}\n" for count, name in enumerate(names, 1))
+    assert read_engine_metrics(page).prefix_queries == 2.0
+    assert read_engine_metrics("vllm:external_prefix_cache_queries_total 5\n").prefix_queries is None
+
+
+RUNNING = EngineReading(started_at=5.0, prefix_queries=100.0, prompt_tokens=200.0)
+
+
+@pytest.mark.parametrize(
+    ("later", "restarted"),
+    [
+        (RUNNING, False),
+        (EngineReading(started_at=5.0, prefix_queries=101.0, prompt_tokens=300.0), False),
+        (EngineReading(), False),
+        (EngineReading(started_at=6.0, prefix_queries=101.0, prompt_tokens=300.0), True),
+        (EngineReading(started_at=4.0), True),
+        (EngineReading(prefix_queries=99.0), True),
+        (EngineReading(started_at=5.0, prompt_tokens=0.0), True),
+    ],
+)
+def test_an_engine_has_restarted_when_its_start_changes_or_a_counter_falls(
+    later: EngineReading, restarted: bool
+) -> None:
+    run, first = EngineRun().followed_by(RUNNING)
+    assert not first, "the first reading is the beginning of what is known"
+    assert run.followed_by(later)[1] is restarted
+
+
+def test_a_page_that_says_nothing_in_between_hides_no_restart() -> None:
+    run, _ = EngineRun().followed_by(RUNNING)
+    run, restarted = run.followed_by(EngineReading())
+    assert not restarted
+    run, restarted = run.followed_by(EngineReading(prompt_tokens=1.0))
+    assert restarted
+    assert run == EngineRun(prompt_tokens=1.0), "of the run before nothing is compared any more"
 
 
 def test_the_old_name_of_the_cache_usage_is_read() -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from random import Random
 
 import pytest
 
-from policies.admission.order import ShortestPrefillFirst
 from policies.endpoint_state import EndpointState
-from policies.registry import make_profile
 from policies.types import Endpoint
 from router.errors import NoEndpoint
 from router.metrics import Metrics
 from router.pools import Place, Pool
 from router.probe import Prober, ProbeSettings
-from router.upstream import Timeouts, Upstream
 from tests.policies.builders import make_request
+from tests.router.builders import make_pool
 from tests.router.stack import whole
 
 SETTINGS = ProbeSettings(interval=0.02, timeout=0.3, scrape_interval=0.02, index_share=0.5, tokens_per_block=64.0)
@@ -71,11 +68,8 @@ def probed(
     engine: Engine, *, capacity: int | None = None, metrics: Metrics | None = None
 ) -> tuple[Pool, Place, Prober]:
     endpoint = Endpoint("e0", f"http://127.0.0.1:{engine.port}", kv_capacity_tokens=capacity)
-    place = Place(EndpointState(endpoint), Upstream(endpoint.url, timeouts=Timeouts(1, 1, 1, 1)))
-    clock = asyncio.get_running_loop().time
-    pool = Pool(
-        "p", [place], make_profile("prompt-aware", Random(1)), ShortestPrefillFirst(), clock, retries=0, max_waiting=9
-    )
+    pool = make_pool([EndpointState(endpoint)], url=endpoint.url, clock=asyncio.get_running_loop().time, retries=0)
+    (place,) = pool.places
     return pool, place, Prober(pool, SETTINGS, metrics or Metrics())
 
 
@@ -152,6 +146,31 @@ async def test_a_sleeping_engine_gets_nothing_until_it_wakes(engine: Engine) -> 
         engine.answers["/metrics"] = whole(b'vllm:engine_sleep_state{sleep_state="awake"} %d\n' % awake)
         await prober.scrape(place)
         assert place.available(pool.clock()) is bool(awake)
+    await prober.stop()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"process_start_time_seconds 2\nvllm:prefix_cache_queries_total 90\nvllm:prompt_tokens_total 90\n",
+        b"process_start_time_seconds 1\nvllm:prefix_cache_queries_total 10\nvllm:prompt_tokens_total 90\n",
+        b"vllm:prompt_tokens_total 10\n",
+    ],
+    ids=["another start", "fewer queries", "fewer prompt tokens"],
+)
+async def test_what_was_believed_of_an_engine_is_forgotten_when_it_has_restarted(engine: Engine, page: bytes) -> None:
+    before = b"process_start_time_seconds 1\nvllm:prefix_cache_queries_total 80\nvllm:prompt_tokens_total 80\n"
+    _, place, prober = probed(engine)
+    held = place.state.reserve(make_request(blocks=(1, 2, 3)), 0, 0.1, 0.0)
+    held.first_token(0.5)
+    held.release(1.0)
+    for same in (before, before, before.replace(b"80", b"85"), PAGE % 800):
+        engine.answers["/metrics"] = whole(same)
+        await prober.scrape(place)
+        assert len(place.state.index) == 3
+    engine.answers["/metrics"] = whole(page)
+    await prober.scrape(place)
+    assert len(place.state.index) == 0
     await prober.stop()
 
 

@@ -10,10 +10,19 @@ import pytest
 
 from policies.health import EndpointHealth
 from router.relay import WHOLE_BYTES
-from tests.router.stack import ANSWER, Stack, chat, running, two_tenants, whole
+from tests.router.stack import ANSWER, RecordingEngine, Stack, chat, running, two_tenants, whole
 
 CHAT = "/v1/chat/completions"
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+ASKS_USAGE = {"stream_options": {"include_usage": True}}
+CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+FINISH = b'data: {"choices":[{"index":0,"delta":{"content":"b"},"finish_reason":"stop"}]}\n\n'
+STAMPED = FINISH.replace(b"]}", b'],"system_fingerprint":"f"}')
+LAST = (
+    b'data: {"choices":[],"usage":{"prompt_tokens":50,"completion_tokens":2,"prompt_tokens_details":'
+    b'{"cached_tokens":32}},"system_fingerprint":"f"}\n\n'
+)
+DONE = b"data: [DONE]\n\n"
 Reply = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -53,6 +62,16 @@ def streamed(*pieces: bytes, end: bool = True) -> Reply:
     return reply
 
 
+def once(first: Reply, engines: list[RecordingEngine], then: Reply) -> Reply:
+    """`first` for the first request that any of the engines got, `then` for the others."""
+
+    async def reply(request: bytes, writer: asyncio.StreamWriter) -> None:
+        sent = sum(len(engine.received) for engine in engines)
+        await (first if sent == 1 else then)(request, writer)
+
+    return reply
+
+
 def answered(body: bytes, status: bytes = b"200 OK") -> Reply:
     async def reply(_: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(whole(body, status))
@@ -65,8 +84,13 @@ async def broken(_: bytes, writer: asyncio.StreamWriter) -> None:
 
 
 def metric(stack: Stack, name: str, **labels: str) -> float:
-    value = stack.process.metrics.registry.get_sample_value(name, labels)
-    return 0.0 if value is None else value
+    """Read on the gateway's loop, so after what it is at: the last request is settled."""
+
+    async def read() -> float:
+        return stack.process.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    value: float = stack.run(read())
+    return value
 
 
 # -- streams
@@ -95,7 +119,24 @@ def test_a_stream_that_breaks_between_two_events_ends_with_an_error_event(
 def test_a_stream_that_breaks_in_an_event_breaks_for_the_client_too(stack: Stack) -> None:
     stack.engines["globex-0"].reply = streamed(b'data: {"half', end=False)
     with pytest.raises(ValueError, match="no end"):
-        stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")
+        stack.post(CHAT, chat("qwen2-7b", stream=True, **ASKS_USAGE), key="globex-key")
+
+
+def test_half_an_event_that_was_held_back_ends_as_an_error_event(stack: Stack) -> None:
+    stack.engines["globex-0"].reply = streamed(CHUNK, FINISH + b'data: {"half', end=False)
+    status, _, body = stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")
+    assert (status, body[: len(CHUNK + FINISH)]) == (200, CHUNK + FINISH)
+    assert json.loads(body[len(CHUNK + FINISH) :].removeprefix(b"data: "))["error"]["code"] == "engine_closed"
+
+
+@pytest.mark.parametrize("pieces", [(b'data: {"half',), (b'data: {"choices":[{"finish_reason":"stop"}]}\n\n',)])
+def test_a_stream_of_which_nothing_was_seen_yet_is_tried_elsewhere(stack: Stack, pieces: tuple[bytes, ...]) -> None:
+    engines = [stack.engines["acme-0"], stack.engines["acme-1"]]
+    for engine in engines:
+        engine.reply = once(streamed(*pieces, end=False), engines, streamed(CHUNK, LAST, DONE))
+    status, _, body = stack.post(CHAT, chat(stream=True), key="acme-key")
+    assert (status, body) == (200, CHUNK + DONE)
+    assert sum(len(engine.received) for engine in engines) == 2
 
 
 def test_a_stream_that_breaks_before_its_first_piece_is_a_plain_error(stack: Stack) -> None:
@@ -116,6 +157,75 @@ def test_the_usage_at_the_end_of_a_stream_is_counted(stack: Stack) -> None:
     before = metric(stack, "promptlane_prompt_tokens_total", tenant="globex", model="qwen2-7b")
     assert stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")[0] == 200
     assert metric(stack, "promptlane_prompt_tokens_total", tenant="globex", model="qwen2-7b") == before + 11
+
+
+# -- usage that the gateway asked for
+
+
+def sent_options(stack: Stack) -> object:
+    """The `stream_options` that the engine got, or "none"."""
+    (request,) = stack.engines["globex-0"].received
+    return json.loads(request.partition(b"\r\n\r\n")[2]).get("stream_options", "none")
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+def test_usage_is_asked_for_counted_and_kept_from_a_client_that_did_not_ask(stack: Stack, path: str) -> None:
+    stack.engines["globex-0"].reply = streamed(CHUNK, FINISH, LAST, DONE)
+    before = metric(stack, "promptlane_cached_tokens_total", pool="globex", endpoint="globex-0", kind="reported")
+    body = {"model": "qwen2-7b", "messages": [{"role": "user", "content": "x"}], "prompt": "x", "stream": True}
+    assert stack.post(path, body, key="globex-key")[2] == CHUNK + STAMPED + DONE
+    assert sent_options(stack) == {"include_usage": True}
+    after = metric(stack, "promptlane_cached_tokens_total", pool="globex", endpoint="globex-0", kind="reported")
+    assert after == before + 32
+
+
+def test_a_client_that_asks_gets_what_the_engine_sends(stack: Stack) -> None:
+    stack.engines["globex-0"].reply = streamed(CHUNK, FINISH, LAST, DONE)
+    body = chat("qwen2-7b", stream=True, **ASKS_USAGE)
+    assert stack.post(CHAT, body, key="globex-key")[2] == CHUNK + FINISH + LAST + DONE
+    assert sent_options(stack) == {"include_usage": True}
+
+
+def test_usage_that_an_engine_sends_to_everybody_passes_and_is_counted(stack: Stack) -> None:
+    forced = b'data: {"choices":[{"finish_reason":null}],"usage":{"prompt_tokens":50,"completion_tokens":1}}\n\n'
+    stack.engines["globex-0"].reply = streamed(forced, FINISH, LAST, DONE)
+    before = metric(stack, "promptlane_prompt_tokens_total", tenant="globex", model="qwen2-7b")
+    body = stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")[2]
+    assert body == forced + FINISH + LAST + DONE
+    assert metric(stack, "promptlane_prompt_tokens_total", tenant="globex", model="qwen2-7b") == before + 50
+
+
+def test_a_stream_in_one_piece_loses_the_usage_too(stack: Stack) -> None:
+    async def reply(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(CHUNK + FINISH + LAST + DONE, kind=b"text/event-stream; charset=utf-8"))
+
+    stack.engines["globex-0"].reply = reply
+    status, headers, body = stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")
+    assert (status, body) == (200, CHUNK + STAMPED + DONE)
+    assert headers["content-length"] == str(len(body))
+
+
+def test_a_whole_answer_to_a_stream_is_not_searched_for_chunks(stack: Stack) -> None:
+    stack.engines["globex-0"].reply = answered(b'{"choices":[],"usage":{"prompt_tokens":1}}')
+    assert stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")[2]["usage"] == {"prompt_tokens": 1}
+
+
+@pytest.mark.parametrize("stream", [False, None, "absent"])
+def test_no_options_are_sent_where_nothing_is_streamed(stack: Stack, stream: object) -> None:
+    stack.engines["globex-0"].reply = answered(ANSWER)
+    fields = {} if stream == "absent" else {"stream": stream}
+    assert stack.post(CHAT, chat("qwen2-7b", **fields), key="globex-key")[0] == 200
+    assert sent_options(stack) == "none"
+
+
+def test_the_fingerprint_is_learned_for_streams_of_several_choices(stack: Stack) -> None:
+    other = CHUNK.replace(b'"index":0', b'"index":1')
+    engine = stack.engines["globex-0"]
+    for _ in range(2):
+        engine.reply = streamed(FINISH, other, LAST, DONE)
+        assert stack.post(CHAT, chat("qwen2-7b", stream=True, n=2), key="globex-key")[2] == STAMPED + other + DONE
+    model = stack.app.runtime.gateway.models["globex"]["qwen2-7b"]
+    assert model.fingerprints == {"globex-0": b',"system_fingerprint":"f"'}
 
 
 # -- whole answers

@@ -15,6 +15,7 @@ settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
 SAMPLES = Path(__file__).resolve().parents[1] / "engine" / "samples"
+OURS = Path(__file__).resolve().parent / "samples"
 USAGE = b'"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}'
 FRAGMENTS = [
     b'"usage":',
@@ -83,7 +84,15 @@ def test_anthropics_words_are_understood() -> None:
         + json.dumps(delta).encode()
         + b'\n\nevent: message_stop\ndata: {"type":"x"}\n\n'
     )
-    assert find_usage(event) == Usage(9, 3, 4)
+    assert find_usage(event) == Usage(13, 3, 4), "Anthropic's input tokens leave out the cached ones"
+
+
+@pytest.mark.parametrize("name", ["messages_cached", "responses_cached"])
+def test_streams_that_carry_usage_anyway_tell_the_whole_prompt_and_what_was_cached(name: str) -> None:
+    """One prompt of 114 tokens, of which 96 were in the cache, in both APIs."""
+    events = (OURS / f"{name}.txt").read_bytes().split(b"\n\n")
+    assert find_usage(b"\n\n".join(events)) == Usage(114, 4, 96)
+    assert find_usage(b"\n\n".join(events[-4:])) == Usage(114, 4, 96), "it is in the last pieces of a stream"
 
 
 @pytest.mark.parametrize(
@@ -91,6 +100,13 @@ def test_anthropics_words_are_understood() -> None:
 )
 def test_a_usage_that_is_none_does_not_hide_the_one_before(later: bytes) -> None:
     assert find_usage(b"{" + USAGE + b"}\n\n{" + later) == Usage(7, 3, None)
+
+
+def test_what_was_written_to_the_cache_is_prompt_too_in_anthropics_words() -> None:
+    usage = (
+        b'"usage":{"input_tokens":18,"output_tokens":4,"cache_creation_input_tokens":96,"cache_read_input_tokens":0}'
+    )
+    assert find_usage(b"{" + usage + b"}") == Usage(114, 4, 0)
 
 
 def test_usage_that_a_model_wrote_is_text() -> None:
