@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from math import ceil
 
+from policies.block_size import BlockSize, fitting
+
 # No tokenizer makes more tokens than there are bytes, and 12 bytes per token is beyond prose in any language (long
 # runs of white space or of one character). Outside of these the report is about something else than this text.
 MIN_BYTES_PER_TOKEN = 1.0
@@ -30,12 +32,16 @@ UNSURE_FACTOR = 2.0
 
 
 class TokenEstimator:
-    """Estimates tokens from UTF-8 bytes for one engine model, and learns from what its engines report."""
+    """Estimates tokens from UTF-8 bytes for one engine model, and learns from what its engines report.
 
-    __slots__ = ("_reports", "bytes_per_token")
+    `block_size`: of the prefix blocks of its prompts, so that each stands for about as many tokens.
+    """
+
+    __slots__ = ("_reports", "block_size", "bytes_per_token")
 
     def __init__(self, bytes_per_token: float = 4.0) -> None:
         self.bytes_per_token = _bounded(bytes_per_token)
+        self.block_size = BlockSize(fitting(self.bytes_per_token))
         self._reports = 0
 
     def estimate(self, text_bytes: int, extra_tokens: int = 0) -> int:
@@ -54,6 +60,7 @@ class TokenEstimator:
         self._reports += 1
         share = max(SMOOTHING, 1 / (self._reports + 1))  # the first reports count more than the configured guess
         self.bytes_per_token = _bounded(believed + share * (seen - believed))
+        self.block_size.follow(self.bytes_per_token)
 
 
 class CountMemo:

@@ -6,10 +6,12 @@ Floor: an adapter; the arithmetic is in `policies`. Long prompts are read and ha
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from policies.classify import classify
-from policies.prefix_blocks import chain
+from policies.prefix_blocks import BLOCK_BYTES, ChainMemo
 from policies.tokens import TokenEstimator, needs_exact_count
 from policies.types import InferenceRequest, Lane, Tenant
 from router.counting import TokenCounter
@@ -27,15 +29,18 @@ _LANES = frozenset(lane.value for lane in Lane)
 
 @dataclass(frozen=True, slots=True)
 class MeasureSettings:
-    """The knobs of `classify` and of prefix blocks; sizes in bytes, `max_wait` in seconds."""
+    """The knobs of `classify` and of prefix blocks; sizes in bytes, `max_wait` in seconds per lane.
+
+    `block_bytes` None: what stands for about 64 tokens of the model, as its estimator has learned.
+    """
 
     long_prompt_tokens: int
     batch_prompts: int
     batch_n: int
     batch_header: str
-    block_bytes: int
+    block_bytes: int | None
     default_output_tokens: int
-    max_wait: float
+    max_wait: Mapping[Lane, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +54,13 @@ class Measured:
 
 
 class Measurer:
-    """Measures prompts; one per process, as its memo of exact counts is worth keeping."""
+    """Measures prompts; one per process, as its memos of exact counts and of chains are worth keeping."""
 
-    def __init__(self, settings: MeasureSettings, counter: TokenCounter) -> None:
+    def __init__(self, settings: MeasureSettings, counter: TokenCounter, chains: ChainMemo | None = None) -> None:
         self.settings = settings
         self._counter = counter
+        # With a lock, as the chains of long bodies are made in other threads.
+        self._chains = chains if chains is not None else ChainMemo(threading.Lock())
 
     async def measure(
         self,
@@ -69,32 +76,40 @@ class Measurer:
         now: float,
     ) -> Measured:
         """`size`: bytes of the body. Raises BadRequest for a prompt of the wrong shape or an unknown lane."""
-        prompt, blocks = await self._examine(spec, body, size, root)
+        text_block = self.settings.block_bytes or estimator.block_size.now
+        prompt, blocks, block_bytes = await self._examine(spec, body, size, root, text_block)
         estimate = estimator.estimate(prompt.text_bytes, prompt.extra_tokens)
         counted = needs_exact_count(prompt.text_bytes + prompt.extra_tokens, estimate, self.settings.long_prompt_tokens)
         tokens = await self._counter.count(prompt.texts) + prompt.extra_tokens if counted else estimate
+        lane = self._lane(tokens, body, prompt.count, asked_lane)
         request = InferenceRequest(
             id=request_id,
             tenant=tenant.id,
             tier_priority=tenant.tier.priority,
+            weight=tenant.weight,
             model=body.model,
             api=spec.name,
-            lane=self._lane(tokens, body, prompt.count, asked_lane),
+            lane=lane,
             prompt_tokens=tokens,
             max_output_tokens=self._expected_output(body, spec),
             prefix_blocks=blocks,
-            tokens_per_block=_tokens_per_block(tokens, prompt, self.settings.block_bytes),
+            tokens_per_block=_tokens_per_block(tokens, prompt, block_bytes),
             stream=body.stream,
             arrived_at=now,
-            deadline=now + self.settings.max_wait,
+            deadline=now + self.settings.max_wait[lane],
             session=body.session,
         )
         return Measured(request, prompt.text_bytes, prompt.extra_tokens, counted)
 
-    async def _examine(self, spec: ApiSpec, body: Body, size: int, root: int) -> tuple[Prompt, tuple[int, ...]]:
-        def work() -> tuple[Prompt, tuple[int, ...]]:
+    async def _examine(
+        self, spec: ApiSpec, body: Body, size: int, root: int, text_block: int
+    ) -> tuple[Prompt, tuple[int, ...], int]:
+        """The prompt, its chain, and the bytes of its blocks: 64 token ids have 256, whatever text has."""
+
+        def work() -> tuple[Prompt, tuple[int, ...], int]:
             prompt = read_prompt(spec, body.fields)
-            return prompt, chain(root, prompt.segments, self.settings.block_bytes)
+            block_bytes = BLOCK_BYTES if prompt.ids and not prompt.text_bytes else text_block
+            return prompt, self._chains.chain(root, prompt.segments, block_bytes), block_bytes
 
         return work() if size <= INLINE_BYTES else await asyncio.to_thread(work)
 

@@ -47,8 +47,15 @@ def test_the_same_text_at_another_place_has_another_hash() -> None:
 
 
 def test_a_block_is_seeded_with_its_parent() -> None:
-    block = b"y" * 256
-    assert chain(5, [block]) == (xxh3_64_intdigest(block, 5),)
+    first, second = b"y" * 256, b"z" * 256
+    parent, child = chain(5, [first, second])
+    assert child == xxh3_64_intdigest(second, parent)
+
+
+def test_chains_of_other_block_sizes_share_no_hash() -> None:
+    text = [b"x" * 4096]
+    chains = [set(chain(5, text, size)) for size in (64, 128, 256, 512)]
+    assert len(set.union(*chains)) == sum(map(len, chains)) == 64 + 32 + 16 + 8
 
 
 def test_tenants_and_models_share_no_hash() -> None:

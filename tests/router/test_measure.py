@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.prefix_blocks import chain
+from policies.prefix_blocks import ChainMemo, chain
 from policies.tokens import TokenEstimator
 from policies.types import Lane, Tenant, Tier
 from router import gateway, measure
@@ -33,7 +34,7 @@ SETTINGS = MeasureSettings(
     batch_header="x-promptlane-lane",
     block_bytes=256,
     default_output_tokens=256,
-    max_wait=60.0,
+    max_wait={Lane.SHORT: 60.0, Lane.LONG: 90.0, Lane.BATCH: 600.0},
 )
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 ROOT_HASH = 7
@@ -188,6 +189,14 @@ async def test_the_request_carries_who_when_and_what_without_its_text() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "asked", "seconds"), [("a", None, 60.0), ("a" * 40_000, None, 90.0), ("a", "batch", 600.0)]
+)
+async def test_a_request_may_wait_as_long_as_its_lane_allows(text: str, asked: str | None, seconds: float) -> None:
+    request = (await measured(chat(text), asked=asked, now=5.0)).request
+    assert request.deadline == 5.0 + seconds
+
+
+@pytest.mark.parametrize(
     ("fields", "expected"),
     [
         ({}, 256),
@@ -218,6 +227,54 @@ async def test_the_blocks_are_the_prompts_chain_and_stand_for_its_tokens(size: i
     assert (len(request.prefix_blocks) + 1) * request.tokens_per_block > request.prompt_tokens - 1e-6
 
 
+async def test_a_conversations_blocks_are_the_same_from_every_thread_and_from_memory() -> None:
+    measurer, spec = Measurer(SETTINGS, Counter(0)), APIS[CHAT]
+    turns = [{"role": "user", "content": f"{number} " * 9000} for number in range(30)]
+
+    async def blocks(count: int) -> bool:
+        body = read_body(spec, json.dumps({"model": "m", "messages": turns[:count]}).encode())
+        found = await measurer.measure(
+            spec, body, INLINE_BYTES * (1 + count % 2), tenant=TENANT, root=ROOT_HASH, estimator=TokenEstimator(4.0),
+            request_id="r", asked_lane=None, now=0.0,
+        )  # fmt: skip
+        return found.request.prefix_blocks == chain(ROOT_HASH, read_prompt(spec, body.fields).segments, 256)
+
+    assert all(await asyncio.gather(*(blocks(count) for count in [*range(1, 31), *range(30, 0, -1)])))
+
+
+@pytest.mark.parametrize(("bytes_per_token", "size"), [(4.0, 256), (2.2, 128), (6.5, 384)])
+async def test_a_block_follows_the_models_bytes_per_token_unless_its_size_is_fixed(
+    bytes_per_token: float, size: int
+) -> None:
+    estimator, fields = TokenEstimator(bytes_per_token), {"prompt": "x" * 30_000}
+    fixed = await measured(fields, path=COMPLETIONS, estimator=estimator)
+    free = await measured(fields, path=COMPLETIONS, estimator=estimator, knobs=replace(SETTINGS, block_bytes=None))
+    assert len(fixed.request.prefix_blocks) == 30_000 // 256
+    assert len(free.request.prefix_blocks) == 30_000 // size
+    assert 64 / 1.5 <= free.request.tokens_per_block <= 64
+    assert (fixed.request.prefix_blocks == free.request.prefix_blocks) is (size == 256)
+
+
+async def test_a_block_of_token_ids_is_64_of_them_whatever_the_models_text_is_like() -> None:
+    knobs = replace(SETTINGS, block_bytes=None)
+    found = await measured({"prompt": [5] * 6400}, path=COMPLETIONS, estimator=TokenEstimator(2.2), knobs=knobs)
+    assert (len(found.request.prefix_blocks), found.request.tokens_per_block) == (100, 64.0)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/messages/count_tokens", chat("x" * 40_000)),
+        ("/tokenize", {"prompt": "x" * 40_000}),
+        ("/detokenize", {"tokens": [1] * 9000}),
+    ],
+)
+async def test_what_no_model_sees_is_no_load_and_leaves_no_prefix(path: str, fields: dict[str, Any]) -> None:
+    request = (await measured(fields, path=path)).request
+    assert (request.prompt_tokens, request.max_output_tokens, request.prefix_blocks) == (0, 0, ())
+    assert request.lane is Lane.SHORT
+
+
 async def test_an_empty_prompt_has_no_blocks_and_no_tokens() -> None:
     request = (await measured({})).request
     assert (request.prompt_tokens, request.prefix_blocks, request.tokens_per_block) == (0, (), 0.0)
@@ -242,7 +299,7 @@ async def test_a_large_body_is_read_and_hashed_in_another_thread(
         monkeypatch.setattr(module, name, spy)
 
     spied(measure, "read_prompt")
-    spied(measure, "chain")
+    spied(ChainMemo, "chain")
     spied(gateway, "read_body")
     fields = chat("x" * size)
     await measured(fields)

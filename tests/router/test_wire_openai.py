@@ -130,3 +130,70 @@ def test_what_is_not_quite_json_is_refused(data: bytes) -> None:
 def test_xargs_that_are_no_object_are_left_to_the_engine() -> None:
     sent = json.loads(engine_body(read_fields(b'{"model":"m","vllm_xargs":[1]}'), "tiny", "s"))
     assert sent["vllm_xargs"] == [1]
+
+
+# -- usage of streams
+
+COMPLETIONS = APIS["/v1/completions"]
+
+
+def options_sent(client_options: object) -> tuple[bool, object]:
+    """Whether the gateway asks for usage, and the `stream_options` that the engine gets."""
+    given = {} if client_options == "absent" else {"stream_options": client_options}
+    body = body_of(stream=True, **given)
+    sent = json.loads(engine_body(body.fields, "tiny", "s", ask_usage=body.hides_usage))
+    return body.hides_usage, sent.get("stream_options", "absent")
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("absent", {"include_usage": True}),
+        (None, {"include_usage": True}),
+        ({}, {"include_usage": True}),
+        ({"include_usage": False}, {"include_usage": True}),
+        ({"include_usage": None, "x": [1]}, {"include_usage": True, "x": [1]}),
+        ({"continuous_usage_stats": None}, {"continuous_usage_stats": False, "include_usage": True}),
+        # Without include_usage an engine does not look at this; with ours it would send usage in every chunk.
+        ({"continuous_usage_stats": True, "y": 1}, {"continuous_usage_stats": False, "y": 1, "include_usage": True}),
+    ],
+)
+def test_usage_is_asked_for_where_the_client_did_not_and_its_other_options_stay(given: object, sent: object) -> None:
+    assert options_sent(given) == (True, sent)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"include_usage": True},
+        {"include_usage": True, "continuous_usage_stats": True},
+        {"include_usage": "true"},
+        {"include_usage": 1},
+        {"include_usage": "banana"},
+        {"continuous_usage_stats": "maybe"},
+        [],
+        "x",
+        5,
+        False,
+        True,
+    ],
+)
+def test_what_a_client_asked_for_and_what_an_engine_refuses_is_sent_as_it_came(given: object) -> None:
+    assert options_sent(given) == (False, given)
+
+
+def test_usage_is_asked_for_only_in_streams_of_apis_that_tell_it_on_request() -> None:
+    streamed, whole = b'{"model":"m","stream":true}', b'{"model":"m","stream":false}'
+    asking = {path for path, spec in APIS.items() if read_body(spec, streamed).hides_usage}
+    assert asking == {CHAT.path, COMPLETIONS.path}
+    assert not any(read_body(spec, data).hides_usage for spec in APIS.values() for data in (whole, b'{"model":"m"}'))
+
+
+@given(st.dictionaries(st.sampled_from(["include_usage", "continuous_usage_stats"]) | texts, values, max_size=4))
+def test_any_options_are_merged_or_left_alone(given: dict[str, Any]) -> None:
+    asks, sent = options_sent(given)
+    assert sent == ({**given, **_asked(given)} if asks else given)
+
+
+def _asked(given: dict[str, Any]) -> dict[str, bool]:
+    return {"include_usage": True} | {name: False for name in given if name == "continuous_usage_stats"}
