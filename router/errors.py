@@ -15,6 +15,7 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     │   └── HeadersTooLarge       431 headers_too_large
     ├── PolicyError               source policy
     │   ├── RateLimited           429 rate_limit_exceeded
+    │   │   └── QueueFull         429 rate_limit_exceeded
     │   ├── Overloaded            503 queue_full | deadline_exceeded
     │   └── NoEndpoint            503 no_endpoint
     ├── EngineError               source engine, retryable elsewhere
@@ -146,10 +147,36 @@ class RateLimited(PolicyError):
         self.type = kind
 
 
+class QueueFull(RateLimited):
+    """No room to wait, told to the client as a limit: it slows down, and no ingress takes the gateway for broken."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message, kind="requests", retry_after=retry_after)
+
+
 class Overloaded(PolicyError):
+    """The same told to whoever stands between, who may try another gateway; or the wait was in vain."""
+
     status = 503
     type = "overloaded_error"
     code = "queue_full"
+
+    @classmethod
+    def at_deadline(cls, retry_after: float) -> Overloaded:
+        """The request's time was up before an endpoint had room."""
+        message = "No endpoint had room for this request in time."
+        return cls(message, code="deadline_exceeded", retry_after=retry_after)
+
+
+def queue_full(status: Literal[429, 503], retry_after: float) -> QueueFull | Overloaded:
+    """The refusal of a request that finds no room to wait, with the status that its lane is configured to answer.
+
+    `retry_after`: seconds until those that wait now will have been served.
+    """
+    message = "Too many requests are waiting for this model."
+    if status == 429:
+        return QueueFull(message, retry_after=retry_after)
+    return Overloaded(message, retry_after=retry_after)
 
 
 class NoEndpoint(PolicyError):

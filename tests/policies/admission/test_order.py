@@ -5,20 +5,21 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.admission.order import BATCH_SECONDS, TIER_SECONDS, ShortestPrefillFirst
+from policies.admission.order import AGEING, BATCH_SECONDS, TIER_SECONDS, ShortestPrefillFirst
+from policies.admission.queue import Queue
 from policies.endpoint_state import EndpointState
+from policies.filters import Available
 from policies.types import InferenceRequest, Lane
+from policies.view import View
+from policies.waiting import Waiting
 from tests.policies.builders import PREFIX, make_fleet, make_request, make_state
 
-REQUESTS = st.lists(
-    st.builds(
-        make_request,
-        prompt_tokens=st.integers(1, 100_000),
-        tier_priority=st.integers(0, 3),
-        lane=st.sampled_from(Lane),
-        arrived_at=st.floats(0.0, 1000.0),
-    ),
-    max_size=20,
+REQUESTS = st.builds(
+    make_request,
+    prompt_tokens=st.integers(1, 100_000),
+    tier_priority=st.integers(0, 3),
+    lane=st.sampled_from(Lane),
+    arrived_at=st.floats(0.0, 1000.0),
 )
 
 
@@ -26,17 +27,25 @@ def order(
     waiting: list[InferenceRequest], now: float = 0.0, states: list[EndpointState] | None = None, window: int = 64
 ) -> list[str]:
     fleet = make_fleet(2) if states is None else states
-    return [request.id for request in ShortestPrefillFirst().first(waiting, fleet, now, window)]
+    queue = Queue(ShortestPrefillFirst())
+    for request in waiting:
+        queue.add(Waiting(request), fleet)
+    usable = Available().keep(fleet, now)
+    view = View(fleet, [column for column, state in enumerate(fleet) if state in usable], now)
+    return [one.request.id for one in queue.next(view, window)]
 
 
-@given(REQUESTS, st.integers(1, 25))
-def test_the_first_are_some_of_the_waiting_each_once_and_no_more_than_the_window(
-    waiting: list[InferenceRequest], window: int
+@given(REQUESTS, REQUESTS, st.floats(0.0, 1000.0), st.floats(0.0, 30.0), st.floats(0.0, 30.0))
+def test_a_key_that_never_changes_orders_as_the_formula_with_the_age_does(
+    one: InferenceRequest, two: InferenceRequest, now: float, own_one: float, own_two: float
 ) -> None:
-    first = ShortestPrefillFirst().first(waiting, make_fleet(2), 1000.0, window)
-    assert len(first) == min(len(waiting), window)
-    assert len({id(one) for one in first}) == len(first)
-    assert {id(one) for one in first} <= {id(one) for one in waiting}
+    def formula(request: InferenceRequest, own: float) -> float:
+        behind = BATCH_SECONDS if request.lane is Lane.BATCH else 0.0
+        return own + behind + TIER_SECONDS * request.tier_priority - AGEING * (now - request.arrived_at)
+
+    standing = ShortestPrefillFirst().standing
+    difference = formula(one, own_one) - formula(two, own_two)
+    assert abs((standing(one) + own_one) - (standing(two) + own_two) - difference) < 1e-9
 
 
 @given(st.integers(1, 75_000), st.integers(0, 3), st.sampled_from(Lane))
@@ -109,3 +118,8 @@ def test_an_order_without_endpoints_falls_back_to_age() -> None:
     one = make_request("one", arrived_at=2.0)
     two = make_request("two", arrived_at=1.0)
     assert order([one, two], 3.0, states=[]) == ["two", "one"]
+
+
+def test_the_weights_of_age_tier_and_batch_can_be_set() -> None:
+    request = make_request(tier_priority=2, lane=Lane.BATCH, arrived_at=10.0)
+    assert ShortestPrefillFirst(ageing=0.5, tier_seconds=3.0, batch_seconds=7.0).standing(request) == 7.0 + 6.0 + 5.0

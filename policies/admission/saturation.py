@@ -1,0 +1,187 @@
+"""How full a pool is, in one number, and what each lane may use of it.
+
+Floor: `policies`, pure. Lanes do not partition the engines (facts/routing.md: that is disastrous); a ceiling only keeps
+batch work from taking the room that the next interactive request needs, and gives it all that is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+from policies.cost import wait_seconds
+from policies.endpoint_state import EndpointState
+from policies.filters import Available, BestRole
+from policies.gate import WAIT_SECONDS
+from policies.types import Lane
+
+# Where a lane's share begins to fall, as a part of its ceiling. At 0 batch gets up to 17 % less of what is left; at .98
+# it is a cliff, and interactive time per token at p99 is up to a third longer. From a simulation with the engines of
+# facts/routing.md: endless batch beside 30 to 90 % of interactive load.
+SLOPE_FROM = 0.5
+
+# Part of an interactive lane's queue bound from which batch is refused at the door: what can still wait is kept for
+# those who cannot come back in ten minutes.
+NEARLY_FULL = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class LanePolicy:
+    """What a lane may hold in flight: shares of the pool's KV capacity, or of its seats where that is unknown.
+
+    `max_share`: at most this; from 1 on the lane is not limited. `ceiling`: the saturation above which nothing more of
+    the lane is sent, unless it holds less than `min_share`. On the way there, from half of the ceiling, the share falls
+    linearly from `max_share` to `min_share`. With a `min_share` above 0 one request is always within it, whatever its
+    size, so the lane never stops: whenever nothing of it is in flight its next request may be sent as soon as the order
+    puts it first, after at most (lane offset + Δ)/κ seconds of waiting (`fairness` has Δ).
+    """
+
+    ceiling: float = inf
+    min_share: float = 0.0
+    max_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.ceiling > 0 and 0 <= self.min_share <= self.max_share <= 1):
+            raise ValueError("expected a ceiling above 0 and shares with 0 <= min_share <= max_share <= 1")
+
+    @property
+    def limits(self) -> bool:
+        """Whether there is anything to check."""
+        return self.ceiling < inf or self.max_share < 1
+
+    def share(self, saturation: float) -> float:
+        """The share allowed at this saturation."""
+        if self.ceiling == inf:
+            return self.max_share
+        begin = self.ceiling * SLOPE_FROM
+        down = min(1.0, max(0.0, (saturation - begin) / (self.ceiling - begin)))
+        return self.max_share - (self.max_share - self.min_share) * down
+
+
+# Batch. In that simulation a ceiling of .7 leaves it 89 to 95 % of what it gets without one, and interactive time per
+# token at p99 falls to a third. `min_share`: at 130 % of interactive load .02 costs nothing that can be seen, .05 costs
+# 2 % of the interactive requests and .1 costs 8 %.
+DEFAULT_POLICIES: Mapping[Lane, LanePolicy] = {
+    Lane.SHORT: LanePolicy(),
+    Lane.LONG: LanePolicy(),
+    Lane.BATCH: LanePolicy(ceiling=0.7, min_share=0.02, max_share=0.8),
+}
+
+
+class PoolLoad(NamedTuple):
+    """`saturation`: 0 idle, 1 full. `kv_tokens`: the KV capacity of all endpoints, None unless all are known."""
+
+    saturation: float
+    kv_tokens: int | None
+    seats: int
+
+
+def pool_load(states: Sequence[EndpointState], now: float, full_wait: float = WAIT_SECONDS) -> PoolLoad:
+    """The load of the endpoints that serve now: those that are available, of the best role there is.
+
+    Saturation is the mean over endpoints of the largest of: predicted wait against `full_wait` (θ, from which on the
+    gate sends nothing), KV tokens in flight against capacity, requests against seats; each endpoint counts as full at
+    most, as one long prefill says nothing of the other endpoints. Without endpoints the pool is full.
+    """
+    serving = BestRole().keep(Available().keep(states, now), now)
+    if not serving:
+        return PoolLoad(1.0, None, 0)
+    total, tokens, seats = 0.0, 0, 0
+    known = True
+    for state in serving:
+        seats += state.endpoint.max_in_flight
+        fullest = max(wait_seconds(state, now) / full_wait, state.in_flight / state.endpoint.max_in_flight)
+        capacity = state.kv_capacity_tokens
+        if capacity:
+            tokens += capacity
+            fullest = max(fullest, state.kv_tokens / capacity)
+        else:
+            known = False
+        total += min(1.0, fullest)
+    return PoolLoad(total / len(serving), tokens if known else None, seats)
+
+
+class LaneGate:
+    """Which lanes may send now; one per pool, told of every request that is sent and that ends.
+
+    A pass calls `begin`, then `allows` for each request. A lane without limits costs one lookup; for the others the
+    load is measured again after each request that was sent, so a burst of batch sees itself.
+    """
+
+    def __init__(self, policies: Mapping[Lane, LanePolicy] = DEFAULT_POLICIES) -> None:
+        self.policies = {lane: policies.get(lane, LanePolicy()) for lane in Lane}
+        self.tokens = dict.fromkeys(Lane, 0.0)  # in flight: prompts and expected outputs
+        self.requests = dict.fromkeys(Lane, 0)
+        self._states: Sequence[EndpointState] = ()
+        self._now = 0.0
+        self._load: PoolLoad | None = None
+
+    def begin(self, states: Sequence[EndpointState], now: float) -> None:
+        """A pass begins."""
+        self._states, self._now, self._load = states, now, None
+
+    def allows(self, lane: Lane, tokens: float) -> bool:
+        """May one more request of the lane, of `tokens` (prompt and expected output), be sent now?"""
+        policy = self.policies[lane]
+        if not policy.limits:
+            return True
+        load = self.load
+        share = policy.share(load.saturation)
+        if share >= 1:
+            return True
+        if not self.requests[lane]:
+            return share > 0
+        if load.kv_tokens is None:
+            return self.requests[lane] + 1 <= share * load.seats
+        return self.tokens[lane] + tokens <= share * load.kv_tokens
+
+    def below_minimum(self, lane: Lane) -> bool:
+        """Whether the lane holds less in flight than its `min_share`."""
+        least = self.policies[lane].min_share
+        if least <= 0:
+            return False
+        if not self.requests[lane]:
+            return True
+        load = self.load
+        if load.kv_tokens is None:
+            return self.requests[lane] < least * load.seats
+        return self.tokens[lane] < least * load.kv_tokens
+
+    @property
+    def load(self) -> PoolLoad:
+        """As of this moment of the pass."""
+        if self._load is None:
+            self._load = pool_load(self._states, self._now)
+        return self._load
+
+    def sent(self, lane: Lane, tokens: float) -> None:
+        """A request was sent and its reservation charged."""
+        self.requests[lane] += 1
+        self.tokens[lane] += tokens
+        self._load = None
+
+    def ended(self, lane: Lane, tokens: float) -> None:
+        """The request has left its endpoint. `tokens`: the same number again."""
+        self.requests[lane] -= 1
+        self.tokens[lane] = max(0.0, self.tokens[lane] - tokens) if self.requests[lane] else 0.0
+        self._load = None
+
+
+class Door:
+    """Who may begin to wait. `bounds`: how many requests of each lane may wait.
+
+    Every lane has a queue of its own, so none can fill another's. When an interactive queue is nearly full the pool has
+    nothing to spare for a long time: batch is refused then, before anybody else is.
+    """
+
+    def __init__(self, bounds: Mapping[Lane, int]) -> None:
+        self._bounds = dict(bounds)
+        self._crowded = {lane: NEARLY_FULL * bound for lane, bound in bounds.items() if lane is not Lane.BATCH}
+
+    def admits(self, lane: Lane, waiting: Mapping[Lane, int]) -> bool:
+        """`waiting`: how many of each lane wait now; a lane that is not there has none."""
+        if waiting.get(lane, 0) >= self._bounds[lane]:
+            return False
+        return lane is not Lane.BATCH or all(waiting.get(one, 0) < bound for one, bound in self._crowded.items())
