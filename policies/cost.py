@@ -9,7 +9,7 @@ tokens. The constants of `Rates` are its priors; estimates wrong by 2 in the rat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policies.types import InferenceRequest
 
@@ -21,10 +21,6 @@ STEP_TOKENS = 8192  # vLLM's usual token budget of one step (`--max-num-batched-
 # Share of the elapsed time that is believed to have been spent on the pending prefills. More is dangerous: at 1.0 an
 # error of 20 % in the rate drops goodput from .89 to .20 (facts/routing.md).
 PROGRESS_CREDIT = 0.5
-
-# A client's bound says little about a reply's length: most replies are a few hundred tokens. Without this cap one
-# careless `max_tokens: 100000` would look like the work of a hundred requests (tokens).
-EXPECTED_OUTPUT_CAP = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +38,9 @@ class Rates:
             raise ValueError("prefill rate must be above 0 seconds per token")
 
 
-class Forecast(NamedTuple):
-    """What one endpoint is predicted to do with one request. A tuple, as every decision makes one per endpoint."""
-
-    cached_tokens: int
-    own_seconds: float
-    ttft_seconds: float
-
-
 def expected_output(request: InferenceRequest) -> int:
     """Output tokens to reckon with."""
-    return min(request.max_output_tokens, EXPECTED_OUTPUT_CAP)
+    return request.max_output_tokens
 
 
 def cached_tokens(state: EndpointState, request: InferenceRequest) -> int:
@@ -87,23 +75,6 @@ def step_seconds(state: EndpointState) -> float:
     return rates.step + rates.decode * (state.in_flight - state.pending_prefills) + rates.context * state.decode_tokens
 
 
-def predicted_ttft(state: EndpointState, request: InferenceRequest, cached: int, now: float) -> float:
-    """Seconds to the first token if sent now: (wait + own)·f + dstep, the study's policy A (facts/routing.md).
-
-    f = 1 + dstep/(8192·b): every step of prefill also carries the decodes.
-    """
-    own = own_seconds(state.rates, request.prompt_tokens - cached, cached)
-    return _ttft(state, own, now)
-
-
-def forecast(state: EndpointState, request: InferenceRequest, now: float) -> Forecast:
-    """All predictions for one endpoint, each made once."""
-    cached = cached_tokens(state, request)
-    own = own_seconds(state.rates, request.prompt_tokens - cached, cached)
-    return Forecast(cached, own, _ttft(state, own, now))
-
-
-def _ttft(state: EndpointState, own: float, now: float) -> float:
-    step = step_seconds(state)
-    slowdown = 1.0 + step / (STEP_TOKENS * state.rates.prefill)
-    return (wait_seconds(state, now) + own) * slowdown + step
+def slowdown(rates: Rates, step: float) -> float:
+    """How much longer a prefill takes as its steps also carry the decodes: f = 1 + dstep/(8192·b)."""
+    return 1.0 + step / (STEP_TOKENS * rates.prefill)

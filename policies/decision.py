@@ -28,10 +28,11 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Where a request goes: at least one candidate, best first."""
+    """Where a request goes: at least one candidate, best first. `column`: the choice's place in the view."""
 
     ranked: tuple[Candidate, ...]
     profile: str
+    column: int = 0
 
     @property
     def choice(self) -> Candidate:
@@ -41,11 +42,13 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """Everything a profile thinks of one endpoint. `verdicts`: filter's name and whether the endpoint passed it; after
-    the first refusal the later filters were not asked. `candidate` has all scores, also for a refused endpoint."""
+    the first refusal the later filters were not asked. `candidate` has all scores, also for a refused endpoint.
+    `at_once`: whether the gate would let the request go there now."""
 
     endpoint: str
     verdicts: tuple[tuple[str, bool], ...]
     candidate: Candidate
+    at_once: bool = True
 
     @property
     def accepted(self) -> bool:

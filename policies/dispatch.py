@@ -7,44 +7,82 @@ the load and the affinity of those sent before it, and no await can come between
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from policies.decision import Decision
 from policies.endpoint_state import EndpointState
-from policies.interface import QueueOrder
 from policies.profile import Profile
-from policies.types import InferenceRequest, Rejection
+from policies.types import Rejection
+from policies.view import View
+from policies.waiting import Waiting
 
-# Waiting requests looked at in one pass (facts/routing.md, W): enough for the order to matter, and few enough that a
-# pass over 16 endpoints and prompts of 500 blocks takes a few milliseconds.
+# W, waiting requests looked at in one pass (facts/routing.md): enough for the order to matter, and few enough that a
+# pass over 16 endpoints takes well under a millisecond (`make bench-decide`).
 WINDOW = 64
 
 
+class Line(Protocol):
+    """Who waits, in order."""
+
+    def __len__(self) -> int: ...
+
+    def next(self, view: View, window: int) -> Sequence[Waiting]:
+        """At most `window` of the waiting requests, the next one first, refreshed for this view."""
+
+    def again(self, view: View, window: int) -> Sequence[Waiting]:
+        """At most `window` of those that have failed at an endpoint, the one that came first first."""
+
+    def allows(self, waiting: Waiting) -> bool:
+        """Whether it may be sent after all that this pass has sent."""
+
+
 def plan(
-    waiting: Sequence[InferenceRequest],
+    line: Line,
     states: Sequence[EndpointState],
     profile: Profile,
-    order: QueueOrder,
     now: float,
-    commit: Callable[[InferenceRequest, Decision], None],
+    commit: Callable[[Waiting, Decision], None],
     window: int = WINDOW,
-    excluded: Callable[[InferenceRequest], frozenset[str]] = lambda request: frozenset(),
 ) -> int:
     """Send what can be sent and return how many were.
 
-    `commit` must reserve on the decision's choice before it returns; it may take the request out of `waiting`. At most
+    `commit` must reserve on the decision's choice before it returns; it may take the request out of the line. At most
     `window` requests are looked at: when that many were sent there may be more to send, and the caller runs again.
-    `excluded`: the endpoints that have failed a request already.
     """
-    if not waiting or profile.blocked(states, now) is not None:
-        return 0  # the usual end under overload, before any ordering is paid for
+    if not len(line):
+        return 0
+    view = profile.look(states, now)
+    if isinstance(view, Rejection):
+        view = View(states, [], now)
+    # Shut: the usual end under load, before any ordering is paid for. Only those whose endpoints have failed them are
+    # looked at then: a standby may be open to them that others need not.
+    shut = profile.shut(view)
+    narrow: dict[frozenset[str], View | Rejection] = {}  # the pool without what has failed, since the last send
     sent = 0
-    for request in order.first(waiting, states, now, window):
-        failed = excluded(request)
-        decision = profile.rank(request, states, now, failed)
-        if isinstance(decision, Rejection):
-            if failed:
-                continue  # others may still go where this one must not
-            break  # filters judge endpoints, not requests: what stops this one stops all that follow
-        commit(request, decision)
-        sent += 1
+    for waiting in line.again(view, window) if shut else line.next(view, window):
+        if (shut and not waiting.excluded) or not line.allows(waiting):
+            continue
+        own: View | Rejection = view
+        if waiting.excluded:
+            own = _narrowed(view, waiting.excluded, profile, narrow)
+        if isinstance(own, Rejection) or (waiting.excluded and profile.shut(own)):
+            continue
+        decision = profile.place(waiting, own)
+        if decision is not None:
+            commit(waiting, decision)
+            view.sent(decision.column)
+            narrow.clear()
+            sent += 1
+        shut = profile.shut(view)
     return sent
+
+
+def _narrowed(
+    view: View, excluded: frozenset[str], profile: Profile, known: dict[frozenset[str], View | Rejection]
+) -> View | Rejection:
+    own = known.get(excluded)
+    if own is None:
+        own = known[excluded] = profile.look(view.states, view.now, excluded)
+        if isinstance(own, View):
+            own.planned = view.planned  # what is held back counts for all, whoever it was
+    return own

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from policies.cache_feedback import CacheFeedback
 from policies.cost import Rates, expected_output
 from policies.health import EndpointHealth
-from policies.prefix_index import PrefixIndex
+from policies.learning import RateLearner
+from policies.prefix_index import Hold, PrefixIndex
+from policies.reservation import Reservation
 from policies.types import Endpoint, InferenceRequest
 
 # The cache of an engine of unknown size (tokens): an 8B model on a 24 GB GPU has about this. When unsure go low, as
@@ -21,7 +24,10 @@ UNKNOWN_KV_TOKENS = 32_768
 # Share of the engine's cache that the index copies: the rest holds outputs, and absorbs the error of tokens per block.
 INDEX_SHARE = 0.8
 
-TOKENS_PER_BLOCK = 64.0  # of 256 bytes, at 4 bytes per token, until a calibrated value is known
+# A change of the index's bound by less than this share waits: every change makes all predictions be made anew.
+FIT_STEP = 0.01
+
+TOKENS_PER_BLOCK = 64.0  # what a prefix block stands for, whatever its bytes (`block_size.py`)
 
 
 @dataclass(slots=True, eq=False)
@@ -29,9 +35,11 @@ class EndpointState:
     """Live state of an endpoint. Sums are over its in-flight requests, never negative, and 0 when there are none.
 
     `outstanding_tokens`: uncached prompt tokens without a first token yet, and expected output still to come.
-    `context_tokens`: KV held (estimate); `decode_tokens`: the part of it that belongs to decoding requests.
+    `kv_tokens`: KV that they need together, shared prefixes once. `context_tokens`: the same with what is shared
+    counted for each, as attention reads it; `decode_tokens`: the part of that which belongs to decoding requests.
     `prefill_since`: since when the present prefill may have been under way.
-    `engine_*` and `kv_usage` (0..1) are the engine's own figures, `scraped_at` their age.
+    `engine_*` and `kv_usage` (0..1) are the engine's own figures, `scraped_at` their age and `in_flight_scraped` our
+    own part of them.
     """
 
     endpoint: Endpoint
@@ -44,21 +52,47 @@ class EndpointState:
     pending_prefills: int = field(default=0, init=False)
     pending_prefill_seconds: float = field(default=0.0, init=False)
     prefill_since: float = field(default=0.0, init=False)
+    learns_rates: bool = True
+    learner: RateLearner = field(default_factory=RateLearner, init=False)
+    rates_version: int = field(default=0, init=False)
+    feedback: CacheFeedback = field(default_factory=CacheFeedback, init=False)
     last_first_token_at: float | None = field(default=None, init=False)
     outstanding_tokens: float = field(default=0.0, init=False)
+    kv_tokens: float = field(default=0.0, init=False)
     context_tokens: float = field(default=0.0, init=False)
     decode_tokens: float = field(default=0.0, init=False)
     engine_running: float | None = None
     engine_waiting: float | None = None
     kv_usage: float | None = None
     scraped_at: float | None = None
+    in_flight_scraped: int = 0
     kv_capacity_tokens: int | None = field(default=None, init=False)
+    nominal_blocks: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        self.learner = RateLearner(self.rates)
+        self.nominal_blocks = self.index.capacity
         if self.endpoint.weight <= 0:
             raise ValueError(f"endpoint {self.endpoint.name}: weight must be above 0")
         if self.endpoint.kv_capacity_tokens is not None:
             self.learn_kv_capacity(self.endpoint.kv_capacity_tokens)
+
+    @property
+    def version(self) -> int:
+        """Changes whenever a prediction for a prompt could: by the index or by the rates."""
+        return self.index.version + self.rates_version
+
+    def take_rates(self) -> None:
+        """Take what has been learned of the endpoint's speed, if that is to be."""
+        if self.learns_rates and self.learner.rates is not self.rates:
+            self.rates = self.learner.rates
+            self.rates_version += 1
+
+    def added_kv(self, request: InferenceRequest) -> float:
+        """KV tokens that the request would add to `kv_tokens`."""
+        blocks = request.prefix_blocks
+        shared = len(blocks) - self.index.unheld(blocks)
+        return max(0.0, request.prompt_tokens - shared * request.tokens_per_block) + expected_output(request)
 
     def available(self, now: float) -> bool:
         """May be sent to at all; says nothing of room."""
@@ -76,7 +110,44 @@ class EndpointState:
         size the smaller counts, as too large an index is the worse mistake."""
         configured = self.endpoint.kv_capacity_tokens
         self.kv_capacity_tokens = tokens if configured is None else min(tokens, configured)
-        self.index.resize(index_blocks(self.kv_capacity_tokens, tokens_per_block, share))
+        self.size_index(index_blocks(self.kv_capacity_tokens, tokens_per_block, share))
+
+    def size_index(self, blocks: int) -> None:
+        """Bound the index to `blocks`, times what the engine's reports have taught."""
+        self.nominal_blocks = blocks
+        self._fit_index()
+
+    def scraped_cache(self, queries: float | None, hits: float | None) -> None:
+        """The engine's counters of prompt tokens looked up in its cache and found, since its start."""
+        verdict = self.feedback.scraped(queries, hits)
+        if verdict < 0:
+            self.feedback.phantom(0.0)
+        elif verdict > 0 and self.index.full:
+            self.feedback.missed()
+        self._fit_index()
+
+    def restarted(self) -> None:
+        """Another engine process answers here: its cache begins empty, and it may be another kind of engine."""
+        self.index.clear()
+        self.feedback = CacheFeedback()
+        self._fit_index()
+        self.learner = RateLearner(self.rates)
+
+    def _fit_index(self) -> None:
+        blocks = int(self.nominal_blocks * self.feedback.factor)
+        if abs(blocks - self.index.capacity) > FIT_STEP * self.index.capacity:
+            self.index.resize(blocks)
+
+    def judge(self, hold: Hold, prompt: int, predicted: float, found: int) -> None:
+        """An answer came of a request that held this: what its `found` cached tokens say of the index."""
+        verdict = self.feedback.answered(prompt, predicted, found)
+        if verdict < 0 and hold.last_use is not None and self.nominal_blocks:
+            left = self.index.forget_unused_since(hold.last_use)
+            self.feedback.phantom(left / self.nominal_blocks)
+            self._fit_index()
+        elif verdict > 0 and hold.evicted:
+            self.feedback.missed()
+            self._fit_index()
 
     def reserve(self, request: InferenceRequest, cached_tokens: int, own_seconds: float, now: float) -> Reservation:
         """Charge a dispatch: load, affinity, and the health trial if this endpoint is on one."""
@@ -85,79 +156,13 @@ class EndpointState:
         self.in_flight += 1
         self.pending_prefills += 1
         self.pending_prefill_seconds += own_seconds
-        reservation = Reservation(self, request, cached_tokens, own_seconds)
+        reservation = Reservation(self, request, cached_tokens, own_seconds, now)
         self.outstanding_tokens += reservation.uncached_tokens + reservation.output_tokens
         self.context_tokens += request.prompt_tokens
-        self.index.touch(request.prefix_blocks)
+        self.kv_tokens += reservation.kv_tokens
+        self.feedback.dispatched(request.prompt_tokens, cached_tokens)
         self.health.on_dispatch(now)
         return reservation
-
-
-class Reservation:
-    """What one dispatch charged to an endpoint. Settled exactly once: later and repeated calls do nothing."""
-
-    __slots__ = (
-        "_open",
-        "_prefilling",
-        "cached_tokens",
-        "output_tokens",
-        "own_seconds",
-        "request",
-        "state",
-        "uncached_tokens",
-    )
-
-    def __init__(self, state: EndpointState, request: InferenceRequest, cached_tokens: int, own_seconds: float) -> None:
-        self.state = state
-        self.request = request
-        self.cached_tokens = cached_tokens
-        self.uncached_tokens = max(0, request.prompt_tokens - cached_tokens)
-        self.output_tokens = expected_output(request)
-        self.own_seconds = own_seconds
-        self._open = True
-        self._prefilling = True
-
-    @property
-    def decode_tokens(self) -> float:
-        """Context while decoding: the prompt and, over its life, half of the output on average."""
-        return self.request.prompt_tokens + self.output_tokens / 2
-
-    def first_token(self, now: float) -> None:
-        """The prefill is done, or believed to be: the request decodes from now on. Charges only: a caller that has seen
-        output, not predicted it, tells `health.on_first_token` as well."""
-        if not self._prefilling:
-            return  # told before, or released
-        state = self.state
-        self._end_prefill()
-        state.last_first_token_at = state.prefill_since = now
-        state.context_tokens += self.output_tokens / 2
-        state.decode_tokens += self.decode_tokens
-
-    def release(self, now: float) -> None:
-        """The request has left the endpoint, however it ended. `now` is for observers of finishes."""
-        if not self._open:
-            return
-        state = self.state
-        if self._prefilling:
-            self._end_prefill()
-            held = float(self.request.prompt_tokens)
-        else:
-            held = self.decode_tokens
-            state.decode_tokens = max(0.0, state.decode_tokens - held)
-        self._open = False
-        state.in_flight -= 1
-        state.context_tokens = max(0.0, state.context_tokens - held)
-        state.outstanding_tokens = max(0.0, state.outstanding_tokens - self.output_tokens)
-        if not state.in_flight:  # what is left is float drift
-            state.outstanding_tokens = state.context_tokens = state.decode_tokens = 0.0
-
-    def _end_prefill(self) -> None:
-        state = self.state
-        self._prefilling = False
-        state.pending_prefills -= 1
-        left = state.pending_prefill_seconds - self.own_seconds
-        state.pending_prefill_seconds = max(0.0, left) if state.pending_prefills else 0.0
-        state.outstanding_tokens = max(0.0, state.outstanding_tokens - self.uncached_tokens)
 
 
 def index_blocks(kv_tokens: int, tokens_per_block: float, share: float = INDEX_SHARE) -> int:

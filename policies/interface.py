@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from policies.cost import Forecast
-from policies.decision import Candidate
 from policies.endpoint_state import EndpointState
 from policies.types import InferenceRequest, Outcome, RejectReason
+from policies.view import View
+from policies.waiting import Waiting
 
 
 class Filter(Protocol):
@@ -34,22 +34,18 @@ class Scorer(Protocol):
     @property
     def name(self) -> str: ...
 
-    def score(self, request: InferenceRequest, state: EndpointState, forecast: Forecast, now: float) -> float: ...
+    def score(self, waiting: Waiting, view: View) -> list[float]:
+        """One cost per state of the view, in their order, also for those that are not open; a list of its own."""
 
 
 class Picker(Protocol):
-    """Orders candidates (at least one), best first; all of them, as those behind the first serve failover."""
+    """From costs to one of the view's open columns (at least one)."""
 
-    def pick(self, request: InferenceRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]: ...
+    def choose(self, request: InferenceRequest, view: View, costs: Sequence[float]) -> int:
+        """The column that should have the request. Changes nothing: it may still be held back."""
 
-
-class QueueOrder(Protocol):
-    """Who goes next."""
-
-    def first(
-        self, waiting: Sequence[InferenceRequest], states: Sequence[EndpointState], now: float, window: int
-    ) -> Sequence[InferenceRequest]:
-        """At most `window` of the waiting requests, the next one first, in a sequence of its own."""
+    def sent(self, view: View, column: int) -> None:
+        """A request goes to this column."""
 
 
 class OutcomeObserver(Protocol):

@@ -1,94 +1,144 @@
-"""From costs to a ranking.
+"""From costs to a choice.
 
-Floor: `policies`, pure. Every picker returns all candidates, so that the next in line serves failover.
+Floor: `policies`, pure. One idea a class.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter, itemgetter
+from math import ceil
 from random import Random
 
-from xxhash import xxh3_64_intdigest
-
-from policies.decision import Candidate
+from policies.rendezvous import affinity_key, place
 from policies.types import InferenceRequest
+from policies.view import View
 
 # A round robin remembers a credit per endpoint name; names come from the configuration, and this bounds what reloads
 # with ever new names could leave behind.
 MAX_CREDITS = 4096
 
+# Costs this close together are equal, in the costs' unit: predictions are not good to a millisecond.
+TIE = 0.001
+
+# c: what one may have, times the mean. Nearer to 1 more of the affinity is lost (what moves grows as 1/(c-1)²), and
+# with 2 the fullest may be twice as slow as the mean; at 1.25 it has a quarter more.
+BOUND = 1.25
+
 
 class LowestCost:
-    """The lowest cost first. Costs within `tie_seconds` of the best are equal, and then the prefix decides.
+    """The lowest cost. Costs within `tie_seconds` of the best are equal, and then the prefix decides.
 
     The tie goes by rendezvous hash of the second block's chained id (facts/routing.md): an idle fleet sends one prefix
     to one endpoint without anyone remembering it, and the first block is too often the system prompt that all share.
     """
 
-    def __init__(self, tie_seconds: float = 0.001) -> None:
+    def __init__(self, tie_seconds: float = TIE) -> None:
         self._tie = tie_seconds
 
-    def pick(self, request: InferenceRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-        ranked = sorted(candidates, key=_cost)
-        bound = ranked[0].cost + self._tie
-        ties = 1
-        while ties < len(ranked) and ranked[ties].cost <= bound:
-            ties += 1
-        if ties > 1:
-            seed = _affinity_key(request)
-            ranked[:ties] = sorted(
-                ranked[:ties], key=lambda one: xxh3_64_intdigest(one.state.endpoint.name.encode(), seed)
-            )
-        return ranked
+    def choose(self, request: InferenceRequest, view: View, costs: Sequence[float]) -> int:
+        columns = view.open
+        bound = min([costs[column] for column in columns]) + self._tie
+        ties = [column for column in columns if costs[column] <= bound]
+        if len(ties) == 1:
+            return ties[0]
+        key, states = affinity_key(request), view.states
+        return min(ties, key=lambda column: place(states[column].endpoint, key))
+
+    def sent(self, view: View, column: int) -> None:
+        """Nothing is remembered."""
+
+
+class BoundedLoad:
+    """The lowest cost among the endpoints that have room for one more: at most `bound` times the mean of what is in
+    flight with this request, by weight, rounded up. Of equal costs the least loaded, then by the prefix.
+
+    "Consistent hashing with bounded loads" (Mirrokni, Thorup, Zadimoghaddam 2016, arXiv 1608.01350) for any order of
+    preference: affinity decides as long as it does not pile up. As the bound is at least 1 one always has room.
+    """
+
+    def __init__(self, bound: float = BOUND) -> None:
+        self._bound = bound
+
+    def choose(self, request: InferenceRequest, view: View, costs: Sequence[float]) -> int:
+        columns, states = view.open, view.states
+        placed = 1 + sum([states[column].in_flight for column in columns])
+        unit = self._bound * placed / sum([states[column].endpoint.weight for column in columns])
+        room = [c for c in columns if states[c].in_flight < ceil(unit * states[c].endpoint.weight)]
+        key = affinity_key(request)
+
+        def preference(column: int) -> tuple[float, float, int]:
+            state = states[column]
+            return costs[column], state.in_flight / state.endpoint.weight, place(state.endpoint, key)
+
+        return min(room, key=preference)
+
+    def sent(self, view: View, column: int) -> None:
+        """Nothing is remembered."""
+
+
+class PowerOfTwo:
+    """Two at random, as often as their weights say, and of them the lower cost.
+
+    Two choices instead of one make the fullest endpoint exponentially less full, and unlike the best of all they never
+    send everybody to the one that an old measurement praised (Mitzenmacher 2001, "The power of two choices in
+    randomized load balancing").
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+
+    def choose(self, request: InferenceRequest, view: View, costs: Sequence[float]) -> int:
+        first = self._draw(view, view.open)
+        others = [column for column in view.open if column != first]
+        if not others:
+            return first
+        second = self._draw(view, others)
+        return first if costs[first] <= costs[second] else second
+
+    def _draw(self, view: View, columns: Sequence[int]) -> int:
+        return self._rng.choices(columns, [view.states[column].endpoint.weight for column in columns])[0]
+
+    def sent(self, view: View, column: int) -> None:
+        """Nothing is remembered."""
 
 
 class RoundRobin:
     """Each in turn, as often as its weight says, evenly spread (not weight times in a row).
 
-    At every pick each candidate earns its weight, the richest goes and pays what all earned together.
+    At every turn each endpoint earns its weight, the richest goes and pays what all earned together.
     """
 
     def __init__(self) -> None:
         self._credits: dict[str, float] = {}
 
-    def pick(self, request: InferenceRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+    def choose(self, request: InferenceRequest, view: View, costs: Sequence[float]) -> int:
+        credits, states = self._credits, view.states
+        return max(
+            view.open,  # of equals the first in the configured order
+            key=lambda column: credits.get(states[column].endpoint.name, 0.0) + states[column].endpoint.weight,
+        )
+
+    def sent(self, view: View, column: int) -> None:
         credits = self._credits
         if len(credits) > MAX_CREDITS:
             credits.clear()
         earned = 0.0
-        purses: list[tuple[float, Candidate]] = []
-        for candidate in candidates:
-            endpoint = candidate.state.endpoint
-            credit = credits[endpoint.name] = credits.get(endpoint.name, 0.0) + endpoint.weight
+        for one in view.open:
+            endpoint = view.states[one].endpoint
+            credits[endpoint.name] = credits.get(endpoint.name, 0.0) + endpoint.weight
             earned += endpoint.weight
-            purses.append((credit, candidate))
-        purses.sort(key=_first, reverse=True)  # stable: equals keep the configured order
-        ranked = [candidate for _, candidate in purses]
-        credits[ranked[0].state.endpoint.name] -= earned
-        return ranked
+        credits[view.states[column].endpoint.name] -= earned
 
 
 class RandomPicker:
-    """A random order in which an endpoint comes first as often as its weight says."""
+    """Any, as often as its weight says."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
 
-    def pick(self, request: InferenceRequest, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
-        # The least of independent exponential times is each one's with probability proportional to its rate.
-        draws = [(self._rng.expovariate(one.state.endpoint.weight), one) for one in candidates]
-        draws.sort(key=_first)
-        return [candidate for _, candidate in draws]
+    def choose(self, request: InferenceRequest, view: View, costs: Sequence[float]) -> int:
+        weights = [view.states[column].endpoint.weight for column in view.open]
+        return self._rng.choices(view.open, weights)[0]
 
-
-_cost = attrgetter("cost")
-_first = itemgetter(0)
-
-
-def _affinity_key(request: InferenceRequest) -> int:
-    """What a tie is broken by: the second block, or the only one, or for a prompt shorter than a block the request."""
-    blocks = request.prefix_blocks
-    if len(blocks) > 1:
-        return blocks[1]
-    return blocks[0] if blocks else xxh3_64_intdigest(request.id.encode())
+    def sent(self, view: View, column: int) -> None:
+        """Nothing is remembered."""

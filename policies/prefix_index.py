@@ -1,68 +1,193 @@
 """Which prefix blocks one endpoint probably holds: a copy of what its cache does, bounded like it.
 
-Floor: `policies`, pure. The invariant that everything here rests on: **a block is never older than a block that
-follows it in a chain**. A chain is touched tail first, so its head becomes the newest; the oldest goes first, so a
-child always leaves before its parent. Hence the present blocks of a chain are a leading run, found by bisection.
+Floor: `policies`, pure. It does what the engine's least-recently-used cache does (facts/routing.md, F): blocks of
+requests under way are held and not evicted, they become the newest when their request *ends*, and the answers under way
+take room. The invariant that everything here rests on: **a block is never older than a block that follows it in a
+chain, unless it is held**. A chain is touched tail first and whole, so its head becomes the newest; the oldest goes
+first, so a child leaves before its parent. Hence the present blocks of a chain are a leading run, found by bisection.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from typing import NamedTuple
+
+# Of the blocks evicted last so many are remembered, as a share of the capacity: enough to see that an index is too
+# small, where engines report blocks as cached that were let go here.
+GHOST_SHARE = 0.25
+
+
+class Hold(NamedTuple):
+    """What a request under way holds.
+
+    `blocks`: its chain, or the head of it that fits. `new`: how many of them nobody held before. `last_use`: the touch
+    that had last used the deepest block that was present and unheld; None without one. `evicted`: whether the first
+    block that was missing had been present not long ago. `epoch`: clears before it. `matched`: how many were present
+    before, `use`: the touch it was made with; they tell what only this request has brought.
+    """
+
+    blocks: Sequence[int]
+    new: int
+    output_blocks: float
+    last_use: int | None
+    evicted: bool
+    epoch: int
+    matched: int
+    use: int
 
 
 class PrefixIndex:
     """A least-recently-used set of blocks with at most `capacity_blocks` of them.
 
     Undersize it rather than not: a block believed to be cached that is not costs far more than one missed
-    (facts/routing.md: an index 20 % too large took goodput from .82 to .22).
+    (facts/routing.md: an index 20 % too large took goodput from .82 to .22). `version` changes whenever a match could.
     """
 
-    __slots__ = ("_blocks", "_capacity")
+    __slots__ = ("_blocks", "_capacity", "_epoch", "_ghosts", "_holders", "_room", "_uses", "version")
 
     def __init__(self, capacity_blocks: int) -> None:
         # OrderedDict, as a plain dict finds its oldest key in a time that grows with every key taken from the front.
-        self._blocks: OrderedDict[int, None] = OrderedDict()
+        # The value is the number of the touch that used the block last.
+        self._blocks: OrderedDict[int, int] = OrderedDict()
         self._capacity = max(0, capacity_blocks)
+        self._ghosts: OrderedDict[int, None] = OrderedDict()  # evicted last
+        self._holders: dict[int, int] = {}  # requests under way per block
+        self._room = 0.0  # blocks that answers under way are expected to fill
+        self._uses = 0
+        self._epoch = 0
+        self.version = 0
 
     @property
     def capacity(self) -> int:
         return self._capacity
 
+    @property
+    def full(self) -> bool:
+        """Whether a new block would push an old one out."""
+        return len(self._blocks) >= self._capacity - int(self._room)
+
+    @property
+    def held(self) -> int:
+        """Blocks of requests under way, each counted once."""
+        return len(self._holders)
+
     def match(self, blocks: Sequence[int]) -> int:
         """How many leading blocks of this chain are present."""
-        present = self._blocks
-        if not blocks or blocks[0] not in present:
-            return 0
-        low, high = 1, len(blocks)  # the first `low` are present; the answer is at most `high`
-        while low < high:
-            middle = (low + high + 1) // 2
-            if blocks[middle - 1] in present:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        return _leading_run(blocks, self._blocks)
+
+    def unheld(self, blocks: Sequence[int]) -> int:
+        """How many blocks of this chain no request under way holds: what another one would add to what is held."""
+        return len(blocks) - _leading_run(blocks, self._holders)
 
     def touch(self, blocks: Sequence[int]) -> None:
         """Make this chain the newest, from its root on; of one longer than the capacity the head is kept."""
         present = self._blocks
+        self._uses += 1
         for block in reversed(blocks[: self._capacity]):
-            present[block] = None
+            present[block] = self._uses
             present.move_to_end(block)
         self._evict()
+
+    def hold(self, blocks: Sequence[int], output_blocks: float = 0.0) -> Hold:
+        """Touch the chain of a request that was sent, and keep it until `let_go`, with room for its answer."""
+        kept = blocks[: self._capacity]
+        holders = self._holders
+        shared = _leading_run(kept, holders)
+        matched = _leading_run(kept, self._blocks)
+        last_use = self._blocks[kept[matched - 1]] if matched > shared else None
+        evicted = matched < len(kept) and kept[matched] in self._ghosts
+        for block in kept[:shared]:
+            holders[block] += 1
+        holders.update(dict.fromkeys(kept[shared:], 1))
+        self._room += output_blocks
+        self.touch(kept)
+        return Hold(kept, len(kept) - shared, output_blocks, last_use, evicted, self._epoch, matched, self._uses)
+
+    def let_go(self, hold: Hold, *, computed: bool = True) -> int:
+        """The request has ended: its blocks become the newest, as the engine frees them only now. Returns how many
+        nobody else holds.
+
+        `computed`: false when the engine never got to the end of the prompt: then what only this request has brought
+        is dropped. What stays is moved whole, parents behind children, also where others hold it and may never use it.
+        """
+        if hold.epoch != self._epoch:
+            return hold.new  # forgotten meanwhile
+        present, holders, freed = self._blocks, self._holders, 0
+        self._uses += 1
+        for place in range(len(hold.blocks) - 1, -1, -1):
+            block = hold.blocks[place]
+            count = holders[block]
+            if count > 1:
+                holders[block] = count - 1
+            else:
+                del holders[block]
+                freed += 1
+                if not computed and place >= hold.matched and present.get(block) == hold.use:
+                    del present[block]
+            if computed or block in present:
+                present[block] = self._uses
+                present.move_to_end(block)
+        self._room = max(0.0, self._room - hold.output_blocks) if holders else 0.0
+        self._evict()
+        return freed
 
     def resize(self, capacity_blocks: int) -> None:
         """Take a new bound; the oldest go when it is smaller."""
         self._capacity = max(0, capacity_blocks)
         self._evict()
 
+    def forget_unused_since(self, use: int) -> int:
+        """Drop what was last used at this touch or before and is not held: the engine is known to have evicted a block
+        of that age. Returns how many blocks are left."""
+        present, holders = self._blocks, self._holders
+        for block in [block for block, last in present.items() if last <= use and block not in holders]:
+            del present[block]
+        self.version += 1
+        return len(present)
+
     def clear(self) -> None:
         """Forget everything, as an engine does that restarts or sleeps."""
         self._blocks.clear()
+        self._ghosts.clear()
+        self._holders.clear()
+        self._room = 0.0
+        self._epoch += 1
+        self.version += 1
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def _evict(self) -> None:
-        while len(self._blocks) > self._capacity:
-            self._blocks.popitem(last=False)
+        """The oldest go that nobody holds; held ones are passed over and become newer. Where more are held than fit
+        (the engine's size, or its blocks, were overestimated) the oldest go, held or not."""
+        self.version += 1
+        present, holders = self._blocks, self._holders
+        if len(holders) > self._capacity:
+            while len(present) > self._capacity:
+                present.popitem(last=False)
+            return
+        bound = max(self._capacity - int(self._room), len(holders))
+        ghosts = self._ghosts
+        while len(present) > bound:
+            block, last = present.popitem(last=False)
+            if block in holders:
+                present[block] = last
+            else:
+                ghosts[block] = None
+        while len(ghosts) > GHOST_SHARE * self._capacity:
+            ghosts.popitem(last=False)
+
+
+def _leading_run(blocks: Sequence[int], present: Container[int]) -> int:
+    """How many leading blocks are present, given that the present ones are a leading run."""
+    if not blocks or blocks[0] not in present:
+        return 0
+    low, high = 1, len(blocks)  # the first `low` are present; the answer is at most `high`
+    while low < high:
+        middle = (low + high + 1) // 2
+        if blocks[middle - 1] in present:
+            low = middle
+        else:
+            high = middle - 1
+    return low

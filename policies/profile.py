@@ -1,94 +1,140 @@
-"""A routing policy for one request: filters, then weighted scorers, then a picker.
+"""A routing policy for one request: filters, then weighted scorers, then a picker, and where it holds back a gate.
 
-Floor: `policies`, pure. This is the hot path of every request, so an explanation is made only when it is asked for.
+Floor: `policies`, pure. This is the hot path of every request, so scorers work on all endpoints at once (`View`), a
+ranking is made only for a request that is sent, and an explanation only when it is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
-from policies.cost import forecast
 from policies.decision import Candidate, Decision, Explanation
 from policies.endpoint_state import EndpointState
 from policies.filters import NotTried
+from policies.gate import Gate
 from policies.interface import Filter, Picker, Scorer
-from policies.types import InferenceRequest, Rejection
+from policies.types import Rejection
+from policies.view import View
+from policies.waiting import Waiting
 
 
 class Profile:
-    """A policy by name. Use one profile per pool: a picker may remember whose turn it is."""
+    """A policy by name. Use one profile per pool: a picker may remember whose turn it is.
+
+    `gate`: who may be sent though an endpoint has a seat; None sends at once. `engine_priority`: whether engines are
+    told in which order to serve what they were sent (`policies/priority.py`).
+    """
 
     def __init__(
-        self, name: str, filters: Sequence[Filter], scorers: Sequence[tuple[Scorer, float]], picker: Picker
+        self,
+        name: str,
+        filters: Sequence[Filter],
+        scorers: Sequence[tuple[Scorer, float]],
+        picker: Picker,
+        gate: Gate | None = None,
+        *,
+        engine_priority: bool = False,
     ) -> None:
         self.name = name
+        self.gate = gate
+        self.engine_priority = engine_priority
         self._filters = tuple(filters)
-        self._scorers = tuple((scorer.score, weight) for scorer, weight in scorers)
-        self._scorer_names = tuple(scorer.name for scorer, _ in scorers)
+        self._scorers = tuple(scorers)
         self._picker = picker
 
-    def rank(
-        self,
-        request: InferenceRequest,
-        states: Sequence[EndpointState],
-        now: float,
-        exclude: frozenset[str] = frozenset(),
-    ) -> Decision | Rejection:
-        """The endpoints that may take the request now, best first. `exclude`: names it has already failed at."""
-        kept = self._filter(states, now, exclude)
-        if isinstance(kept, Rejection):
-            return kept
-        candidates = [self._candidate(request, state, now) for state in kept]
-        return Decision(tuple(self._picker.pick(request, candidates)), self.name)
+    def look(
+        self, states: Sequence[EndpointState], now: float, exclude: frozenset[str] = frozenset()
+    ) -> View | Rejection:
+        """The pool as it is now, or why nothing can be sent. `exclude`: endpoints that have failed the request."""
+        kept = states if not exclude else NotTried(exclude).keep(states, now)
+        for one in self._filters:
+            kept = one.keep(kept, now)
+            if not kept:
+                return Rejection(one.reason, detail=one.name)
+        if len(kept) == len(states):
+            return View(states, list(range(len(states))), now)
+        passed = set(map(id, kept))
+        return View(states, [column for column, state in enumerate(states) if id(state) in passed], now)
 
-    def blocked(self, states: Sequence[EndpointState], now: float) -> Rejection | None:
-        """Why no request at all can be sent now; None when one could."""
-        kept = self._filter(states, now, frozenset())
-        return kept if isinstance(kept, Rejection) else None
+    def shut(self, view: View) -> bool:
+        """Whether nothing more can be sent in this pass."""
+        return not view.open or (self.gate is not None and self.gate.shut(view))
 
-    def explain(
-        self,
-        request: InferenceRequest,
-        states: Sequence[EndpointState],
-        now: float,
-        exclude: frozenset[str] = frozenset(),
-    ) -> tuple[Explanation, ...]:
+    def place(self, waiting: Waiting, view: View) -> Decision | None:
+        """Where the request goes now; None when it is better held back, which later requests of the pass will see."""
+        if not view.open:
+            return None
+        costs, column = self._choose(waiting, view)
+        if self.gate is not None and not self.gate.admits(view, column, waiting):
+            view.held(column, waiting)
+            return None
+        self._picker.sent(view, column)
+        return self._decision(waiting, view, costs, column)
+
+    def preview(self, waiting: Waiting, view: View) -> tuple[Decision, bool]:
+        """Where the request would go, and whether at once. Takes nobody's turn; some endpoint must be open."""
+        costs, column = self._choose(waiting, view)
+        at_once = self.gate is None or self.gate.admits(view, column, waiting)
+        return self._decision(waiting, view, costs, column), at_once
+
+    def explain(self, waiting: Waiting, states: Sequence[EndpointState], now: float) -> tuple[Explanation, ...]:
         """Every filter's verdict and every score, per endpoint in the given order. Changes nothing, also no turn."""
-        verdicts: dict[str, list[tuple[str, bool]]] = {state.endpoint.name: [] for state in states}
+        verdicts = self._verdicts(states, now, waiting.excluded)
+        view = View(states, list(range(len(states))), now)
+        waiting.refresh(states, view.versions)
+        rows = [(scorer.name, scorer.score(waiting, view)) for scorer, _ in self._scorers]
+        costs = self._costs(waiting, view)
+        return tuple(
+            Explanation(
+                state.endpoint.name,
+                tuple(verdicts[column]),
+                self._candidate(waiting, view, costs, column)._replace(
+                    scores=tuple((name, row[column]) for name, row in rows)
+                ),
+                self.gate is None or self.gate.admits(view, column, waiting),
+            )
+            for column, state in enumerate(states)
+        )
+
+    def _verdicts(
+        self, states: Sequence[EndpointState], now: float, exclude: frozenset[str]
+    ) -> list[list[tuple[str, bool]]]:
+        verdicts: dict[int, list[tuple[str, bool]]] = {id(state): [] for state in states}
         left: Sequence[EndpointState] = states
         for one in (NotTried(exclude), *self._filters):
             kept = one.keep(left, now)
             for state in left:
-                verdicts[state.endpoint.name].append((one.name, state in kept))
+                verdicts[id(state)].append((one.name, state in kept))
             left = kept
-        return tuple(
-            Explanation(
-                state.endpoint.name,
-                tuple(verdicts[state.endpoint.name]),
-                self._candidate(request, state, now)._replace(scores=self._scores(request, state, now)),
-            )
-            for state in states
+        return list(verdicts.values())
+
+    def _choose(self, waiting: Waiting, view: View) -> tuple[list[float], int]:
+        waiting.refresh(view.states, view.versions)
+        costs = self._costs(waiting, view)
+        return costs, self._picker.choose(waiting.request, view, costs)
+
+    def _costs(self, waiting: Waiting, view: View) -> list[float]:
+        if not self._scorers:
+            return [0.0] * len(view.states)
+        (first, weight), *others = self._scorers
+        costs = first.score(waiting, view)
+        if weight != 1.0:
+            costs = [weight * cost for cost in costs]
+        for scorer, weight in others:
+            costs = [cost + weight * more for cost, more in zip(costs, scorer.score(waiting, view), strict=True)]
+        return costs
+
+    def _decision(self, waiting: Waiting, view: View, costs: list[float], column: int) -> Decision:
+        others = sorted((costs[other], other) for other in view.open if other != column)
+        columns = [column, *map(itemgetter(1), others)]
+        return Decision(tuple(self._candidate(waiting, view, costs, one) for one in columns), self.name, column)
+
+    def _candidate(self, waiting: Waiting, view: View, costs: list[float], column: int) -> Candidate:
+        return Candidate(
+            view.states[column],
+            costs[column],
+            waiting.cached[column],
+            waiting.own[column],
+            view.ttft(column, waiting),
         )
-
-    def _filter(
-        self, states: Sequence[EndpointState], now: float, exclude: frozenset[str]
-    ) -> Sequence[EndpointState] | Rejection:
-        if exclude:
-            states = NotTried(exclude).keep(states, now)
-        for one in self._filters:
-            states = one.keep(states, now)
-            if not states:
-                return Rejection(one.reason, detail=one.name)
-        return states
-
-    def _candidate(self, request: InferenceRequest, state: EndpointState, now: float) -> Candidate:
-        predicted = forecast(state, request, now)
-        cost = 0.0
-        for score, weight in self._scorers:
-            cost += weight * score(request, state, predicted, now)
-        return Candidate(state, cost, *predicted)
-
-    def _scores(self, request: InferenceRequest, state: EndpointState, now: float) -> tuple[tuple[str, float], ...]:
-        predicted = forecast(state, request, now)
-        values = (score(request, state, predicted, now) for score, _ in self._scorers)
-        return tuple(zip(self._scorer_names, values, strict=True))

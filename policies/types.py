@@ -29,7 +29,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A service class. `priority`: lower goes first. `rto_seconds`: the promised recovery time."""
+    """A service class. `priority`: 0, 1, 2, ..., lower goes first. `rto_seconds`: the promised recovery time."""
 
     name: str
     priority: int
@@ -72,7 +72,8 @@ class InferenceRequest:
     """One request as decisions see it: never its text.
 
     `prompt_tokens` is an estimate; `prefix_blocks` are chained hashes, each standing for about `tokens_per_block`
-    tokens. `max_output_tokens` is the client's bound or the expected length. Times are monotonic seconds.
+    tokens. `max_output_tokens`: what the answer is expected to have, all `choices` (`n`) together. `weight`: the
+    tenant's, on a shared pool. Times are monotonic seconds.
     """
 
     id: str
@@ -89,6 +90,8 @@ class InferenceRequest:
     arrived_at: float
     deadline: float
     session: str | None = None
+    weight: float = 1.0
+    choices: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from policies.cost import Forecast
-from policies.endpoint_state import EndpointState
-from policies.types import InferenceRequest
+from policies.view import View
+from policies.waiting import Waiting
 
 
 class InFlight:
@@ -17,5 +16,5 @@ class InFlight:
 
     name: ClassVar[str] = "in-flight"
 
-    def score(self, request: InferenceRequest, state: EndpointState, forecast: Forecast, now: float) -> float:
-        return (state.in_flight + 1) / state.endpoint.weight
+    def score(self, waiting: Waiting, view: View) -> list[float]:
+        return [(state.in_flight + 1) / state.endpoint.weight for state in view.states]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from policies.cost import Forecast, expected_output
-from policies.endpoint_state import EndpointState
-from policies.types import InferenceRequest
+from policies.cost import expected_output
+from policies.view import View
+from policies.waiting import Waiting
 
 
 class OutstandingTokens:
@@ -18,6 +18,6 @@ class OutstandingTokens:
 
     name: ClassVar[str] = "outstanding-tokens"
 
-    def score(self, request: InferenceRequest, state: EndpointState, forecast: Forecast, now: float) -> float:
-        added = request.prompt_tokens + expected_output(request)
-        return (state.outstanding_tokens + added) / state.endpoint.weight
+    def score(self, waiting: Waiting, view: View) -> list[float]:
+        added = waiting.request.prompt_tokens + expected_output(waiting.request)
+        return [(state.outstanding_tokens + added) / state.endpoint.weight for state in view.states]

@@ -1,4 +1,4 @@
-"""The predicted time to first token.
+"""The predicted time to first token, in which own work counts more than the wait.
 
 Floor: `policies`, pure. In seconds, so it needs no tuning against load: the wait, the uncached prefill and the decodes
 beside it are all in it (`policies/cost.py`).
@@ -8,15 +8,30 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from policies.cost import Forecast
-from policies.endpoint_state import EndpointState
-from policies.types import InferenceRequest
+from policies.view import View
+from policies.waiting import Waiting
+
+# λ, how much an own prefill counts beyond its time, because it also delays all that come after it: at a pool whose
+# endpoints are all busy twice. From 0 to 2 nothing changes much, beyond that it is worse (facts/routing.md).
+STICKINESS = 1.0
 
 
 class PredictedTtft:
-    """Seconds until the first token if the request were sent now."""
+    """Seconds until the first token if sent now, and λ times the part of it that is the request's own:
+    wait·f + (1+λ)·(own·f + dstep), policy D of facts/routing.md.
+
+    λ = `stickiness` · share of endpoints with a pending prefill (L there): where engines are idle, waiting for a cached
+    prefix is not paid for twice. `stickiness` 0 is the plain time to first token.
+    """
 
     name: ClassVar[str] = "predicted-ttft"
 
-    def score(self, request: InferenceRequest, state: EndpointState, forecast: Forecast, now: float) -> float:
-        return forecast.ttft_seconds
+    def __init__(self, stickiness: float = STICKINESS) -> None:
+        self._stickiness = stickiness
+
+    def score(self, waiting: Waiting, view: View) -> list[float]:
+        factor = 1.0 + self._stickiness * view.busy_share
+        return [
+            wait * slow + factor * (own * slow + step)
+            for wait, own, slow, step in zip(view.planned, waiting.own, view.slowdowns, view.steps, strict=True)
+        ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
-from policies.decision import Candidate
+from policies.cost import Rates
 from policies.endpoint_state import EndpointState
 from policies.health import EndpointHealth
+from policies.learning import RateLearner
 from policies.types import Endpoint, InferenceRequest, Lane, Role
+from policies.view import View
+from policies.waiting import Waiting
 
 PREFIX = (11, 22, 33, 44)
 
@@ -19,12 +23,14 @@ def make_request(
     max_output_tokens: int = 100,
     blocks: tuple[int, ...] = PREFIX,
     lane: Lane = Lane.SHORT,
+    tenant: str = "acme",
     tier_priority: int = 0,
     arrived_at: float = 0.0,
+    tokens_per_block: float = 64.0,
 ) -> InferenceRequest:
     return InferenceRequest(
         id=id,
-        tenant="acme",
+        tenant=tenant,
         tier_priority=tier_priority,
         model="m",
         api="chat",
@@ -32,7 +38,7 @@ def make_request(
         prompt_tokens=prompt_tokens,
         max_output_tokens=max_output_tokens,
         prefix_blocks=blocks,
-        tokens_per_block=64.0,
+        tokens_per_block=tokens_per_block,
         stream=True,
         arrived_at=arrived_at,
         deadline=arrived_at + 60,
@@ -63,8 +69,27 @@ def make_fleet(count: int, max_in_flight: int = 256) -> list[EndpointState]:
     return [make_state(f"e{number}", max_in_flight=max_in_flight) for number in range(count)]
 
 
-def make_candidate(name: str, cost: float = 0.0, weight: float = 1.0) -> Candidate:
-    return Candidate(make_state(name, weight=weight), cost, 0, 0.0, 0.0)
+def make_view(states: Sequence[EndpointState], *, closed: Sequence[int] = (), now: float = 0.0) -> View:
+    """All columns open but the closed ones."""
+    return View(states, [column for column in range(len(states)) if column not in closed], now)
+
+
+def make_waiting(states: Sequence[EndpointState], request: InferenceRequest | None = None, *excluded: str) -> Waiting:
+    """A request that waits, with predictions as of now."""
+    waiting = Waiting(make_request() if request is None else request, frozenset(excluded))
+    waiting.refresh(states, [state.version for state in states])
+    return waiting
+
+
+def chain_of(path: Sequence[int]) -> tuple[int, ...]:
+    """The chained blocks of a prompt that is a path in a tree: two prompts share blocks as far as their paths agree."""
+    return tuple(hash((0, *path[:length])) for length in range(1, len(path) + 1))
+
+
+def learn_rates(state: EndpointState, rates: Rates) -> None:
+    """What an endpoint does when it has learned that it is that fast."""
+    state.learner = RateLearner(rates)
+    state.take_rates()
 
 
 def load(state: EndpointState, seconds: float, *, tokens: int = 256, now: float = 0.0) -> None:

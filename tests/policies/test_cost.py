@@ -7,13 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.cost import (
-    EXPECTED_OUTPUT_CAP,
     Rates,
     cached_tokens,
-    expected_output,
-    forecast,
     own_seconds,
-    predicted_ttft,
+    slowdown,
     step_seconds,
     wait_seconds,
 )
@@ -85,24 +82,10 @@ def test_a_step_grows_with_the_requests_that_decode_and_their_context() -> None:
     assert step_seconds(state) == pytest.approx(idle + rates.decode + rates.context * 1100)
 
 
-def test_predicted_ttft_is_wait_and_own_slowed_by_the_decodes() -> None:
-    state, request = make_state(), make_request(prompt_tokens=1000)
-    load(state, 3.0)
-    state.reserve(make_request(prompt_tokens=5000, blocks=()), 0, 1.0, 0.0).first_token(0.0)
-    step = step_seconds(state)
-    slowdown = 1 + step / (8192 * state.rates.prefill)
-    own = own_seconds(state.rates, 936, 64)
-    assert predicted_ttft(state, request, 64, 0.0) == pytest.approx((3.0 + own) * slowdown + step)
-
-
-@given(st.lists(SECONDS, max_size=5), SECONDS, st.integers(1, 10_000))
-def test_more_waiting_work_never_shortens_the_prediction(works: list[float], more: float, tokens: int) -> None:
-    state, request = make_state(), make_request(prompt_tokens=tokens)
-    for seconds in works:
-        load(state, seconds)
-    before = forecast(state, request, 0.0).ttft_seconds
-    load(state, more)
-    assert forecast(state, request, 0.0).ttft_seconds >= before - 1e-9
+@given(st.floats(0.0, 10.0), st.floats(1e-6, 1e-2))
+def test_decodes_stretch_a_prefill_and_never_shorten_it(step: float, rate: float) -> None:
+    assert slowdown(Rates(prefill=rate), step) == pytest.approx(1 + step / (8192 * rate))
+    assert slowdown(Rates(prefill=rate), step) >= 1.0
 
 
 @given(st.integers(0, 1000), st.integers(0, 4))
@@ -111,21 +94,6 @@ def test_at_least_the_last_prompt_token_is_always_computed(prompt_tokens: int, t
     state.index.touch(PREFIX[:touched])
     cached = cached_tokens(state, make_request(prompt_tokens=prompt_tokens))
     assert cached == max(0, min(touched * 64, prompt_tokens - 1))
-
-
-def test_a_forecast_agrees_with_the_single_predictions() -> None:
-    state, request = make_state(), make_request(prompt_tokens=1000)
-    load(state, 1.0)
-    state.index.touch(PREFIX)
-    predicted = forecast(state, request, 0.5)
-    assert predicted.cached_tokens == 256
-    assert predicted.own_seconds == own_seconds(state.rates, 744, 256)
-    assert predicted.ttft_seconds == predicted_ttft(state, request, 256, 0.5)
-
-
-def test_a_careless_output_bound_is_not_believed() -> None:
-    assert expected_output(make_request(max_output_tokens=100_000)) == EXPECTED_OUTPUT_CAP
-    assert expected_output(make_request(max_output_tokens=10)) == 10
 
 
 def test_a_prefill_rate_of_zero_is_refused() -> None:

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.endpoint_state import EndpointState, Reservation
-from policies.types import Outcome
-from tests.policies.builders import PREFIX, make_request, make_state
+from policies.cost import Rates
+from policies.endpoint_state import EndpointState
+from policies.reservation import Reservation
+from policies.types import InferenceRequest, Outcome
+from tests.policies.builders import PREFIX, chain_of, learn_rates, make_request, make_state
 
 # Per step: what to do, to which of the requests so far, and the size of a new one.
 STEPS = st.lists(
@@ -20,7 +22,18 @@ STEPS = st.lists(
     ),
     max_size=60,
 )
-SUMS = ("pending_prefill_seconds", "outstanding_tokens", "context_tokens", "decode_tokens")
+SUMS = ("pending_prefill_seconds", "outstanding_tokens", "context_tokens", "decode_tokens", "kv_tokens")
+
+# Prompts of a tree, so that they share beginnings, with a last piece shorter than a block.
+PROMPTS = st.tuples(st.lists(st.integers(0, 1), max_size=6), st.integers(0, 63), st.integers(0, 2000))
+KV_STEPS = st.lists(
+    st.tuples(st.sampled_from(["reserve", "first_token", "release"]), st.integers(0, 30), PROMPTS), max_size=40
+)
+
+
+def prompt(path: list[int], rest: int, output: int, size: float = 64.0) -> InferenceRequest:
+    tokens = int(len(path) * size) + rest
+    return make_request(prompt_tokens=tokens, max_output_tokens=output, blocks=chain_of(path), tokens_per_block=size)
 
 
 def check_bounds(state: EndpointState) -> None:
@@ -68,6 +81,88 @@ def test_repeated_calls_change_nothing(steps: list[tuple[str, int, int, float]])
                 getattr(reservations[which % len(reservations)], action)(float(now))
     assert [getattr(once, name) for name in SUMS] == [getattr(twice, name) for name in SUMS]
     assert (once.in_flight, once.pending_prefills) == (twice.in_flight, twice.pending_prefills)
+
+
+@given(KV_STEPS, st.sampled_from([2, 4, 100]))
+def test_kv_tokens_are_the_distinct_blocks_in_flight_and_the_rest_of_each_request(
+    steps: list[tuple[str, int, tuple[list[int], int, int]]], capacity: int
+) -> None:
+    state = make_state()
+    state.index.resize(capacity)
+    live: list[Reservation] = []
+    for now, (action, which, drawn) in enumerate(steps):
+        if action == "reserve":
+            request = prompt(*drawn)
+            before, added = state.kv_tokens, state.added_kv(request)
+            live.append(state.reserve(request, 0, 0.1, float(now)))
+            assert state.kv_tokens == before + added, "what the gate reckoned with"
+        elif live and action == "first_token":
+            live[which % len(live)].first_token(float(now))
+        elif live:
+            live.pop(which % len(live)).release(float(now))
+        heads = [one.request.prefix_blocks[:capacity] for one in live]  # what is beyond is nobody's to share
+        rest = sum(
+            one.request.prompt_tokens - 64 * len(head) + one.output_tokens
+            for one, head in zip(live, heads, strict=True)
+        )
+        assert state.kv_tokens == rest + 64 * len({block for head in heads for block in head})
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["reserve", "reserve", "first_token", "release", "clear", "resize", "restart"]),
+            st.integers(0, 30),
+            PROMPTS,
+            st.floats(10.0, 100.0),
+        ),
+        max_size=40,
+    )
+)
+def test_kv_tokens_are_never_negative_and_nothing_when_idle_whatever_becomes_of_index_and_calibration(
+    steps: list[tuple[str, int, tuple[list[int], int, int], float]],
+) -> None:
+    state = make_state()
+    reservations: list[Reservation] = []
+    for now, (action, which, drawn, size) in enumerate(steps):
+        if action == "reserve":
+            reservations.append(state.reserve(prompt(*drawn, size=size), 0, 0.1, float(now)))
+        elif action == "clear":
+            state.index.clear()
+        elif action == "restart":
+            state.restarted()
+        elif action == "resize":
+            state.index.resize(which)
+        elif reservations:
+            getattr(reservations[which % len(reservations)], action)(float(now))
+        check_bounds(state)
+    for reservation in reservations:
+        reservation.release(100.0)
+        check_bounds(state)
+    assert (state.in_flight, state.kv_tokens, state.index.held) == (0, 0.0, 0)
+
+
+def test_the_version_changes_with_the_index_and_with_the_rates() -> None:
+    state = make_state()
+    versions = [state.version]
+    state.index.touch(PREFIX)
+    versions.append(state.version)
+    learn_rates(state, Rates(prefill=1e-3))
+    versions.append(state.version)
+    state.reserve(make_request(), 0, 0.1, now=0.0).release(1.0)
+    versions.append(state.version)
+    assert len(set(versions)) == 4
+    assert state.rates == Rates(prefill=1e-3)
+
+
+def test_a_request_that_ends_before_its_first_token_leaves_no_affinity_and_one_that_began_to_answer_does() -> None:
+    state = make_state()
+    state.reserve(make_request(), 0, 0.1, now=0.0).release(1.0)
+    assert state.index.match(PREFIX) == 0
+    answered = state.reserve(make_request(), 0, 0.1, now=0.0)
+    answered.first_token(1.0)
+    answered.release(2.0)
+    assert state.index.match(PREFIX) == 4
 
 
 def test_a_dispatch_is_seen_at_once_in_load_and_affinity() -> None:

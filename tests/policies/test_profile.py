@@ -1,4 +1,4 @@
-"""A profile ranks what its filters leave, says why when they leave nothing, and explains without side effects."""
+"""A profile places a request among what its filters leave, holds it back, says why, and explains without effects."""
 
 from __future__ import annotations
 
@@ -9,23 +9,46 @@ from hypothesis import strategies as st
 from policies.decision import Decision
 from policies.endpoint_state import EndpointState
 from policies.filters import Available, BestRole, Seat
-from policies.pickers import LowestCost
+from policies.gate import Gate
+from policies.pickers import LowestCost, RoundRobin
 from policies.profile import Profile
-from policies.registry import make_profile
+from policies.registry import PROFILES, make_profile
 from policies.scorers.in_flight import InFlight
 from policies.scorers.predicted_ttft import PredictedTtft
-from policies.types import Rejection, RejectReason, Role
+from policies.types import InferenceRequest, Rejection, RejectReason, Role
+from policies.view import View
+from policies.waiting import Waiting
 from tests.policies.builders import PREFIX, load, make_fleet, make_request, make_state, rng
+
+AT_ONCE = "prompt-aware-at-once"
 
 
 def prompt_aware() -> Profile:
     return make_profile("prompt-aware", rng())
 
 
-def decide(profile: Profile, states: list[EndpointState], exclude: frozenset[str] = frozenset()) -> Decision:
-    decision = profile.rank(make_request(prompt_tokens=2000), states, 0.0, exclude)
+def looked(profile: Profile, states: list[EndpointState], exclude: frozenset[str] = frozenset()) -> View:
+    view = profile.look(states, 0.0, exclude)
+    assert isinstance(view, View)
+    return view
+
+
+def decide(
+    profile: Profile,
+    states: list[EndpointState],
+    exclude: frozenset[str] = frozenset(),
+    request: InferenceRequest | None = None,
+) -> Decision:
+    asked = make_request(prompt_tokens=2000) if request is None else request
+    decision = profile.place(Waiting(asked, exclude), looked(profile, states, exclude))
     assert isinstance(decision, Decision)
     return decision
+
+
+def send(profile: Profile, states: list[EndpointState], request: InferenceRequest) -> EndpointState:
+    choice = decide(profile, states, request=request).choice
+    choice.state.reserve(request, choice.cached_tokens, choice.own_seconds, 0.0)
+    return choice.state
 
 
 def names(decision: Decision) -> list[str]:
@@ -35,7 +58,7 @@ def names(decision: Decision) -> list[str]:
 @given(
     st.lists(st.tuples(st.sampled_from(Role), st.booleans(), st.booleans(), st.integers(0, 2)), min_size=1, max_size=8),
     st.frozensets(st.sampled_from([f"e{number}" for number in range(8)])),
-    st.sampled_from(["prompt-aware", "least-outstanding", "least-in-flight", "round-robin", "random"]),
+    st.sampled_from(sorted(PROFILES)),
 )
 def test_a_request_only_ever_goes_to_an_available_untried_endpoint_with_a_seat(
     fleet: list[tuple[Role, bool, bool, int]], exclude: frozenset[str], name: str
@@ -48,13 +71,45 @@ def test_a_request_only_ever_goes_to_an_available_untried_endpoint_with_a_seat(
             load(state, 0.1)
         states.append(state)
     usable = [one for one in states if one.available(0.0) and one.endpoint.name not in exclude]
-    decision = make_profile(name, rng()).rank(make_request(), states, 0.0, exclude)
-    if isinstance(decision, Rejection):
-        assert decision.reason is (RejectReason.POOL_BUSY if usable else RejectReason.NO_ENDPOINT)
+    view = make_profile(name, rng()).look(states, 0.0, exclude)
+    if isinstance(view, Rejection):
+        assert view.reason is (RejectReason.POOL_BUSY if usable else RejectReason.NO_ENDPOINT)
         return
     best = min(list(Role).index(one.endpoint.role) for one in usable)
     expected = [one for one in usable if list(Role).index(one.endpoint.role) == best and not one.full]
-    assert {one.state.endpoint.name for one in decision.ranked} == {one.endpoint.name for one in expected}
+    assert [states[column] for column in view.open] == expected
+    decision = make_profile(name, rng()).place(Waiting(make_request(), exclude), view)
+    if decision is not None:
+        assert {id(one.state) for one in decision.ranked} == {id(one) for one in expected}
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(0, 4), st.booleans()), min_size=1, max_size=8))
+def test_a_decision_ranks_every_open_endpoint_once_the_choice_first_and_the_rest_by_cost(
+    fleet: list[tuple[float, int, bool]],
+) -> None:
+    states = [make_state(f"e{number}", healthy=healthy) for number, (_, _, healthy) in enumerate(fleet)]
+    for state, (pending, touched, _) in zip(states, fleet, strict=True):
+        state.index.touch(PREFIX[:touched])
+        load(state, pending)
+    profile = make_profile(AT_ONCE, rng())
+    view = profile.look(states, 0.0)
+    if isinstance(view, Rejection):
+        return
+    decision = profile.place(Waiting(make_request()), view)
+    assert decision is not None
+    assert decision.choice.state is states[decision.column]
+    assert sorted(one.state.endpoint.name for one in decision.ranked) == [
+        states[column].endpoint.name for column in view.open
+    ]
+    others = [one.cost for one in decision.ranked[1:]]
+    assert others == sorted(others)
+    assert all(decision.choice.cost <= cost + 0.001 for cost in others)
+    for one in decision.ranked:
+        column = states.index(one.state)
+        waiting = Waiting(make_request())
+        waiting.refresh(states, view.versions)
+        assert (one.cached_tokens, one.own_seconds) == (waiting.cached[column], waiting.own[column])
+        assert one.ttft_seconds == view.ttft(column, waiting)
 
 
 def test_the_endpoint_that_holds_the_prefix_wins_when_all_are_idle() -> None:
@@ -72,27 +127,70 @@ def test_affinity_gives_way_when_its_endpoint_is_busy() -> None:
     assert decide(prompt_aware(), states).choice.state is states[1]
 
 
+def test_a_request_is_held_back_where_its_best_endpoint_has_enough_to_do_and_the_view_sees_it() -> None:
+    states, profile = make_fleet(2), prompt_aware()
+    for state in states:
+        load(state, 5.0)
+    states[1].index.touch(PREFIX)
+    waiting, view = Waiting(make_request(prompt_tokens=2000)), looked(profile, states)
+    assert profile.shut(view)
+    assert profile.place(waiting, view) is None
+    assert view.planned == [5.0, 5.0 + waiting.own[1]]
+    assert view.waits == [5.0, 5.0]
+
+
+def test_a_request_is_not_sent_to_a_worse_endpoint_only_because_the_gate_of_its_best_is_shut() -> None:
+    """Waiting 0.5 s for the cached prefix is predicted to be faster than computing it elsewhere."""
+    states, profile = make_fleet(2), prompt_aware()
+    chain = tuple(range(400))
+    states[0].index.touch(chain)
+    load(states[0], 0.5)
+    request = make_request(prompt_tokens=25_600, blocks=chain)
+    view = looked(profile, states)
+    assert profile.place(Waiting(request), view) is None
+    assert view.planned[0] > 0.5
+    assert view.planned[1] == 0.0
+
+
+def test_the_same_profile_without_a_gate_sends_at_once_by_the_plain_time_to_first_token() -> None:
+    states, profile = make_fleet(2), make_profile(AT_ONCE, rng())
+    load(states[0], 5.0)
+    load(states[1], 7.0)
+    assert not profile.shut(looked(profile, states))
+    choice = decide(profile, states).choice
+    assert choice.state is states[0]
+    assert choice.cost == pytest.approx(choice.ttft_seconds)
+
+
+def test_a_request_held_back_takes_nobodys_turn() -> None:
+    states, profile = make_fleet(1), Profile("turns", (), [], RoundRobin(), Gate())
+    load(states[0], 5.0)
+    assert profile.place(Waiting(make_request()), looked(profile, states)) is None
+    assert isinstance(profile._picker, RoundRobin)
+    assert profile._picker._credits == {}
+
+
+def test_nothing_is_placed_in_a_view_without_an_open_endpoint() -> None:
+    states, profile = [make_state(max_in_flight=1)], prompt_aware()
+    view = looked(profile, states)
+    load(states[0], 0.1)
+    view.sent(0)
+    assert profile.shut(view)
+    assert profile.place(Waiting(make_request()), view) is None
+
+
 def test_a_burst_of_one_prefix_spreads_as_every_dispatch_counts_at_once() -> None:
-    states, profile = make_fleet(4), prompt_aware()
-    chosen = set()
-    for number in range(40):
-        request = make_request(f"r{number}", prompt_tokens=32_000)
-        decision = profile.rank(request, states, 0.0)
-        assert isinstance(decision, Decision)
-        choice = decision.choice
-        choice.state.reserve(request, choice.cached_tokens, choice.own_seconds, 0.0)
-        chosen.add(choice.state.endpoint.name)
+    states, profile = make_fleet(4), make_profile(AT_ONCE, rng())
+    chosen = {send(profile, states, make_request(f"r{n}", prompt_tokens=32_000)).endpoint.name for n in range(40)}
     assert len(chosen) == 4
     assert max(one.in_flight for one in states) - min(one.in_flight for one in states) <= 2
 
 
-def test_without_sharing_all_idle_endpoints_tie_and_affinity_does_not_pile_up() -> None:
-    states, profile = make_fleet(4), prompt_aware()
-    for number in range(80):
-        request = make_request(f"r{number}", blocks=(number * 10, number * 10 + 1))
-        decision = profile.rank(request, states, 0.0)
-        assert isinstance(decision, Decision)
-        decision.choice.state.reserve(request, 0, decision.choice.own_seconds, 0.0)
+@pytest.mark.parametrize(("name", "count"), [("prompt-aware", 16), (AT_ONCE, 80)])
+def test_without_sharing_all_idle_endpoints_tie_and_affinity_does_not_pile_up(name: str, count: int) -> None:
+    states, profile = make_fleet(4), make_profile(name, rng())
+    for number in range(count):
+        send(profile, states, make_request(f"r{number}", blocks=(number * 10, number * 10 + 1)))
     assert max(one.in_flight for one in states) - min(one.in_flight for one in states) <= 2
 
 
@@ -106,20 +204,26 @@ def test_failover_goes_to_the_next_hot_endpoint_and_then_to_the_warm_one() -> No
 def test_hot_endpoints_that_are_merely_full_are_waited_for() -> None:
     states = [make_state("hot", max_in_flight=1), make_state("warm", role=Role.WARM)]
     load(states[0], 1.0)
-    rejection = prompt_aware().rank(make_request(), states, 0.0)
-    assert rejection == Rejection(RejectReason.POOL_BUSY, detail="seat")
-    assert prompt_aware().blocked(states, 0.0) == rejection
+    assert prompt_aware().look(states, 0.0) == Rejection(RejectReason.POOL_BUSY, detail="seat")
+
+
+def test_hot_endpoints_whose_gate_is_shut_are_waited_for() -> None:
+    states = [make_state("hot"), make_state("warm", role=Role.WARM)]
+    load(states[0], 1.0)
+    view = looked(prompt_aware(), states)
+    assert view.open == [0]
+    assert prompt_aware().shut(view)
 
 
 @pytest.mark.parametrize("states", [[], [make_state(healthy=False)]])
 def test_nothing_available_is_a_rejection_and_not_an_exception(states: list[EndpointState]) -> None:
-    rejection = prompt_aware().rank(make_request(), states, 0.0)
+    rejection = prompt_aware().look(states, 0.0)
     assert isinstance(rejection, Rejection)
     assert rejection.reason is RejectReason.NO_ENDPOINT
 
 
-def test_a_fleet_with_room_is_not_blocked() -> None:
-    assert prompt_aware().blocked(make_fleet(1), 0.0) is None
+def test_a_fleet_with_room_is_not_shut() -> None:
+    assert not prompt_aware().shut(looked(prompt_aware(), make_fleet(1)))
 
 
 def test_costs_are_the_weighted_sum_of_the_scores() -> None:
@@ -127,7 +231,7 @@ def test_costs_are_the_weighted_sum_of_the_scores() -> None:
     profile = Profile("mixed", filters, [(PredictedTtft(), 2.0), (InFlight(), 0.5)], LowestCost())
     states = make_fleet(2)
     load(states[0], 1.0)
-    explained = profile.explain(make_request(), states, 0.0)
+    explained = profile.explain(Waiting(make_request()), states, 0.0)
     for one in explained:
         scores = dict(one.candidate.scores)
         assert set(scores) == {"predicted-ttft", "in-flight"}
@@ -148,7 +252,7 @@ def test_an_explanation_says_which_filter_refused_each_endpoint() -> None:
         make_state("good"),
     ]
     load(states[3], 1.0)
-    explained = prompt_aware().explain(make_request(), states, 0.0, frozenset({"tried"}))
+    explained = prompt_aware().explain(Waiting(make_request(), frozenset({"tried"})), states, 0.0)
     refused_by = {one.endpoint: [name for name, passed in one.verdicts if not passed] for one in explained}
     assert refused_by == {
         "tried": ["not-tried"],
@@ -162,7 +266,7 @@ def test_an_explanation_says_which_filter_refused_each_endpoint() -> None:
 
 def test_an_explanation_asks_later_filters_only_about_what_is_left() -> None:
     states = [make_state("ill", healthy=False), make_state("warm", role=Role.WARM)]
-    explained = prompt_aware().explain(make_request(), states, 0.0)
+    explained = prompt_aware().explain(Waiting(make_request()), states, 0.0)
     assert explained[0].verdicts == (("not-tried", True), ("available", False))
     assert explained[1].accepted
 
@@ -172,6 +276,24 @@ def test_explaining_takes_nobodys_turn() -> None:
     asked, unasked = make_profile("round-robin", rng()), make_profile("round-robin", rng())
     turns = []
     for _ in range(5):
-        asked.explain(make_request(), states, 0.0)
+        asked.explain(Waiting(make_request()), states, 0.0)
         turns.append((names(decide(asked, states)), names(decide(unasked, states))))
     assert all(one == two for one, two in turns)
+
+
+def test_an_explanation_says_whether_the_gate_would_send_at_once() -> None:
+    states = make_fleet(2)
+    load(states[0], 5.0)
+    held = prompt_aware().explain(Waiting(make_request()), states, 0.0)
+    assert [(one.accepted, one.at_once) for one in held] == [(True, False), (True, True)]
+    without = make_profile(AT_ONCE, rng()).explain(Waiting(make_request()), states, 0.0)
+    assert all(one.at_once for one in without)
+
+
+def test_an_explanation_agrees_with_the_decision() -> None:
+    states = make_fleet(3)
+    states[1].index.touch(PREFIX)
+    load(states[2], 0.2)
+    explained = {one.endpoint: one.candidate for one in prompt_aware().explain(Waiting(make_request()), states, 0.0)}
+    for one in decide(prompt_aware(), states, request=make_request()).ranked:
+        assert explained[one.state.endpoint.name]._replace(scores=()) == one

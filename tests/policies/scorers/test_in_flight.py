@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from policies.cost import forecast
-from policies.endpoint_state import EndpointState
 from policies.scorers.in_flight import InFlight
-from tests.policies.builders import load, make_request, make_state
-
-
-def score(state: EndpointState) -> float:
-    request = make_request()
-    return InFlight().score(request, state, forecast(state, request, 0.0), 0.0)
+from tests.policies.builders import load, make_state, make_view, make_waiting
 
 
 def test_the_score_counts_requests_including_this_one() -> None:
-    state = make_state()
-    assert score(state) == 1
-    load(state, 9.0)
-    assert score(state) == 2
+    states = [make_state("idle"), make_state("busy"), make_state("heavy", weight=4.0)]
+    load(states[1], 9.0)
+    assert InFlight().score(make_waiting(states), make_view(states)) == [1, 2, 0.25]
 
 
-def test_a_heavier_endpoint_is_preferred_when_all_are_idle() -> None:
-    assert score(make_state(weight=4.0)) < score(make_state())
+def test_endpoints_that_are_not_open_have_a_score_too() -> None:
+    states = [make_state("open"), make_state("closed")]
+    assert InFlight().score(make_waiting(states), make_view(states, closed=[1])) == [1, 1]

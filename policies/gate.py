@@ -1,0 +1,45 @@
+"""May this endpoint have this request now, or is it better held back?
+
+Floor: `policies`, pure. Late binding: what waits at the gateway can still go elsewhere and be overtaken by shorter
+work, what waits inside an engine cannot. Ordering the wait is worth more than knowing the caches exactly
+(facts/routing.md, policy D: .90 X goodput against .77 sent at once and .81 of an oracle that sends at once).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from policies.view import View
+from policies.waiting import Waiting
+
+# θ, seconds of predicted prefill in front of a request at an engine. Enough that the engine never runs dry between two
+# passes, small enough that little is bound early; .1 to 2 make no difference (facts/routing.md).
+WAIT_SECONDS = 0.4
+
+# Share of an engine's KV cache that requests in flight may need together. Above it the engine preempts or queues what
+# it was sent, out of our order. The rest absorbs answers that get longer than expected.
+KV_SHARE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """`wait_seconds`: θ. `kv_share`: of the KV capacity, where that is known."""
+
+    wait_seconds: float = WAIT_SECONDS
+    kv_share: float = KV_SHARE
+
+    def shut(self, view: View) -> bool:
+        """Whether nothing at all can be sent now: the usual end of a pass under load."""
+        theta, planned, states = self.wait_seconds, view.planned, view.states
+        return all(planned[column] >= theta and states[column].in_flight for column in view.open)
+
+    def admits(self, view: View, column: int, waiting: Waiting) -> bool:
+        """Whether the endpoint may have the request. An idle engine always takes one: a request larger than the gate
+        would wait forever otherwise."""
+        state = view.states[column]
+        if not state.in_flight:
+            return True
+        if view.planned[column] >= self.wait_seconds:
+            return False
+        capacity = state.kv_capacity_tokens
+        return capacity is None or state.kv_tokens + state.added_kv(waiting.request) <= self.kv_share * capacity

@@ -1,0 +1,63 @@
+"""One look at a pool: its endpoints as columns, so that a whole row of costs is one expression.
+
+Floor: `policies`, pure. A view lives for one pass. What a pass sends is seen at once by what follows (`sent`), and so
+is the work of a request that was held back (`held`): a later, smaller one must not take its place for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from policies.cost import slowdown, step_seconds, wait_seconds
+from policies.endpoint_state import EndpointState
+from policies.waiting import Waiting
+
+
+class View:
+    """`open`: the columns of the endpoints that may be sent to. Per column: `waits`, the predicted prefill of what was
+    sent before, and `planned`, the same and what was held back for this endpoint in this pass (seconds); `steps`, a
+    step of its decodes alone (seconds); `slowdowns`, by how much decodes stretch a prefill; `versions`, see `Waiting`.
+    `busy_share`: of the open endpoints, those that have a prefill pending (facts/routing.md, L).
+    """
+
+    __slots__ = ("busy_share", "now", "open", "planned", "slowdowns", "states", "steps", "versions", "waits")
+
+    def __init__(self, states: Sequence[EndpointState], open_columns: list[int], now: float) -> None:
+        self.states = states
+        self.open = open_columns
+        self.now = now
+        self.waits: list[float] = []
+        self.steps: list[float] = []
+        self.slowdowns: list[float] = []
+        self.versions: list[int] = []
+        for state in states:
+            step = step_seconds(state)
+            self.waits.append(wait_seconds(state, now) if state.pending_prefills else 0.0)
+            self.steps.append(step)
+            self.slowdowns.append(slowdown(state.rates, step))
+            self.versions.append(state.version)
+        self.planned = self.waits.copy()
+        self.busy_share = self._busy_share()
+
+    def held(self, column: int, waiting: Waiting) -> None:
+        """A request stays back that would go here."""
+        self.planned[column] += waiting.own[column]
+
+    def sent(self, column: int) -> None:
+        """A request went here and its reservation has been charged."""
+        state = self.states[column]
+        before = self.waits[column]
+        self.waits[column] = wait_seconds(state, self.now)
+        self.planned[column] += self.waits[column] - before
+        self.versions[column] = state.version
+        if state.full:
+            self.open = [other for other in self.open if other != column]
+        self.busy_share = self._busy_share()
+
+    def ttft(self, column: int, waiting: Waiting) -> float:
+        """Seconds to the first token if sent now: (wait + own)·f + dstep, the study's policy A (facts/routing.md)."""
+        return (self.waits[column] + waiting.own[column]) * self.slowdowns[column] + self.steps[column]
+
+    def _busy_share(self) -> float:
+        states, columns = self.states, self.open
+        return sum([states[column].pending_prefills > 0 for column in columns]) / len(columns) if columns else 0.0

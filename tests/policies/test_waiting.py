@@ -1,0 +1,115 @@
+"""What is kept with a waiting request is always what a fresh look would find, and only changes are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies import waiting as module
+from policies.cost import Rates, cached_tokens, own_seconds
+from policies.endpoint_state import EndpointState
+from policies.reservation import Reservation
+from policies.types import InferenceRequest
+from policies.waiting import Waiting
+from tests.policies.builders import PREFIX, chain_of, learn_rates, make_fleet, make_request, make_waiting
+
+PATHS = st.lists(st.integers(0, 1), min_size=1, max_size=5)
+ACTIONS = ["touch", "reserve", "first_token", "release", "resize", "clear", "forget", "rates", "restart", "nothing"]
+STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 2), PATHS, st.booleans()), max_size=40)
+
+
+def change(state: EndpointState, action: str, path: Sequence[int], sent: list[Reservation]) -> None:
+    """Anything that happens to an endpoint."""
+    chain = chain_of(path)
+    does: dict[str, Callable[[], object]] = {
+        "touch": lambda: state.index.touch(chain),
+        "reserve": lambda: sent.append(state.reserve(make_request(blocks=chain), 0, 0.1, now=0.0)),
+        "first_token": lambda: [one.first_token(1.0) for one in sent[-len(path) :]],
+        "release": lambda: [sent.pop().release(1.0) for _ in path[: len(sent)]],
+        "resize": lambda: state.index.resize(2 * len(path)),
+        "clear": state.index.clear,
+        "forget": lambda: state.index.forget_unused_since(3 * len(path)),
+        "rates": lambda: learn_rates(state, replace(state.rates, prefill=1e-5 * len(path))),
+        "restart": state.restarted,
+        "nothing": lambda: None,
+    }
+    does[action]()
+
+
+def fresh(states: Sequence[EndpointState], request: InferenceRequest) -> tuple[list[int], list[float]]:
+    cached = [cached_tokens(state, request) for state in states]
+    own = [
+        own_seconds(state.rates, request.prompt_tokens - found, found)
+        for state, found in zip(states, cached, strict=True)
+    ]
+    return cached, own
+
+
+@given(STEPS, PATHS, st.integers(0, 500))
+def test_a_refreshed_request_knows_what_a_fresh_computation_finds(
+    steps: list[tuple[str, int, list[int], bool]], path: list[int], tokens: int
+) -> None:
+    states = make_fleet(3)
+    sent: dict[int, list[Reservation]] = {0: [], 1: [], 2: []}
+    for state in states:
+        state.index.resize(8)
+    request = make_request(prompt_tokens=tokens, blocks=chain_of(path))
+    waiting = Waiting(request)
+    for action, which, other, looks in steps:
+        change(states[which], action, other, sent[which])
+        if looks:
+            waiting.refresh(states, [state.version for state in states])
+            assert (waiting.cached, waiting.own) == fresh(states, request)
+
+
+def test_only_endpoints_that_have_changed_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, asked = make_fleet(4), list[str]()
+
+    def counted(state: EndpointState, request: InferenceRequest) -> int:
+        asked.append(state.endpoint.name)
+        return cached_tokens(state, request)
+
+    monkeypatch.setattr(module, "cached_tokens", counted)
+    waiting = make_waiting(states)
+    assert asked == ["e0", "e1", "e2", "e3"]
+    asked.clear()
+    waiting.refresh(states, [state.version for state in states])
+    assert asked == []
+    states[1].index.touch(PREFIX)
+    learn_rates(states[3], Rates(prefill=1e-3))
+    waiting.refresh(states, [state.version for state in states])
+    assert asked == ["e1", "e3"]
+
+
+def test_the_versions_that_were_handed_in_are_not_changed_and_may_change_afterwards() -> None:
+    states = make_fleet(2)
+    versions = [state.version for state in states]
+    waiting = Waiting(make_request())
+    waiting.refresh(states, versions)
+    assert versions == [state.version for state in states]
+    states[0].index.touch(PREFIX)
+    versions[0] = states[0].version  # as a view does after a dispatch
+    waiting.refresh(states, versions)
+    assert waiting.cached == [255, 0]
+
+
+def test_another_number_of_endpoints_is_looked_at_anew() -> None:
+    states = make_fleet(3)
+    states[2].index.touch(PREFIX)
+    waiting = make_waiting(states[:2])
+    for count in (3, 1):
+        waiting.refresh(states[:count], [state.version for state in states[:count]])
+        assert (waiting.cached, waiting.own) == fresh(states[:count], waiting.request)
+
+
+def test_the_least_own_work_is_over_the_endpoints_asked_about() -> None:
+    states = make_fleet(3)
+    states[1].index.touch(PREFIX)
+    waiting = make_waiting(states)
+    assert waiting.least_own([0, 1, 2]) == waiting.own[1] < waiting.own[0]
+    assert waiting.least_own([0, 2]) == waiting.own[0]
+    assert waiting.least_own([]) == 0.0
