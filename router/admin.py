@@ -10,15 +10,18 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from policies.types import Tenant
 from router import __version__
 from router.assembly import Runtime
 from router.config import ConfigError, Problem
+from router.errors import BodyTooLarge, GatewayError
+from router.explain import explain
 from router.metrics import CONTENT_TYPE, Metrics
 from router.pools import Place, Pool
+from router.wire.errors import error_body
 
 Reload = Callable[[], Awaitable[list[Problem]]]
 
@@ -45,6 +48,21 @@ def admin_app(runtime: Callable[[], Runtime], ready: Callable[[], bool], reload:
             return JSONResponse({"status": "refused", "problems": [str(problem) for problem in error.problems]}, 400)
         return JSONResponse({"status": "reloaded", "warnings": [str(problem) for problem in warnings]})
 
+    async def explain_now(request: Request) -> Response:
+        asked = request.query_params
+        try:
+            lines = await explain(
+                runtime(),
+                asked.get("tenant", ""),
+                await _body(request, runtime().config.server.max_body_bytes),
+                asked.get("path"),
+                asked.get("lane"),
+                live=True,
+            )
+        except GatewayError as error:
+            return Response(error_body(error), error.status, media_type="application/json")
+        return PlainTextResponse("\n".join(lines) + "\n")
+
     return Starlette(
         routes=[
             Route("/healthz", healthz),
@@ -52,8 +70,19 @@ def admin_app(runtime: Callable[[], Runtime], ready: Callable[[], bool], reload:
             Route("/metrics", scrape),
             Route("/admin/state", state),
             Route("/admin/reload", reload_now, methods=["POST"]),
+            Route("/admin/explain", explain_now, methods=["POST"]),
         ]
     )
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The request's body. Raises BodyTooLarge."""
+    data = bytearray()
+    async for piece in request.stream():
+        data += piece
+        if len(data) > limit:
+            raise BodyTooLarge(f"The body is longer than {limit} bytes.")
+    return bytes(data)
 
 
 def describe(runtime: Runtime) -> dict[str, Any]:

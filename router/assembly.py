@@ -12,19 +12,34 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
+from secrets import token_hex
 
+from policies.admission.desk import Desk
 from policies.admission.limits import TenantLimits
-from policies.admission.order import ShortestPrefillFirst
-from policies.endpoint_state import EndpointState, index_blocks
+from policies.endpoint_state import TOKENS_PER_BLOCK, EndpointState, index_blocks
+from policies.exact_index import ExactIndex
 from policies.prefix_blocks import root
+from policies.priority import priority
 from policies.registry import make_profile
 from policies.tokens import TokenEstimator
-from policies.types import Endpoint, LimitSpec, ModelRoute, Tenant, Tier
+from policies.types import Endpoint, InferenceRequest, Lane, LimitSpec, ModelRoute, Tenant, Tier
 from router.calls import ServedModel
-from router.config import Config, ConfigError, EndpointConfig, PoolConfig, Problem, TenantConfig
+from router.config import (
+    Config,
+    ConfigError,
+    EndpointConfig,
+    PoolConfig,
+    Problem,
+    TenantConfig,
+    lane_policies,
+    profile_specs,
+    queue_order,
+)
 from router.counting import TokenCounter
 from router.gateway import Gateway, GatewaySettings, Services
+from router.kv_events import Feed, KvEventListener, installed
 from router.measure import Measurer, MeasureSettings
 from router.metrics import Metrics
 from router.origin import Origin
@@ -51,20 +66,31 @@ class Process:
 class Runtime:
     """Everything that one configuration makes."""
 
-    def __init__(self, config: Config, gateway: Gateway, pools: Mapping[str, Pool], probers: Iterable[Prober]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        gateway: Gateway,
+        pools: Mapping[str, Pool],
+        probers: Iterable[Prober],
+        listeners: Mapping[str, KvEventListener],
+    ) -> None:
         self.config = config
         self.gateway = gateway
         self.pools = pools
+        self.listeners = listeners
         self._probers = tuple(probers)
 
     def start(self) -> None:
         """Begins to watch the endpoints. Needs a running event loop."""
         for prober in self._probers:
             prober.start()
+        for listener in self.listeners.values():
+            listener.start()
 
     async def stop(self, successor: Runtime | None = None) -> None:
         """Ends the watching and closes connections that no successor has taken over; requests under way finish."""
         await asyncio.gather(*(prober.stop() for prober in self._probers))
+        await asyncio.gather(*(listener.stop() for listener in self.listeners.values()))
         kept = {id(place.upstream) for place in _places(successor)} if successor is not None else set()
         for place in _places(self):
             if id(place.upstream) not in kept:
@@ -99,9 +125,10 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
         ),
     )
     probers = [builder.prober(pools[name], pool) for name, pool in config.pools.items()]
+    listeners = {name: builder.listener(pools[name], pool) for name, pool in config.pools.items() if pool.kv_events}
     for act in builder.when_certain:
         act()
-    return Runtime(config, gateway, pools, probers)
+    return Runtime(config, gateway, pools, probers, listeners)
 
 
 class _Builder:
@@ -109,8 +136,12 @@ class _Builder:
         self._config = config
         self._process = process
         self._previous = previous
-        self._tokens_per_block = config.routing.block_bytes / _PRIOR_BYTES_PER_TOKEN
+        fixed = config.routing.block_bytes
+        self._tokens_per_block = TOKENS_PER_BLOCK if fixed is None else fixed / _PRIOR_BYTES_PER_TOKEN
         # Per pool, as reading the authorities takes tens of milliseconds, and a pool may have hundreds of endpoints.
+        # The order counts steps between tiers; how far apart their configured priorities are means nothing.
+        priorities = sorted({tier.priority for tier in config.tiers.values()})
+        self._ranks = {priority: rank for rank, priority in enumerate(priorities)}
         self._tls = {name: _ssl_context(name, pool) for name, pool in config.pools.items()}
         # What changes objects that serve already: done last, so that a refused configuration changes nothing.
         self.when_certain: list[Callable[[], None]] = []
@@ -120,7 +151,7 @@ class _Builder:
         routes = {alias: ModelRoute(alias, model.pool, model.engine_model) for alias, model in tenant.models.items()}
         return Tenant(
             id=name,
-            tier=Tier(tenant.tier, tier.priority, tier.rto_seconds),
+            tier=Tier(tenant.tier, self._ranks[tier.priority], tier.rto_seconds),
             cache_salt=cache_salt(self._process.secret, name),
             models=routes,
             limits=LimitSpec(**tenant.limits.model_dump()),
@@ -161,22 +192,37 @@ class _Builder:
         before = self._previous.pools.get(name) if self._previous is not None else None
         if before is not None and self._unchanged(name, pool):
             return before
+        profile = make_profile(pool.profile or routing.profile, Random(), profile_specs(routing))
         built = Pool(
             name,
             [self._place(name, pool, endpoint) for endpoint in pool.endpoints],
-            make_profile(routing.profile, Random()),
-            ShortestPrefillFirst(),
+            profile,
+            Desk(
+                queue_order(routing),
+                lane_policies(self._config.lanes),
+                {lane: self._config.lanes[lane].max_waiting for lane in Lane},
+                len(pool.endpoints),
+            ),
             self._process.clock,
             retries=pool.retries,
-            max_waiting=routing.max_waiting,
+            when_full={lane: self._config.lanes[lane].when_full for lane in Lane},
+            window=routing.window,
+            priority=self._priority if profile.engine_priority else None,
             predecessor=before,
         )
         self.when_certain.append(built.take_over)
         return built
 
+    def _priority(self, request: InferenceRequest, own_seconds: float) -> int:
+        age = self._process.clock() - request.arrived_at
+        wall_arrival = self._process.wall_clock() - age
+        return priority(request, own_seconds, wall_arrival, queue_order(self._config.routing))
+
     def _unchanged(self, name: str, pool: PoolConfig) -> bool:
-        before = self._previous.config if self._previous is not None else None
-        return before is not None and before.routing == self._config.routing and before.pools[name] == pool
+        if self._previous is None:
+            return False
+        before, now = self._previous.config, self._config
+        return (before.routing, before.lanes, before.pools[name]) == (now.routing, now.lanes, pool)
 
     def prober(self, pool: Pool, config: PoolConfig) -> Prober:
         routing = self._config.routing
@@ -191,12 +237,30 @@ class _Builder:
             pool, settings, self._process.metrics, ssl_context=self._tls[pool.name], headers=_credentials(config)
         )
 
+    def listener(self, pool: Pool, config: PoolConfig) -> KvEventListener:
+        if not installed():
+            message = "needs pyzmq: pip install 'promptlane[kv-events]'"
+            raise ConfigError([Problem(f"pools.{pool.name}.kv_events", message, None)])
+        indexes = [place.state.index for place in pool.places]
+        feeds = [
+            Feed(end.name, index, end.kv_events_url, end.kv_replay_url, partial(self._count_kv, pool.name, end.name))
+            for end, index in zip(config.endpoints, indexes, strict=True)
+            if isinstance(index, ExactIndex) and end.kv_events_url is not None
+        ]
+        before = self._previous.listeners.get(pool.name) if self._previous is not None else None
+        return KvEventListener(pool.name, feeds, before)
+
+    def _count_kv(self, pool: str, endpoint: str, what: str, amount: int) -> None:
+        self._process.metrics.add(f"promptlane_kv_{what}", pool, endpoint, amount=amount)
+
     def _place(self, name: str, pool: PoolConfig, config: EndpointConfig) -> Place:
         """The endpoint, with what was known of it before a reload: the same URL in the same pool is the same engine."""
-        endpoint = Endpoint(**config.model_dump())
+        endpoint = Endpoint(**config.model_dump(exclude={"kv_events_url", "kv_replay_url"}))
         known = self._known(name, endpoint.url)
         if known is None:
-            state = EndpointState(endpoint)
+            # Without a listener it is the estimate that it extends, so exact mode may come and go by reloads.
+            blocks = index_blocks(self._config.routing.default_kv_tokens, TOKENS_PER_BLOCK)
+            state = EndpointState(endpoint, index=ExactIndex(blocks, token_hex(8)))
             self._shape_state(state, endpoint, pool)
             return Place(state, self._upstream(name, pool, endpoint))
         self.when_certain.append(lambda: self._shape_state(known.state, endpoint, pool))
@@ -284,5 +348,5 @@ def _measure_settings(config: Config) -> MeasureSettings:
         batch_header=config.classify.batch_header,
         block_bytes=config.routing.block_bytes,
         default_output_tokens=config.routing.default_output_tokens,
-        max_wait=config.routing.max_wait,
+        max_wait={lane: config.lanes[lane].max_wait for lane in Lane},
     )

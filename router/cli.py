@@ -97,6 +97,9 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--body", required=True, metavar="FILE", help="the request body, JSON; - for standard input")
     explain.add_argument("--path", metavar="PATH", help="the API's path (default: told from the body's fields)")
     explain.add_argument("--lane", metavar="LANE", help="the lane that the client asks for")
+    explain.add_argument(
+        "--live", action="store_true", help="ask the running gateway, by its operator plane: its pools as they are now"
+    )
     return parser
 
 
@@ -169,12 +172,34 @@ def _explain(options: argparse.Namespace) -> int:
 
     config = load(options.config)
     data = sys.stdin.buffer.read() if options.body == "-" else Path(options.body).read_bytes()
+    if options.live:
+        return _explain_live(options, config, data)
     # Prefix hashes are salted by the server's secret; here they only show which blocks there are.
     secret = config.server.secret.get_secret_value() if config.server.secret is not None else "explain"
     runtime = build(config, Process(secret.encode(), TokenCounter(), Metrics()))
     assume_healthy(runtime)
     for line in asyncio.run(explain(runtime, options.tenant, data, options.path, options.lane)):
         print(line)
+    return 0
+
+
+def _explain_live(options: argparse.Namespace, config: Config, data: bytes) -> int:
+    import httpx2
+
+    host = config.server.admin_host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{config.server.admin_port}/admin/explain"
+    asked = {"tenant": options.tenant, "path": options.path, "lane": options.lane}
+    params = {name: value for name, value in asked.items() if value is not None}
+    try:
+        with httpx2.Client(trust_env=False) as client:
+            answer = client.post(url, params=params, content=data)
+    except httpx2.HTTPError as error:
+        _complain(f"the gateway's operator plane at {url} does not answer: {error}")
+        return 1
+    if answer.status_code != 200:
+        _complain(answer.json()["error"]["message"])
+        return 1
+    print(answer.text, end="")
     return 0
 
 

@@ -1,14 +1,16 @@
 """`promptlane explain`: what the gateway would do with a body, and why, without sending it anywhere.
 
-Floor: assembles. The same objects that serve traffic measure and rank; only their state is that of an idle, healthy
-pool, as nothing has been served here.
+Floor: assembles. The same objects that serve traffic measure and rank. From the command line their state is that of an
+idle, healthy pool, as nothing has been served there; asked over the operator plane it is the state of this moment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from policies.decision import Decision
+from policies.admission.saturation import pool_load
+from policies.types import Rejection
+from policies.waiting import Waiting
 from router.assembly import Runtime
 from router.calls import ServedModel
 from router.errors import BadRequest, NotFound
@@ -21,8 +23,10 @@ _MARKS = (("messages", "/v1/chat/completions"), ("prompt", "/v1/completions"), (
           ("text_1", "/v1/score"), ("tokens", "/detokenize"), ("input", "/v1/responses"))  # fmt: skip
 
 
-async def explain(runtime: Runtime, tenant_id: str, data: bytes, path: str | None, lane: str | None) -> list[str]:
-    """The explanation, line by line. Raises GatewayError as the request itself would."""
+async def explain(
+    runtime: Runtime, tenant_id: str, data: bytes, path: str | None, lane: str | None, *, live: bool = False
+) -> list[str]:
+    """The explanation, line by line. `live`: of the pool as it is now. Raises GatewayError as the request would."""
     gateway = runtime.gateway
     tenant = gateway.directory.by_id.get(tenant_id)
     if tenant is None:
@@ -44,9 +48,9 @@ async def explain(runtime: Runtime, tenant_id: str, data: bytes, path: str | Non
         estimator=served.estimator,
         request_id="explain",
         asked_lane=lane,
-        now=0.0,
+        now=served.pool.clock() if live else 0.0,
     )
-    return list(_lines(spec, tenant.tier.name, measured, served))
+    return list(_lines(spec, tenant.tier.name, measured, served, live=live))
 
 
 def _spec(data: bytes, path: str | None) -> ApiSpec:
@@ -58,7 +62,7 @@ def _spec(data: bytes, path: str | None) -> ApiSpec:
     return APIS[next((place for mark, place in _MARKS if mark in fields), "/v1/chat/completions")]
 
 
-def _lines(spec: ApiSpec, tier: str, measured: Measured, served: ServedModel) -> Iterator[str]:
+def _lines(spec: ApiSpec, tier: str, measured: Measured, served: ServedModel, *, live: bool) -> Iterator[str]:
     request, pool = measured.request, served.pool
     how = "counted" if measured.counted else f"estimated at {served.estimator.bytes_per_token:.2f} bytes per token"
     yield f"api        {spec.name} ({spec.path})"
@@ -72,18 +76,32 @@ def _lines(spec: ApiSpec, tier: str, measured: Measured, served: ServedModel) ->
     if len(request.prefix_blocks) > 8:
         yield f"           ... and {len(request.prefix_blocks) - 8} more"
     yield ""
-    yield from _scores(measured, served)
+    yield from _queue(measured, served, live=live)
+    yield from _scores(measured, served, live=live)
 
 
-def _scores(measured: Measured, served: ServedModel) -> Iterator[str]:
-    request, pool = measured.request, served.pool
-    yield f"profile    {pool.profile.name}, on an idle and healthy pool (a cost is in seconds where it predicts time)"
+def _queue(measured: Measured, served: ServedModel, *, live: bool) -> Iterator[str]:
+    if not live:
+        return
+    desk, lane = served.pool.desk, measured.request.lane
+    waiting = ", ".join(f"{count} {one.value}" for one, count in desk.queue.waiting.items())
+    saturation = pool_load(served.pool.states, served.pool.clock()).saturation
+    yield f"queue      {waiting} waiting; pool {saturation:.0%} saturated"
+    if desk.queue.waiting[lane]:
+        seconds = desk.retry_after(lane, served.pool.clock())
+        yield f"           those in its lane will have been sent in about {seconds:.0f} s"
+
+
+def _scores(measured: Measured, served: ServedModel, *, live: bool) -> Iterator[str]:
+    pool, waiting = served.pool, Waiting(measured.request)
+    now = pool.clock() if live else 0.0
+    state = "as the pool is now" if live else "on an idle and healthy pool"
+    yield f"profile    {pool.profile.name}, {state} (a cost is in seconds where it predicts time)"
     yield f"{'endpoint':<24} {'role':<5} {'filters':<28} {'cached':>7} {'ttft s':>9} {'cost':>9}  scores"
-    rows = pool.profile.explain(request, pool.states, 0.0)
     roles = {state.endpoint.name: state.endpoint.role.value for state in pool.states}
-    for row in rows:
+    for row in pool.profile.explain(waiting, pool.states, now):
         refused = [name for name, passed in row.verdicts if not passed]
-        verdict = f"refused by {refused[0]}" if refused else "passed"
+        verdict = f"refused by {refused[0]}" if refused else "passed" if row.at_once else "passed, would be held back"
         scores = ", ".join(f"{name} {value:.4f}" for name, value in row.candidate.scores)
         candidate = row.candidate
         yield (
@@ -91,11 +109,13 @@ def _scores(measured: Measured, served: ServedModel) -> Iterator[str]:
             f" {candidate.ttft_seconds:>9.4f} {candidate.cost:>9.4f}  {scores}"
         )
     yield ""
-    chosen = pool.profile.rank(request, pool.states, 0.0)
-    if isinstance(chosen, Decision):
-        yield f"choice     {chosen.choice.state.endpoint.name}"
-    else:
-        yield f"choice     none: {chosen.reason.value}"
+    view = pool.profile.look(pool.states, now)
+    if isinstance(view, Rejection):
+        yield f"choice     none: {view.reason.value}"
+        return
+    decision, at_once = pool.profile.preview(waiting, view)
+    when = "" if at_once else ", held back until it is nearly free"
+    yield f"choice     {decision.choice.state.endpoint.name}{when}"
 
 
 def assume_healthy(runtime: Runtime) -> None:

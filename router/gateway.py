@@ -38,8 +38,8 @@ from router.relay import WHOLE_BYTES, Answer
 from router.routing_headers import limit_headers, routing_headers
 from router.tenants import Identity, TenantDirectory
 from router.wire.errors import error_body, error_event, error_headers
-from router.wire.http import Header, request_headers, response_headers
-from router.wire.openai import ApiSpec, Body, engine_body, read_body
+from router.wire.http import PRIORITY_HEADER, SESSION_HEADER, Header, request_headers, response_headers
+from router.wire.openai import ApiSpec, Body, engine_body, read_body, with_priority
 
 _log = logging.getLogger("promptlane.gateway")
 
@@ -111,6 +111,7 @@ class Gateway:
         model = call.model = self._model(identity, body)
         await self._measure(call, identity.tenant, model, body, len(data))
         self._admit(call)
+        call.hides_usage = body.hides_usage
         rewritten = await _rewrite(body, model.route.engine_model, identity.tenant.cache_salt, len(data))
         await self._forward(call, model.pool, rewritten)
 
@@ -189,6 +190,11 @@ class Gateway:
 
     async def _attempt(self, call: Call, ticket: Ticket, body: bytes) -> None:
         headers = request_headers(call.client.raw_headers, call.id.encode())
+        if ticket.priority is not None:  # by header as well: `/v1/messages` has no such field
+            headers.append((PRIORITY_HEADER, b"%d" % ticket.priority))
+            body = with_priority(body, ticket.priority)
+        if ticket.session is not None:
+            headers.append((SESSION_HEADER, ticket.session.encode()))
         response = await ticket.upstream.send(b"POST", call.spec.path.encode(), headers, body)
         try:
             if response.status >= 500:
@@ -255,8 +261,8 @@ def _rate_limited(verdict: Rejection) -> RateLimited:
 
 async def _rewrite(body: Body, engine_model: str, cache_salt: str, size: int) -> bytes:
     if size <= INLINE_BYTES:
-        return engine_body(body.fields, engine_model, cache_salt)
-    return await asyncio.to_thread(engine_body, body.fields, engine_model, cache_salt)
+        return engine_body(body.fields, engine_model, cache_salt, ask_usage=body.hides_usage)
+    return await asyncio.to_thread(engine_body, body.fields, engine_model, cache_salt, ask_usage=body.hides_usage)
 
 
 async def read(spec: ApiSpec, data: bytes) -> Body:

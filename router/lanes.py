@@ -1,69 +1,69 @@
-"""The waiting room of a pool: who waits for an endpoint with room, bounded in number and in time.
+"""The waiting room of a pool: who waits for an endpoint, bounded in number and in time.
 
-Floor: an adapter around futures; who goes next is decided in `policies.dispatch`.
+Floor: an adapter around futures; who may wait and who goes next is decided in `policies.admission.desk`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
-from policies.types import InferenceRequest
+from policies.admission.desk import Desk
+from policies.endpoint_state import EndpointState
+from policies.types import Rejection
+from policies.waiting import Waiting
 
 T = TypeVar("T")
 
 
-class WaitingRoom(Generic[T]):
-    """Waiting requests in order of arrival, each with the future of what it waits for."""
+class Place(NamedTuple, Generic[T]):
+    """A place in the queue. `ahead`: how many stood before it when it was taken."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        # By identity: clients may send the same request id twice at once.
-        self._waiting: dict[int, tuple[InferenceRequest, asyncio.Future[T], frozenset[str]]] = {}
+    future: asyncio.Future[T]
+    ahead: int
+
+
+class WaitingRoom(Generic[T]):
+    """Waiting requests on the books of `desk`, each with the future of what it waits for."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self._futures: dict[int, asyncio.Future[T]] = {}
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._futures)
 
-    def __iter__(self) -> Iterator[InferenceRequest]:
-        return (entry[0] for entry in self._waiting.values())
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self.desk.queue)
 
-    @property
-    def full(self) -> bool:
-        return len(self._waiting) >= self.limit
-
-    def enter(self, request: InferenceRequest, exclude: frozenset[str] = frozenset()) -> asyncio.Future[T]:
-        """Joins the room; the future is done by `serve`, by `turn_away`, or cancelled by the caller.
-
-        `exclude`: endpoints that have failed the request.
-        """
+    def enter(self, waiting: Waiting, states: Sequence[EndpointState], now: float) -> Place[T] | Rejection:
+        """Joins the room, if the desk lets it in. The future is done by `serve`, by `turn_away`, or cancelled by the
+        caller."""
+        ahead = self.desk.enter(waiting, states, now)
+        if isinstance(ahead, Rejection):
+            return ahead
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting[id(request)] = (request, future, exclude)
-        return future
+        self._futures[id(waiting)] = future
+        return Place(future, ahead)
 
-    def with_exclusions(self) -> list[InferenceRequest]:
-        """Those who must not be sent everywhere."""
-        return [request for request, _, exclude in self._waiting.values() if exclude]
+    def leave(self, waiting: Waiting, now: float) -> None:
+        """Gives up, or has been served; idempotent."""
+        self.desk.leave(waiting, now)
+        self._futures.pop(id(waiting), None)
 
-    def excluded(self, request: InferenceRequest) -> frozenset[str]:
-        """The endpoints that a waiting request must not be sent to."""
-        entry = self._waiting.get(id(request))
-        return entry[2] if entry is not None else frozenset()
-
-    def leave(self, request: InferenceRequest) -> None:
-        """Leaves, served or not; idempotent."""
-        self._waiting.pop(id(request), None)
-
-    def serve(self, request: InferenceRequest, what: T) -> bool:
-        """Hands over what the request waited for. False when it has left meanwhile: the caller takes it back."""
-        entry = self._waiting.pop(id(request), None)
-        if entry is None or entry[1].done():
+    def serve(self, waiting: Waiting, what: T) -> bool:
+        """Hands over what the request waited for; the desk knows already. False when it has left meanwhile: the caller
+        takes it back."""
+        future = self._futures.pop(id(waiting), None)
+        if future is None or future.done():
             return False
-        entry[1].set_result(what)
+        future.set_result(what)
         return True
 
-    def turn_away(self, request: InferenceRequest, error: Exception) -> None:
+    def turn_away(self, waiting: Waiting, error: Exception, now: float) -> None:
         """Ends a wait with an error."""
-        entry = self._waiting.pop(id(request), None)
-        if entry is not None and not entry[1].done():
-            entry[1].set_exception(error)
+        future = self._futures.pop(id(waiting), None)
+        self.desk.leave(waiting, now)
+        if future is not None and not future.done():
+            future.set_exception(error)

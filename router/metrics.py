@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from policies.exact_index import ExactIndex
 from router.pools import Place, Pool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -32,6 +33,15 @@ COUNTERS = {
         ("pool", "endpoint", "kind"),
         "Prompt tokens predicted (kind=predicted) and reported (kind=reported) to be in the engine's cache.",
     ),
+    "promptlane_affinity_blind": (
+        ("pool", "api", "reason"),
+        "Requests sent without a prefix block, which affinity could not help: their prompt is shorter than one "
+        "(reason=short), or none was found in the body (reason=no_prompt).",
+    ),
+    "promptlane_kv_events": (("pool", "endpoint"), "KV events received from the engine (pools with kv_events)."),
+    "promptlane_kv_gaps": (("pool", "endpoint"), "Times that messages with KV events were missing."),
+    "promptlane_kv_replays": (("pool", "endpoint"), "Times that the engine told older KV events again."),
+    "promptlane_kv_malformed": (("pool", "endpoint"), "Messages with KV events that could not be read."),
     "promptlane_config_reloads": (("result",), "Reloads of the configuration (result=ok|refused)."),
     "promptlane_internal_errors": (("where",), "Faults of the gateway itself."),
 }
@@ -46,6 +56,10 @@ GAUGES = {
     "promptlane_endpoint_in_flight": (("pool", "endpoint"), "Requests under way at the endpoint."),
     "promptlane_endpoint_outstanding_tokens": (("pool", "endpoint"), "Estimated tokens still to be computed there."),
     "promptlane_endpoint_prefix_blocks": (("pool", "endpoint"), "Prefix blocks believed to be in its KV cache."),
+    "promptlane_kv_in_sync": (
+        ("pool", "endpoint"),
+        "1 when KV events say what its cache holds, 0 when they should and an estimate does (pools with kv_events).",
+    ),
     "promptlane_endpoint_kv_usage": (("pool", "endpoint"), "Share of KV cache in use, as the engine reports it."),
     "promptlane_endpoint_connections": (("pool", "endpoint", "state"), "Connections to the engine (idle|busy)."),
 }
@@ -134,6 +148,8 @@ def _readings(place: Place, now: float) -> Iterator[tuple[str, tuple[str, ...], 
     yield "promptlane_endpoint_in_flight", (), state.in_flight
     yield "promptlane_endpoint_outstanding_tokens", (), state.outstanding_tokens
     yield "promptlane_endpoint_prefix_blocks", (), len(state.index)
+    if isinstance(state.index, ExactIndex) and state.index.followed:
+        yield "promptlane_kv_in_sync", (), float(state.index.in_sync)
     if state.kv_usage is not None:
         yield "promptlane_endpoint_kv_usage", (), state.kv_usage
     yield "promptlane_endpoint_connections", ("idle",), upstream.idle

@@ -8,16 +8,21 @@ endpoint changes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from policies.admission.desk import Desk, Turn
+from policies.admission.fairness import work_seconds
 from policies.decision import Candidate, Decision
 from policies.dispatch import WINDOW, plan
-from policies.endpoint_state import EndpointState, Reservation
-from policies.interface import QueueOrder
+from policies.endpoint_state import EndpointState
+from policies.exact_index import ExactIndex
 from policies.profile import Profile
-from policies.types import InferenceRequest, Outcome, Rejection, RejectReason
-from router.errors import GatewayError, NoEndpoint, Overloaded
+from policies.reservation import EngineReport, Reservation
+from policies.types import InferenceRequest, Lane, Outcome, Rejection, RejectReason
+from policies.waiting import Waiting
+from router.errors import GatewayError, NoEndpoint, Overloaded, queue_full
 from router.lanes import WaitingRoom
 from router.upstream import Upstream
 
@@ -40,16 +45,40 @@ class Place:
 class Ticket:
     """A request bound to an endpoint. Settled exactly once, whatever becomes of the request."""
 
-    __slots__ = ("_pool", "_reservation", "_settled", "_timer", "decision", "queued_seconds", "upstream")
+    __slots__ = (
+        "_pool",
+        "_reservation",
+        "_settled",
+        "_timer",
+        "_turn",
+        "ahead",
+        "decision",
+        "priority",
+        "queued_seconds",
+        "session",
+        "upstream",
+    )
 
-    def __init__(self, pool: Pool, decision: Decision, reservation: Reservation, upstream: Upstream) -> None:
+    def __init__(
+        self, pool: Pool, decision: Decision, reservation: Reservation, turn: Turn, upstream: Upstream
+    ) -> None:
         self._pool = pool
         self._reservation = reservation
+        self._turn = turn
         self._settled = False
         self._timer: asyncio.TimerHandle | None = None
         self.decision = decision
         self.upstream = upstream
         self.queued_seconds = 0.0
+        self.ahead = 0
+        self.priority: int | None = None
+        index, request = reservation.state.index, reservation.request
+        # What the engine's KV events will call this attempt; None where nobody listens to them.
+        self.session = (
+            index.expect(request.prefix_blocks, request.prompt_tokens, request.tokens_per_block)
+            if isinstance(index, ExactIndex) and index.followed
+            else None
+        )
 
     @property
     def choice(self) -> Candidate:
@@ -62,8 +91,8 @@ class Ticket:
 
     def first_token(self) -> None:
         """The first byte of the answer is here: the prompt is prefilled and the engine works; idempotent."""
-        self._end_prefill()
-        self.choice.state.health.on_first_token(self._pool.clock())
+        self._reservation.first_token(self._pool.clock(), seen=True)
+        self._pool.run_pass()
 
     def expect_first_token(self, seconds: float) -> None:
         """For an answer in one piece, whose first token nobody sees: takes the prefill for done when it was predicted
@@ -82,15 +111,38 @@ class Ticket:
         if self._timer is not None:
             self._timer.cancel()
         now = self._pool.clock()
-        self._reservation.release(now)
-        if outcome is not None:
-            self.choice.state.health.record(outcome, now)
+        self._reservation.release(now, self._report(outcome))
+        index = self.choice.state.index
+        if self.session is not None and isinstance(index, ExactIndex):
+            index.settle(self.session, *((outcome.prompt_tokens, outcome.cached_tokens) if outcome is not None else ()))
+        self._account(outcome, now)
         self._pool.run_pass()
+
+    def _report(self, outcome: Outcome | None) -> EngineReport | None:
+        if outcome is None or outcome.failure is not None or not 200 <= outcome.status < 300:
+            return None
+        return EngineReport(outcome.prompt_tokens, outcome.cached_tokens, outcome.completion_tokens)
+
+    def _account(self, outcome: Outcome | None, now: float) -> None:
+        """The tenant is charged for what was done: nothing without a byte of an answer, the estimate where the engine
+        did not count."""
+        state, cached = self.choice.state, self._reservation.cached_tokens
+        if outcome is None or not outcome.started:
+            self._turn.worked(0.0)
+        elif outcome.prompt_tokens is not None:
+            cached = min(cached if outcome.cached_tokens is None else outcome.cached_tokens, outcome.prompt_tokens)
+            output = outcome.completion_tokens or 0
+            self._turn.worked(work_seconds(state.rates, outcome.prompt_tokens - cached, cached, output))
+        self._pool.desk.ended(self._turn)
+        if outcome is not None:
+            state.health.record(outcome, now)
 
 
 class Pool:
     """The endpoints of one model. `clock` gives monotonic seconds.
 
+    `window`: waiting requests looked at in one pass. `priority`: of a request with this predicted prefill (seconds),
+    where engines are to order what they were sent.
     `predecessor`: the pool of this name before a reload; who still waits there shares these endpoints and goes first.
     """
 
@@ -99,11 +151,13 @@ class Pool:
         name: str,
         places: Sequence[Place],
         profile: Profile,
-        order: QueueOrder,
+        desk: Desk,
         clock: Callable[[], float],
         *,
         retries: int,
-        max_waiting: int,
+        when_full: Mapping[Lane, Literal[429, 503]],
+        window: int = WINDOW,
+        priority: Callable[[InferenceRequest, float], int] | None = None,
         predecessor: Pool | None = None,
     ) -> None:
         self.name = name
@@ -112,8 +166,11 @@ class Pool:
         self.profile = profile
         self.clock = clock
         self.retries = retries
-        self.waiting: WaitingRoom[Ticket] = WaitingRoom(max_waiting)
-        self._order = order
+        self._when_full = when_full
+        self._window = window
+        self._priority = priority
+        self.desk = desk
+        self.waiting: WaitingRoom[Ticket] = WaitingRoom(desk)
         self._predecessor = predecessor
         self._successor: Pool | None = None
         self._passing = self._again = False
@@ -125,20 +182,28 @@ class Pool:
         `exclude`: endpoints that have failed this request already. Raises NoEndpoint (none is available) or Overloaded
         (too many wait, or none had room before the request's deadline).
         """
+        waiting = Waiting(request, exclude)
         if not self.waiting:
-            verdict = self.profile.rank(request, self.states, self.clock(), exclude)
-            if isinstance(verdict, Decision):
-                return self._bind(request, verdict)
-            if verdict.reason is not RejectReason.POOL_BUSY:
-                raise _refusal(verdict)
-        if self.waiting.full:
-            raise Overloaded("Too many requests are waiting for this model.", retry_after=_RETRY_AFTER_SECONDS)
-        return await self._wait(request, exclude)
+            decision = self._at_once(waiting)
+            if decision is not None:
+                return self._bind(waiting, decision)
+        return await self._wait(waiting)
+
+    def _at_once(self, waiting: Waiting) -> Decision | None:
+        """Where the request may go without waiting. Raises NoEndpoint when waiting would not help either."""
+        view = self.profile.look(self.states, self.clock(), waiting.excluded)
+        if isinstance(view, Rejection):
+            if view.reason is not RejectReason.POOL_BUSY:
+                raise _refusal(view)
+            return None
+        self.desk.begin(view)
+        return self.profile.place(waiting, view) if self.desk.allows(waiting) else None
 
     def take_over(self) -> None:
         """From now on the predecessor's passes are followed by this pool's: called when the reload is certain."""
         if self._predecessor is not None:
             self._predecessor._successor = self
+            self.desk.inherit(self._predecessor.desk)
 
     def run_pass(self) -> None:
         """One look at who waits and who has room: here, and at the pools of this name before and after a reload, which
@@ -162,7 +227,7 @@ class Pool:
             return
         self._passing = True
         try:
-            while self.waiting and (self._send() >= WINDOW or self._again):
+            while self.waiting and (self._send() >= self._window or self._again):
                 pass
         finally:
             self._passing = False
@@ -170,18 +235,13 @@ class Pool:
 
     def _send(self) -> int:
         self._again = False
-        return plan(
-            list(self.waiting),
-            self.states,
-            self.profile,
-            self._order,
-            self.clock(),
-            self._serve,
-            excluded=self.waiting.excluded,
-        )
+        return plan(self.desk, self.states, self.profile, self.clock(), self._serve, self._window)
 
-    async def _wait(self, request: InferenceRequest, exclude: frozenset[str]) -> Ticket:
-        future, entered_at = self.waiting.enter(request, exclude), self.clock()
+    async def _wait(self, waiting: Waiting) -> Ticket:
+        entered_at = self.clock()
+        place = self.waiting.enter(waiting, self.states, entered_at)
+        if isinstance(place, Rejection):
+            raise queue_full(self._when_full[waiting.request.lane], place.retry_after or _RETRY_AFTER_SECONDS)
         pool = self
         while pool._successor is not None:  # somebody waits here again: later generations' passes must begin here
             pool._successor._predecessor = pool
@@ -189,43 +249,50 @@ class Pool:
         ticket: Ticket | None = None
         try:
             self.run_pass()  # an endpoint may be free for this request though not for those before it
-            async with asyncio.timeout(max(0.0, request.deadline - self.clock())):
-                ticket = await future
-            ticket.queued_seconds = self.clock() - entered_at
+            async with asyncio.timeout(max(0.0, waiting.request.deadline - self.clock())):
+                ticket = await place.future
+            ticket.queued_seconds, ticket.ahead = self.clock() - entered_at, place.ahead
             return ticket
         except TimeoutError:
-            raise Overloaded(
-                "No endpoint had room for this request in time.",
-                code="deadline_exceeded",
-                retry_after=_RETRY_AFTER_SECONDS,
-            ) from None
+            raise Overloaded.at_deadline(self.desk.retry_after(waiting.request.lane, self.clock())) from None
         finally:
-            self.waiting.leave(request)
+            self.waiting.leave(waiting, self.clock())
             if ticket is None:
-                _give_back(future)
+                _give_back(place.future)
 
-    def _serve(self, request: InferenceRequest, decision: Decision) -> None:
-        ticket = self._bind(request, decision)
-        if not self.waiting.serve(request, ticket):
+    def _serve(self, waiting: Waiting, decision: Decision) -> None:
+        ticket = self._bind(waiting, decision)
+        if not self.waiting.serve(waiting, ticket):
             ticket.settle(None)
 
-    def _bind(self, request: InferenceRequest, decision: Decision) -> Ticket:
-        now, choice = self.clock(), decision.choice
+    def _bind(self, waiting: Waiting, decision: Decision) -> Ticket:
+        now, choice, request = self.clock(), decision.choice, waiting.request
         reservation = choice.state.reserve(request, choice.cached_tokens, choice.own_seconds, now)
+        turn = self.desk.sent(waiting, choice.state.rates, choice.cached_tokens, now)
         upstream = self._upstreams[choice.state.endpoint.name]
-        ticket = Ticket(self, decision, reservation, upstream)
+        ticket = Ticket(self, decision, reservation, turn, upstream)
+        if self._priority is not None:
+            ticket.priority = self._priority(request, choice.own_seconds)
         if not request.stream:
             ticket.expect_first_token(choice.ttft_seconds)
         return ticket
 
     def _turn_away_if_dead(self) -> None:
         """Nobody waits for a pool without an endpoint: an error at once beats one at the deadline."""
-        blocked = self.profile.blocked(self.states, self.clock())
-        dead = blocked is not None and blocked.reason is not RejectReason.POOL_BUSY
-        for request in list(self.waiting) if dead else self.waiting.with_exclusions():
-            verdict = self.profile.rank(request, self.states, self.clock(), self.waiting.excluded(request))
-            if isinstance(verdict, Rejection) and verdict.reason is not RejectReason.POOL_BUSY:
-                self.waiting.turn_away(request, _refusal(verdict))
+        now = self.clock()
+        dead = _dead(self.profile.look(self.states, now))
+        verdicts = {frozenset[str](): dead}
+        for waiting in list(self.waiting if dead is not None else self.desk.queue.retries.values()):
+            excluded = waiting.excluded
+            if excluded not in verdicts:
+                verdicts[excluded] = _dead(self.profile.look(self.states, now, excluded))
+            if (verdict := verdicts[excluded]) is not None:
+                self.waiting.turn_away(waiting, _refusal(verdict), now)
+
+
+def _dead(view: object) -> Rejection | None:
+    """The rejection that no waiting cures."""
+    return view if isinstance(view, Rejection) and view.reason is not RejectReason.POOL_BUSY else None
 
 
 def _give_back(future: asyncio.Future[Ticket]) -> None:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from policies.parts import FILTERS, PICKERS, SCORERS
+from policies.registry import DEFAULT_FILTERS, PROFILES, PartSpec
 from router.config import documented_keys
 from router.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
@@ -25,11 +27,33 @@ def metric_rows() -> Iterator[str]:
         yield f"| `{name}` | {', '.join(labels)} | {_cell(text)} |"
 
 
+def profile_rows() -> Iterator[str]:
+    for name, spec in PROFILES.items():
+        assert spec.filters == DEFAULT_FILTERS, "the README says that all have the same"
+        scorers = ", ".join(_part(part) for part, _ in spec.scorers)
+        held = "yes" if spec.gate is not None else "no, `priority`" if spec.engine_priority else "no"
+        yield f"| `{name}` | {_cell(spec.text)} | {scorers} | {_part(spec.picker)} | {held} |"
+
+
+def part_rows() -> Iterator[str]:
+    for kind, table in (("filter", FILTERS), ("scorer", SCORERS), ("picker", PICKERS)):
+        for name, part in table.items():
+            given = ", ".join(
+                f"`{key}` {one.default:g} ({one.least:g} to {one.most:g})" for key, one in part.parameters.items()
+            )
+            yield f"| {kind} | `{name}` | {_cell(part.text)} | {given} |"
+
+
+def _part(spec: PartSpec) -> str:
+    given = ", ".join(f"{key} {value:g}" for key, value in spec.parameters.items())
+    return f"`{spec.name}`" + (f" ({given})" if given else "")
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-ROWS = {"config": config_rows, "metrics": metric_rows}
+ROWS = {"config": config_rows, "metrics": metric_rows, "profiles": profile_rows, "parts": part_rows}
 
 
 def written(text: str) -> str:

@@ -42,7 +42,7 @@ class SoakGateway(Promptlane):
         config["tenants"]["bench"]["models"][MODEL]["engine_model"] = ENGINE_MODEL
         for endpoint in config["pools"]["bench"]["endpoints"]:
             endpoint["max_in_flight"] = self._streams
-        return config | {"routing": {"max_waiting": self._streams}}
+        return config | {"lanes": {lane: {"max_waiting": self._streams} for lane in ("short", "long")}}
 
     def ready(self) -> bool:
         """Ready, and every endpoint healthy."""

@@ -9,7 +9,9 @@ below. Nothing here opens what the values name (files, URLs); `assembly` does. W
     types                        what a single value looks like
     words                        types and mistakes in words
     section                      what every mapping of the file has in common
-    server, tenants, pools       the sections: keys with types, bounds, defaults, descriptions
+    profiles                     profiles composed of parts, a part of `routing`
+    server, routing, lanes, tenants, pools
+                                 the sections: keys with types, bounds, defaults, descriptions
     models                       `Config`, the whole
     environment                  variables laid over the tree
     checks                       what must hold between values
@@ -21,11 +23,14 @@ A new key is one field of a section: the check, the messages and the README's ta
 """
 
 from router.config.docs import KeyDoc, documented_keys
+from router.config.lanes import LaneConfig, LanesConfig, lane_policies
 from router.config.loading import load, loads
 from router.config.models import Config
 from router.config.pools import EndpointConfig, EngineTlsConfig, HealthConfig, PoolConfig, TimeoutsConfig
 from router.config.problems import ConfigError, Problem
-from router.config.server import ClassifyConfig, CorsConfig, RoutingConfig, ServerConfig, StateConfig, TlsConfig
+from router.config.profiles import ProfileConfig
+from router.config.routing import RoutingConfig, profile_specs, queue_order
+from router.config.server import ClassifyConfig, CorsConfig, ServerConfig, StateConfig, TlsConfig
 from router.config.tenants import DEFAULT_TIERS, ApiKeyConfig, LimitsConfig, ModelConfig, TenantConfig, TierConfig
 from router.config.types import API_NAMES, KNOWN_PROFILES
 from router.config.warning import warnings
@@ -43,10 +48,13 @@ __all__ = [
     "EngineTlsConfig",
     "HealthConfig",
     "KeyDoc",
+    "LaneConfig",
+    "LanesConfig",
     "LimitsConfig",
     "ModelConfig",
     "PoolConfig",
     "Problem",
+    "ProfileConfig",
     "RoutingConfig",
     "ServerConfig",
     "StateConfig",
@@ -55,7 +63,10 @@ __all__ = [
     "TimeoutsConfig",
     "TlsConfig",
     "documented_keys",
+    "lane_policies",
     "load",
     "loads",
+    "profile_specs",
+    "queue_order",
     "warnings",
 ]

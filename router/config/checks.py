@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from policies.parts import COSTLESS, PICKERS
+from policies.registry import DEFAULT_PICKER
+from router.config.lanes import LanesConfig
 from router.config.problems import Place, Problem, dotted
 from router.config.server import DEFAULT_ADMIN_PORT, DEFAULT_PORT
 from router.config.tenants import DEFAULT_TIER, DEFAULT_TIERS
 from router.config.tree import Tree
-from router.config.types import engine_url
+from router.config.types import KNOWN_PROFILES, engine_url
 from router.config.words import did_you_mean, shown
 
 
@@ -22,7 +25,8 @@ def cross_check(tree: Tree) -> list[Problem]:
     root = tree.root
     tiers = [*DEFAULT_TIERS, *(name for name in _mapping(root.get("tiers")) if name not in DEFAULT_TIERS)]
     checks = (_server(tree), _tiers(tree, tiers), _hosts(tree), _access(tree), _keys(tree))
-    return [problem for check in (*checks, _scopes(tree), _pools(tree), _endpoints(tree)) for problem in check]
+    more = (_scopes(tree), _pools(tree), _endpoints(tree), _profiles(tree), _costs(tree), _lanes(tree))
+    return [problem for check in (*checks, *more, _kv_events(tree)) for problem in check]
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -148,6 +152,73 @@ def _endpoints(tree: Tree) -> Iterator[Problem]:
             if isinstance(url, str) and (first := urls.setdefault(_one_spelling(url), place)) != place:
                 message = f"expected an engine of its own; {dotted(first)} has the same url"
                 yield tree.problem((*place, "url"), f"{message}: one engine serves one pool, as one endpoint")
+
+
+def _kv_events(tree: Tree) -> Iterator[Problem]:
+    """A pool that goes by KV events hears each of its engines, and nobody takes another's cache for its own."""
+    heard: dict[str, Place] = {}
+    for pool, entry in tree.entries("pools"):
+        for index, endpoint in enumerate(_list(entry.get("endpoints"))):
+            place: Place = ("pools", pool, "endpoints", index)
+            if _true(entry.get("kv_events")) and isinstance(endpoint, dict) and endpoint.get("kv_events_url") is None:
+                yield tree.problem((*place, "kv_events_url"), f"missing; expected one, as pools.{pool}.kv_events is on")
+            for key in ("kv_events_url", "kv_replay_url"):
+                url = _mapping(endpoint).get(key)
+                if isinstance(url, str) and (first := heard.setdefault(url.lower(), (*place, key))) != (*place, key):
+                    yield tree.problem((*place, key), f"expected an address of its own; {dotted(first)} is the same")
+
+
+def _lanes(tree: Tree) -> Iterator[Problem]:
+    """A lane's least share is no more than its largest; one that is not given has its default."""
+    for lane, entry in tree.entries("lanes"):
+        field = LanesConfig.model_fields.get(lane)
+        if field is None:
+            continue
+        least, most = (_number(entry.get(key, getattr(field.default, key))) for key in ("min_share", "max_share"))
+        if least is not None and most is not None and least > most:
+            here, other = ("min_share", "max_share") if "min_share" in entry else ("max_share", "min_share")
+            relation, bound = ("at most", most) if here == "min_share" else ("at least", least)
+            place = ("lanes", lane, here)
+            message = f"expected {relation} {other}, which is {bound:.15g}; got {shown(place, entry[here])}"
+            yield tree.problem(place, message)
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(value) if isinstance(value, str | int | float) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _profiles(tree: Tree) -> Iterator[Problem]:
+    """Whoever names a profile means one of ours or one of the file's own; none has two meanings."""
+    own = _own_profiles(tree)
+    known = list(dict.fromkeys([*KNOWN_PROFILES, *own]))
+    for name in own:
+        if name in KNOWN_PROFILES:
+            yield tree.problem(("routing", "profiles", name), "expected a name of its own; this one is Promptlane's")
+    places: list[tuple[Place, Mapping[str, Any]]] = [(("routing",), _mapping(tree.root.get("routing")))]
+    places += [(("pools", pool), entry) for pool, entry in tree.entries("pools")]
+    for above, section in places:
+        place, said = (*above, "profile"), section.get("profile")
+        if isinstance(said, str) and said not in known:
+            near = did_you_mean(said, known)
+            yield tree.problem(place, f"expected one of {', '.join(known)}; got {shown(place, said)}{near}")
+
+
+def _costs(tree: Tree) -> Iterator[Problem]:
+    """A picker that chooses by cost needs some. Which pickers there are is told by validation."""
+    for name, entry in _own_profiles(tree).items():
+        picker = _mapping(entry).get("picker", DEFAULT_PICKER)
+        names = [picker] if isinstance(picker, str) else list(_mapping(picker))
+        costly = names and names[0] in PICKERS and names[0] not in COSTLESS
+        if costly and isinstance(entry, dict) and not entry.get("scorers"):
+            place = ("routing", "profiles", name, "scorers")
+            yield tree.problem(place, f"missing; expected at least one: {names[0]} chooses by cost")
+
+
+def _own_profiles(tree: Tree) -> Mapping[str, Any]:
+    return _mapping(_mapping(tree.root.get("routing")).get("profiles"))
 
 
 def _one_spelling(url: str) -> str:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from router.config.models import Config
+from router.config.profiles import Parts
 from router.config.words import describe
 
 
@@ -36,6 +37,8 @@ def _documented(model: type[BaseModel], prefix: str) -> Iterator[KeyDoc]:
     for key, field in model.model_fields.items():
         path = prefix + key
         inner, below = _section_of(field, path)
+        if inner is not None and issubclass(inner, Parts):
+            inner = None  # the README has a table of parts
         if inner is None or below != f"{path}." or (not field.is_required() and field.default is None):
             words = describe(field.rebuild_annotation())
             words = words.replace(", each a mapping", " mapping" if "at least" in words else " of mappings")

@@ -9,9 +9,11 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from router.config.lanes import LanesConfig
 from router.config.pools import PoolConfig
+from router.config.routing import RoutingConfig
 from router.config.section import Section
-from router.config.server import ClassifyConfig, RoutingConfig, ServerConfig, StateConfig
+from router.config.server import ClassifyConfig, ServerConfig, StateConfig
 from router.config.tenants import DEFAULT_TIERS, TenantConfig, TierConfig
 from router.config.types import Name, TenantId, TierName
 
@@ -23,6 +25,7 @@ class Config(Section):
     state: StateConfig = Field(default=StateConfig(), description="Where state is kept.")
     classify: ClassifyConfig = Field(default=ClassifyConfig(), description="Which lane a request queues in.")
     routing: RoutingConfig = Field(default=RoutingConfig(), description="How endpoints are chosen.")
+    lanes: LanesConfig = Field(default=LanesConfig(), description="How requests wait.")
     tiers: dict[TierName, TierConfig] = Field(
         default=dict(DEFAULT_TIERS), description="Service classes; what is not given here keeps its default."
     )

@@ -12,7 +12,19 @@ from pydantic import Field
 
 from policies.types import Role
 from router.config.section import Section
-from router.config.types import NO_BOOL, Count, EngineKey, EngineUrl, FileName, Name, Seconds, Variable, Weight
+from router.config.types import (
+    NO_BOOL,
+    Count,
+    EngineKey,
+    EngineUrl,
+    FileName,
+    Name,
+    ProfileName,
+    Seconds,
+    SocketUrl,
+    Variable,
+    Weight,
+)
 
 
 class EndpointConfig(Section):
@@ -26,6 +38,12 @@ class EndpointConfig(Section):
     max_in_flight: Count = Field(default=256, description="Requests that it gets at once.")
     kv_capacity_tokens: Count | None = Field(
         default=None, description="Its KV capacity in tokens; null: from its metrics."
+    )
+    kv_events_url: SocketUrl | None = Field(
+        default=None, description="Where it publishes its KV events (`--kv-events-config`, `endpoint`)."
+    )
+    kv_replay_url: SocketUrl | None = Field(
+        default=None, description="Where it tells missed ones again (`replay_endpoint`); null: nowhere."
     )
 
 
@@ -55,6 +73,13 @@ class PoolConfig(Section):
     shared: bool = Field(default=False, description="Whether several tenants may name this pool.")
     endpoints: Annotated[tuple[EndpointConfig, ...], MinLen(1)] = Field(description="Its engines, at least one.")
     timeouts: TimeoutsConfig = Field(default=TimeoutsConfig(), description="How long engines may take.")
+    profile: ProfileName | None = Field(
+        default=None, description="How its endpoints are chosen; null: as routing.profile."
+    )
+    kv_events: bool = Field(
+        default=False,
+        description="Whether its engines' KV events tell what their caches hold; needs promptlane[kv-events].",
+    )
     retries: Annotated[int, NO_BOOL, Ge(0), Le(10)] = Field(
         default=2, description="Further attempts elsewhere before the first byte of an answer."
     )

@@ -1,4 +1,4 @@
-"""The sections of the gateway itself: `server`, `state`, `classify` and `routing`.
+"""The sections of the gateway itself: `server`, `state` and `classify`.
 
 Floor: keys only; a field's type, bounds, default and description are all there is to say of it. Times are seconds.
 """
@@ -22,13 +22,11 @@ from router.config.types import (
     LedgerUrl,
     Origin,
     Port,
-    Profile,
     Proxy,
     RedisUrl,
     Seconds,
     SecondsOrNone,
     ServerSecret,
-    Share,
 )
 
 DEFAULT_PORT = 8080
@@ -108,26 +106,3 @@ class ClassifyConfig(Section):
     batch_prompts: Count = Field(default=8, description="A request with at least this many prompts or inputs is batch.")
     batch_n: Count = Field(default=4, description="A request for more than this many choices (`n`) is batch.")
     batch_header: HeaderName = Field(default="x-promptlane-lane", description="Request header that asks for a lane.")
-
-
-class RoutingConfig(Section):
-    profile: Profile = Field(
-        default="prompt-aware",
-        description="How endpoints are chosen. ENABLE_KV_AWARE_ROUTING=false selects least-outstanding.",
-    )
-    max_waiting: Annotated[int, NO_BOOL, Ge(1), Le(1_000_000)] = Field(
-        default=1024, description="Requests that may wait per pool."
-    )
-    max_wait: Seconds = Field(default=60.0, description="Seconds that a request may wait for an endpoint.")
-    index_share: Share = Field(
-        default=0.85, description="Share of an engine's KV capacity that the prefix index assumes is still held."
-    )
-    block_bytes: Annotated[int, NO_BOOL, Ge(64), Le(4096)] = Field(
-        default=256, description="Bytes of canonical prompt per prefix block."
-    )
-    default_kv_tokens: Count = Field(
-        default=100_000, description="KV capacity of an engine, in tokens, until it is configured or scraped."
-    )
-    default_output_tokens: Count = Field(
-        default=256, description="Expected length of an answer, in tokens, where a client gives no bound."
-    )

@@ -17,12 +17,13 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, SecretStr
 
+from policies.registry import PROFILES
+
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-Profile: TypeAlias = Literal["prompt-aware", "least-outstanding", "least-in-flight", "round-robin", "random"]
 ApiName: TypeAlias = Literal[
     "chat", "completions", "embeddings", "responses", "messages", "rerank", "score", "tokenize", "models"
 ]
-KNOWN_PROFILES: tuple[str, ...] = get_args(Profile)
+KNOWN_PROFILES: tuple[str, ...] = tuple(PROFILES)
 API_NAMES: tuple[str, ...] = get_args(ApiName)
 
 MIN_SECRET_LENGTH = 32  # characters; salts derived from less could be guessed
@@ -59,6 +60,15 @@ def engine_url(text: str) -> str:
     name = f"[{ipaddress.IPv6Address(host)}]" if "[" in parts.netloc else host_name(host)
     standard = {"http": 80, "https": 443}[parts.scheme]
     return f"{parts.scheme}://{name}{'' if port in (None, standard) else f':{port}'}{parts.path.rstrip('/')}"
+
+
+def socket_url(text: str) -> str:
+    """`tcp://host:port` to connect to, in one spelling."""
+    parts = urlsplit(text) if _URL_TEXT.fullmatch(text) else urlsplit("")
+    if parts.scheme != "tcp" or parts.port is None or parts.path not in ("", "/"):
+        raise ValueError
+    host = urlsplit(engine_url(f"http{text[3:]}")).netloc  # port 80 is left out there
+    return f"tcp://{host.removesuffix(':80')}:{parts.port}" if parts.port == 80 else f"tcp://{host}"
 
 
 def origin(text: str) -> str:
@@ -135,6 +145,7 @@ _MODEL_NAME = "a name of 1 to 256 printable ASCII characters without quotation m
 TenantId: TypeAlias = Annotated[str, *_text(_TENANT_LABEL, _TENANT_ID)]
 TierName: TypeAlias = Annotated[str, *_text(r"[a-z0-9][a-z0-9_-]{0,62}", "a name of a-z, 0-9, - and _")]
 Name: TypeAlias = Annotated[str, *_text(NAME_PATTERN, NAME_WORDS)]
+ProfileName: TypeAlias = Annotated[str, Expect(f"one of {', '.join(KNOWN_PROFILES)}, or of routing.profiles")]
 ModelName: TypeAlias = Annotated[str, *_text(r"(?! )[ !#-\[\]-~]{1,256}(?<! )", _MODEL_NAME)]
 Host: TypeAlias = Annotated[str, AfterValidator(host_name), Expect("a host such as llm.example.com, without port")]
 BindHost: TypeAlias = Annotated[str, *_text(r"[A-Za-z0-9.:_-]{1,253}", "an address or host name to listen on")]
@@ -154,6 +165,7 @@ Origin: TypeAlias = Annotated[str, AfterValidator(origin), Expect('"*" or an ori
 EngineUrl: TypeAlias = Annotated[
     str, AfterValidator(engine_url), Expect("a URL http(s)://host[:port][/path] without query and user info")
 ]
+SocketUrl: TypeAlias = Annotated[str, AfterValidator(socket_url), Expect("an address tcp://host:port")]
 RedisUrl: TypeAlias = Annotated[
     str, *_text(r"(redis|rediss|unix)://[\x21-\x7e]+", "a URL redis://…, rediss://… or unix://…")
 ]

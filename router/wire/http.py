@@ -14,6 +14,11 @@ Header = tuple[bytes, bytes]
 # read (x-vllm-priority, x-data-parallel-rank, x-session-id, authorization, ...) is the gateway's to say.
 REQUEST_ALLOWED = frozenset({b"traceparent", b"tracestate", b"anthropic-version", b"anthropic-beta"})
 
+# An engine's own order of what it has, lower first; vLLM prefers it to the body's `priority`.
+PRIORITY_HEADER = b"x-vllm-priority"
+# What an engine's KV events call the request; on every API, `/v1/messages` too, which has no field for it.
+SESSION_HEADER = b"x-session-id"
+
 # Engines' answers: what describes the body, and when to come back. Hop-by-hop and server headers stay behind.
 RESPONSE_ALLOWED = frozenset({b"content-type", b"retry-after", b"cache-control", b"content-language"})
 

@@ -161,10 +161,11 @@ def test_an_endpoint_that_moved_is_another_endpoint() -> None:
     [
         {"pools__one__timeouts": {"idle": 30}},
         {"pools__one__health": {"interval": 1}},
-        {"routing": {"max_wait": 30}},
+        {"routing": {"ageing": 0.1}},
+        {"lanes": {"batch": {"max_wait": 30}}},
         {"pools__one__endpoints__0__max_in_flight": 8, "pools__one__endpoints__1__weight": 2},
     ],
-    ids=["timeouts", "health", "routing", "an endpoint's own"],
+    ids=["timeouts", "health", "routing", "lanes", "an endpoint's own"],
 )
 def test_a_changed_setting_does_not_take_healthy_endpoints_out_of_service(change: dict[str, Any]) -> None:
     before, after = reloaded(changed(**change))

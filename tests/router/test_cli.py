@@ -56,11 +56,11 @@ def test_the_contract_file_is_good(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_mistake_is_said_at_once_with_its_place(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    config = changed(server__port="many", tenants__acme__tier="tin", pools__one__retires=1, routing__max_wait=-1)
+    config = changed(server__port="many", tenants__acme__tier="tin", pools__one__retires=1, routing__ageing=-1)
     status, out, err = ran(capsys, "check", "--config", written(tmp_path, config))
     assert (status, out) == (1, "")
     assert "4 mistakes" in err
-    for place in ("server.port", "tenants.acme.tier", "pools.one.retires", "routing.max_wait"):
+    for place in ("server.port", "tenants.acme.tier", "pools.one.retires", "routing.ageing"):
         assert re.search(rf"^  {re.escape(place)} \(line \d+\): ", err, re.MULTILINE), place
     assert "did you mean 'retries'?" in err
     assert "Traceback" not in err

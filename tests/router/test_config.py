@@ -283,7 +283,7 @@ def test_every_key_is_documented_once_with_type_default_and_description() -> Non
     assert by_path["server.cors"].type == "null or a mapping"
     assert by_path["server.cors.allow_origins"].default == "required"
     assert all(name in by_path["tenants.<id>.api_keys[].apis"].type for name in API_NAMES)
-    assert by_path["routing.profile"].type == f"one of {', '.join(KNOWN_PROFILES)}"
+    assert by_path["routing.profile"].type == f"one of {', '.join(KNOWN_PROFILES)}, or of routing.profiles"
 
 
 def test_every_key_of_the_contract_file_is_documented() -> None:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from policies.admission.order import ShortestPrefillFirst
-from policies.registry import make_profile
 from router.metrics import CONTENT_TYPE, COUNTERS, GAUGES, HISTOGRAMS, Metrics
-from router.pools import Place, Pool
-from router.upstream import Timeouts, Upstream
+from router.pools import Pool
 from tests.policies.builders import make_request, make_state
+from tests.router.builders import make_pool
 
 
 def pool_of(name: str, *endpoints: str) -> Pool:
-    places = [
-        Place(make_state(one), Upstream("http://127.0.0.1:9", timeouts=Timeouts(1, 1, 1, 1))) for one in endpoints
-    ]
-    profile = make_profile("prompt-aware", Random(1))
-    return Pool(name, places, profile, ShortestPrefillFirst(), lambda: 0.0, retries=0, max_waiting=5)
+    return make_pool([make_state(one) for one in endpoints], name=name, max_waiting=5)
 
 
 def samples(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.admission.limits import LimitSnapshot
-from policies.admission.order import ShortestPrefillFirst
-from policies.registry import make_profile
 from policies.types import Lane
-from router.pools import Place, Pool
 from router.routing_headers import duration, limit_headers, routing_headers, why
-from router.upstream import Timeouts, Upstream
 from tests.policies.builders import make_request, make_state
+from tests.router.builders import make_pool
 
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
@@ -56,18 +52,7 @@ def test_only_what_is_limited_has_headers() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 async def test_a_client_is_told_where_its_request_went_and_why(count: int) -> None:
-    places = [
-        Place(make_state(f"e{n}"), Upstream("http://127.0.0.1:9", timeouts=Timeouts(1, 1, 1, 1))) for n in range(count)
-    ]
-    pool = Pool(
-        "p",
-        places,
-        make_profile("prompt-aware", Random(1)),
-        ShortestPrefillFirst(),
-        lambda: 0.0,
-        retries=0,
-        max_waiting=1,
-    )
+    pool = make_pool([make_state(f"e{n}") for n in range(count)])
     request = make_request(lane=Lane.LONG)
     ticket = await pool.dispatch(request)
     ticket.queued_seconds = 0.0126

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from router import errors
-from router.errors import EngineStatus, GatewayError, NoEndpoint, RateLimited
+from router.errors import EngineStatus, GatewayError, NoEndpoint, Overloaded, RateLimited, queue_full
 from router.wire.errors import error_body, error_event, error_headers
 
 ANTHROPIC_TYPES = {
@@ -73,6 +73,23 @@ def test_when_to_come_back_is_never_at_once_and_never_too_early(
 def test_without_a_time_no_retry_header_is_sent_and_a_final_error_asks_not_to_retry() -> None:
     assert error_headers(NoEndpoint("no")) == [(b"content-type", b"application/json")]
     assert (b"x-should-retry", b"false") in error_headers(NoEndpoint("no", final=True))
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "code"),
+    [
+        (queue_full(429, 7.2), 429, "requests", "rate_limit_exceeded"),
+        (queue_full(503, 7.2), 503, "overloaded_error", "queue_full"),
+        (Overloaded.at_deadline(7.2), 503, "overloaded_error", "deadline_exceeded"),
+    ],
+)
+def test_no_room_is_told_as_configured_and_always_with_when_to_come_back(
+    error: GatewayError, status: int, kind: str, code: str
+) -> None:
+    body, headers = json.loads(error_body(error))["error"], dict(error_headers(error))
+    assert (error.status, body["type"], body["code"]) == (status, kind, code)
+    assert headers[b"retry-after"] == b"8"
+    assert b"x-should-retry" not in headers
 
 
 def test_an_error_inside_a_stream_is_one_event_without_done() -> None:

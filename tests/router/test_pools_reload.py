@@ -1,0 +1,54 @@
+"""Pools before and after a reload share endpoints, and nobody who waits is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.policies.builders import make_state
+from tests.router.builders import end, make_pool, request, turns, waiting
+
+
+async def test_who_waits_in_the_pool_before_a_reload_is_still_served() -> None:
+    state = make_state("e0", max_in_flight=1)
+    before = make_pool([state])
+    first = await before.dispatch(request("a"))
+    (old,) = waiting(before, request("b"))
+    await turns()
+    after = make_pool([state], predecessor=before)
+    (new,) = waiting(after, request("c"))
+    await turns()
+    first.settle(None)
+    ticket = await asyncio.wait_for(old, 5)
+    assert not new.done()
+    ticket.settle(None)
+    after.run_pass()
+    (await asyncio.wait_for(new, 5)).settle(None)
+    assert (state.in_flight, len(before.waiting), len(after.waiting)) == (0, 0, 0)
+
+
+async def test_a_seat_freed_by_a_request_from_before_a_reload_is_had_by_who_waits_after_it() -> None:
+    state = make_state("e0", max_in_flight=1)
+    before = make_pool([state])
+    first = await before.dispatch(request("a"))
+    after = make_pool([state], predecessor=before)
+    (new,) = waiting(after, request("b"))
+    await turns()
+    first.settle(None)
+    await turns()
+    assert new.done(), "a seat is free and somebody waits for it"
+    await end([new])
+
+
+async def test_an_old_request_that_waits_again_after_two_reloads_is_served_when_a_seat_frees() -> None:
+    state = make_state("e0", max_in_flight=1)
+    first = make_pool([state])
+    second = make_pool([state], predecessor=first)
+    third = make_pool([state], predecessor=second)
+    third.run_pass()
+    newest = await third.dispatch(request("new"))
+    (old,) = waiting(first, request("a retry"))
+    await turns()
+    newest.settle(None)
+    await turns()
+    assert old.done(), "a seat is free and somebody waits for it"
+    await end([old])
