@@ -16,6 +16,9 @@ from dataclasses import dataclass
 TOLERANCE_TOKENS = 128
 TOLERANCE_SHARE = 0.03
 
+# The same for a reading of the counters, which lag behind what was sent (share of the prompts' tokens).
+SCRAPE_TOLERANCE = 0.1
+
 # How far one phantom hit moves the factor towards what the engine can at most hold, and one missed hit in the other
 # direction: ten to one, as phantom hits cost far more than missed ones.
 SHRINK = 0.1
@@ -40,14 +43,16 @@ FOUND_SHARE = 0.5
 class CacheFeedback:
     """One endpoint's record. `factor`: of the capacity that the index would have by the engine's figures.
 
-    `prompt`, `predicted`, `found`: running means of tokens per judged answer. `answers`: how many were judged.
+    `prompt`, `predicted`, `found`: running means of tokens per judged answer (or reading of the counters, where answers
+    say nothing). `judged`: how many there were. `reports`: whether answers say what was cached.
     """
 
     factor: float = 1.0
     prompt: float = 0.0
     predicted: float = 0.0
     found: float = 0.0
-    answers: int = 0
+    judged: int = 0
+    reports: bool = False
     _queries: float | None = None
     _hits: float | None = None
     _predicted_since: float = 0.0
@@ -61,11 +66,8 @@ class CacheFeedback:
     def answered(self, prompt: int, predicted: float, found: int) -> int:
         """An answer tells how many of its `prompt` tokens were `found` in the cache. Returns -1 for a phantom hit, 1
         for a missed one, 0 where the prediction was right."""
-        share = max(SMOOTHING, 1 / (self.answers + 1))
-        self.answers += 1
-        self.prompt += share * (prompt - self.prompt)
-        self.predicted += share * (predicted - self.predicted)
-        self.found += share * (found - self.found)
+        self.reports = True
+        self._judge(prompt, predicted, found)
         return _compare(prompt, predicted, found)
 
     def phantom(self, at_most: float) -> None:
@@ -91,10 +93,19 @@ class CacheFeedback:
         if asked <= 0 or prompt <= 0:
             return 0  # nothing was served: wait for more
         self._restart(queries, hits)
-        if self.answers:
+        if self.reports:
             return 0
         # The engine may have served others too, and its counters lag: shares are compared, not tokens.
-        return _compare(10_000, 10_000 * predicted / prompt, 10_000 * (hits - before_hits) / asked, share=0.1)
+        foreseen, found = prompt * min(1.0, predicted / prompt), prompt * min(1.0, (hits - before_hits) / asked)
+        self._judge(prompt, foreseen, found)
+        return _compare(prompt, foreseen, found, share=SCRAPE_TOLERANCE)
+
+    def _judge(self, prompt: float, predicted: float, found: float) -> None:
+        share = max(SMOOTHING, 1 / (self.judged + 1))
+        self.judged += 1
+        self.prompt += share * (prompt - self.prompt)
+        self.predicted += share * (predicted - self.predicted)
+        self.found += share * (found - self.found)
 
     def _restart(self, queries: float, hits: float) -> None:
         self._queries, self._hits = queries, hits
@@ -105,7 +116,7 @@ class CacheFeedback:
         """Whether predictions are far from what the engine finds: something about prompts or engine is not as thought
         (a template that changes the beginning, prefix caching switched off, another router in front of the engine)."""
         worth = self.predicted >= PREDICTED_SHARE * self.prompt > 0
-        return self.answers >= JUDGED and worth and self.found < FOUND_SHARE * self.predicted
+        return self.judged >= JUDGED and worth and self.found < FOUND_SHARE * self.predicted
 
 
 def _compare(prompt: float, predicted: float, found: float, share: float = TOLERANCE_SHARE) -> int:

@@ -84,5 +84,5 @@ def _narrowed(
     if own is None:
         own = known[excluded] = profile.look(view.states, view.now, excluded)
         if isinstance(own, View):
-            own.planned = view.planned  # what is held back counts for all, whoever it was
+            own.planned, own.kept_kv = view.planned, view.kept_kv  # what is held back counts for all
     return own

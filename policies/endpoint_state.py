@@ -119,7 +119,7 @@ class EndpointState:
 
     def scraped_cache(self, queries: float | None, hits: float | None) -> None:
         """The engine's counters of prompt tokens looked up in its cache and found, since its start."""
-        verdict = self.feedback.scraped(queries, hits)
+        verdict = self.feedback.scraped(queries, hits) if self.index.estimates else 0
         if verdict < 0:
             self.feedback.phantom(0.0)
         elif verdict > 0 and self.index.full:
@@ -141,6 +141,8 @@ class EndpointState:
     def judge(self, hold: Hold, prompt: int, predicted: float, found: int) -> None:
         """An answer came of a request that held this: what its `found` cached tokens say of the index."""
         verdict = self.feedback.answered(prompt, predicted, found)
+        if not self.index.estimates:
+            return  # what it said came from the engine: nothing to tune
         if verdict < 0 and hold.last_use is not None and self.nominal_blocks:
             left = self.index.forget_unused_since(hold.last_use)
             self.feedback.phantom(left / self.nominal_blocks)

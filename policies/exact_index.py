@@ -70,6 +70,10 @@ class ExactIndex(PrefixIndex):
         self._bound()
 
     @property
+    def estimates(self) -> bool:
+        return not self.in_sync
+
+    @property
     def in_sync(self) -> bool:
         """Whether the events answer: somebody listens, the engine repeats our session ids, and little is missing."""
         return self._listening and self._echoed and (self._complete or self._coverage >= _ENOUGH)

@@ -42,4 +42,7 @@ class Gate:
         if view.planned[column] >= self.wait_seconds:
             return False
         capacity = state.kv_capacity_tokens
-        return capacity is None or state.kv_tokens + state.added_kv(waiting.request) <= self.kv_share * capacity
+        if capacity is None:
+            return True
+        needed = state.kv_tokens + view.kept_kv[column] + state.added_kv(waiting.request)
+        return needed <= self.kv_share * capacity

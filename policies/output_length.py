@@ -79,12 +79,13 @@ class OutputLengths:
             self._lengths.move_to_end(key)
         lengths.observe(tokens, cut)
 
-    def expect(self, tenant: str, model: str, bound: int | None = None, n: int = 1) -> int:
+    def expect(self, tenant: str, model: str, bound: int | None = None, n: int = 1, prior: int = PRIOR_TOKENS) -> int:
         """Tokens to reckon with for `n` choices of at most `bound` each: what such answers have on average, rounded.
-        A bound is reckoned with as lengths are, so it lowers the mean before it is reached."""
+        A bound is reckoned with as lengths are, so it lowers the mean before it is reached. `prior`: until some were
+        seen."""
         lengths = self._lengths.get((tenant, model))
         if lengths is None or lengths.count < SOME_ANSWERS:
-            tokens = float(PRIOR_TOKENS if bound is None else min(bound, PRIOR_TOKENS))
+            tokens = float(prior if bound is None else min(bound, prior))
         else:
             tokens = lengths.mean(bound)
         return max(0, round(tokens)) * max(1, n)

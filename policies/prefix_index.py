@@ -63,6 +63,11 @@ class PrefixIndex:
         return self._capacity
 
     @property
+    def estimates(self) -> bool:
+        """Whether answers are guesses, which reports may correct."""
+        return True
+
+    @property
     def full(self) -> bool:
         """Whether a new block would push an old one out."""
         return len(self._blocks) >= self._capacity - int(self._room)

@@ -12,15 +12,21 @@ from policies.cost import slowdown, step_seconds, wait_seconds
 from policies.endpoint_state import EndpointState
 from policies.waiting import Waiting
 
+# Seconds of waiting after which a request that stays back keeps its place in the engine's KV cache too: without it one
+# that needs much KV and little work would wait as long as smaller ones keep coming; and if all kept theirs at once, an
+# engine would run dry for the largest. vLLM itself admits nobody past the first that does not fit.
+KV_PATIENCE = 5.0
+
 
 class View:
     """`open`: the columns of the endpoints that may be sent to. Per column: `waits`, the predicted prefill of what was
     sent before, and `planned`, the same and what was held back for this endpoint in this pass (seconds); `steps`, a
-    step of its decodes alone (seconds); `slowdowns`, by how much decodes stretch a prefill; `versions`, see `Waiting`.
-    `busy_share`: of the open endpoints, those that have a prefill pending (facts/routing.md, L).
+    step of its decodes alone (seconds); `slowdowns`, by how much decodes stretch a prefill; `versions`, see `Waiting`;
+    `kept_kv`, KV tokens kept for those held back. `busy_share`: of the open endpoints, those that have a prefill
+    pending (facts/routing.md, L).
     """
 
-    __slots__ = ("busy_share", "now", "open", "planned", "slowdowns", "states", "steps", "versions", "waits")
+    __slots__ = ("busy_share", "kept_kv", "now", "open", "planned", "slowdowns", "states", "steps", "versions", "waits")
 
     def __init__(self, states: Sequence[EndpointState], open_columns: list[int], now: float) -> None:
         self.states = states
@@ -37,11 +43,14 @@ class View:
             self.slowdowns.append(slowdown(state.rates, step))
             self.versions.append(state.version)
         self.planned = self.waits.copy()
+        self.kept_kv = [0.0] * len(states)
         self.busy_share = self._busy_share()
 
     def held(self, column: int, waiting: Waiting) -> None:
         """A request stays back that would go here."""
         self.planned[column] += waiting.own[column]
+        if self.now - waiting.request.arrived_at >= KV_PATIENCE:
+            self.kept_kv[column] += self.states[column].added_kv(waiting.request)
 
     def sent(self, column: int) -> None:
         """A request went here and its reservation has been charged."""

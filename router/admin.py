@@ -6,21 +6,18 @@ Floor: assembles; Starlette carries it, as nothing here is hot.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from policies.types import Tenant
-from router import __version__
 from router.assembly import Runtime
 from router.config import ConfigError, Problem
 from router.errors import BodyTooLarge, GatewayError
 from router.explain import explain
+from router.live_state import describe
 from router.metrics import CONTENT_TYPE, Metrics
-from router.pools import Place, Pool
 from router.wire.errors import error_body
 
 Reload = Callable[[], Awaitable[list[Problem]]]
@@ -83,64 +80,3 @@ async def _body(request: Request, limit: int) -> bytes:
         if len(data) > limit:
             raise BodyTooLarge(f"The body is longer than {limit} bytes.")
     return bytes(data)
-
-
-def describe(runtime: Runtime) -> dict[str, Any]:
-    """The live state for operators: who is served by what, and how that is doing. Holds no secret."""
-    return {
-        "version": __version__,
-        "profile": runtime.config.routing.profile,
-        "tenants": {name: _tenant(tenant) for name, tenant in runtime.gateway.directory.by_id.items()},
-        "pools": {name: _pool(pool) for name, pool in runtime.pools.items()},
-        "calibration": {
-            f"{tenant}/{name}": {"bytes_per_token": round(served.estimator.bytes_per_token, 3)}
-            for tenant, models in runtime.gateway.models.items()
-            for name, served in models.items()
-        },
-    }
-
-
-def _tenant(tenant: Tenant) -> dict[str, Any]:
-    limits = tenant.limits
-    return {
-        "tier": tenant.tier.name,
-        "anonymous": tenant.anonymous,
-        "models": {
-            name: {"pool": route.pool, "engine_model": route.engine_model} for name, route in tenant.models.items()
-        },
-        "limits": {
-            "requests_per_minute": limits.requests_per_minute,
-            "tokens_per_minute": limits.tokens_per_minute,
-            "concurrency": limits.concurrency,
-        },
-    }
-
-
-def _pool(pool: Pool) -> dict[str, Any]:
-    now = pool.clock()
-    return {"waiting": len(pool.waiting), "endpoints": [_endpoint(place, now) for place in pool.places]}
-
-
-def _endpoint(place: Place, now: float) -> dict[str, Any]:
-    state, upstream = place.state, place.upstream
-    return {
-        "name": state.endpoint.name,
-        "url": state.endpoint.url,
-        "role": state.endpoint.role.value,
-        "healthy": place.available(now),
-        "health": state.health.state(now),
-        "sleeping": state.sleeping,
-        "in_flight": state.in_flight,
-        "pending_prefill_seconds": round(state.pending_prefill_seconds, 6),
-        "outstanding_tokens": round(state.outstanding_tokens),
-        "prefix_blocks": len(state.index),
-        "prefix_block_capacity": state.index.capacity,
-        "kv_capacity_tokens": state.kv_capacity_tokens,
-        "engine": {
-            "running": state.engine_running,
-            "waiting": state.engine_waiting,
-            "kv_usage": state.kv_usage,
-            "age_seconds": round(now - state.scraped_at, 3) if state.scraped_at is not None else None,
-        },
-        "connections": {"idle": upstream.idle, "busy": upstream.busy},
-    }

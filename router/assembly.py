@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from secrets import token_hex
@@ -20,7 +21,8 @@ from policies.admission.desk import Desk
 from policies.admission.limits import TenantLimits
 from policies.endpoint_state import TOKENS_PER_BLOCK, EndpointState, index_blocks
 from policies.exact_index import ExactIndex
-from policies.prefix_blocks import root
+from policies.output_length import OutputLengths
+from policies.prefix_blocks import ChainMemo, root
 from policies.priority import priority
 from policies.registry import make_profile
 from policies.tokens import TokenEstimator
@@ -61,6 +63,8 @@ class Process:
     metrics: Metrics
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
+    chains: ChainMemo = field(default_factory=lambda: ChainMemo(threading.Lock()))
+    lengths: OutputLengths = field(default_factory=OutputLengths)
 
 
 class Runtime:
@@ -120,7 +124,7 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
             clock=process.clock,
             wall_clock=process.wall_clock,
             origin=Origin(config.server.trusted_proxies),
-            measurer=Measurer(_measure_settings(config), process.counter),
+            measurer=Measurer(_measure_settings(config), process.counter, process.chains, process.lengths),
             metrics=process.metrics,
         ),
     )

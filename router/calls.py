@@ -15,7 +15,8 @@ from router.client import Client
 from router.errors import EngineError, EngineStatus
 from router.measure import Measured
 from router.metrics import Metrics
-from router.pools import Pool, Ticket
+from router.pools import Pool
+from router.tickets import Ticket
 from router.wire.alias import AliasRewriter, rename_in_error
 from router.wire.openai import ApiSpec
 from router.wire.usage import Usage
@@ -108,13 +109,15 @@ class Call:
     def outcome(self, now: float) -> Outcome:
         """What an attempt showed of its endpoint when the engine answered."""
         usage = self.usage or _NO_USAGE
+        # Of several prompts vLLM reports what it had cached of one.
+        several = self.measured is not None and self.measured.prompts > 1
         return Outcome(
             status=self.status,
             started=self.client.started,
             ttft_seconds=None if self.first_byte_at is None else self.first_byte_at - self.arrived_at,
             total_seconds=now - self.arrived_at,
             prompt_tokens=usage.prompt_tokens,
-            cached_tokens=usage.cached_tokens,
+            cached_tokens=None if several else usage.cached_tokens,
             completion_tokens=usage.completion_tokens,
         )
 

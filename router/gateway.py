@@ -33,10 +33,11 @@ from router.errors import (
 from router.measure import INLINE_BYTES, Measurer
 from router.metrics import Metrics
 from router.origin import Origin, credential, request_id
-from router.pools import Pool, Ticket
+from router.pools import Pool
 from router.relay import WHOLE_BYTES, Answer
 from router.routing_headers import limit_headers, routing_headers
 from router.tenants import Identity, TenantDirectory
+from router.tickets import Ticket
 from router.wire.errors import error_body, error_event, error_headers
 from router.wire.http import PRIORITY_HEADER, SESSION_HEADER, Header, request_headers, response_headers
 from router.wire.openai import ApiSpec, Body, engine_body, read_body, with_priority
@@ -247,6 +248,9 @@ class Gateway:
                 call.grant.settle(now, usage.total_tokens if usage is not None else None)
         if call.model is not None and call.measured is not None and usage is not None:
             call.model.calibrate(call.measured, usage)
+            if usage.completion_tokens is not None:
+                left = call.status == CLIENT_CLOSED
+                self.services.measurer.learn_length(call.measured, usage.completion_tokens, left=left)
         call.count(self.services.metrics, now)
         call.answer = None  # it refers back: without this every request would wait for the garbage collector
 

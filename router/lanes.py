@@ -17,7 +17,7 @@ from policies.waiting import Waiting
 T = TypeVar("T")
 
 
-class Place(NamedTuple, Generic[T]):
+class Queued(NamedTuple, Generic[T]):
     """A place in the queue. `ahead`: how many stood before it when it was taken."""
 
     future: asyncio.Future[T]
@@ -37,7 +37,7 @@ class WaitingRoom(Generic[T]):
     def __iter__(self) -> Iterator[Waiting]:
         return iter(self.desk.queue)
 
-    def enter(self, waiting: Waiting, states: Sequence[EndpointState], now: float) -> Place[T] | Rejection:
+    def enter(self, waiting: Waiting, states: Sequence[EndpointState], now: float) -> Queued[T] | Rejection:
         """Joins the room, if the desk lets it in. The future is done by `serve`, by `turn_away`, or cancelled by the
         caller."""
         ahead = self.desk.enter(waiting, states, now)
@@ -45,7 +45,7 @@ class WaitingRoom(Generic[T]):
             return ahead
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._futures[id(waiting)] = future
-        return Place(future, ahead)
+        return Queued(future, ahead)
 
     def leave(self, waiting: Waiting, now: float) -> None:
         """Gives up, or has been served; idempotent."""

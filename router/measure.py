@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from policies.classify import classify
+from policies.output_length import OutputLengths
 from policies.prefix_blocks import BLOCK_BYTES, ChainMemo
 from policies.tokens import TokenEstimator, needs_exact_count
 from policies.types import InferenceRequest, Lane, Tenant
@@ -45,19 +46,31 @@ class MeasureSettings:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The request as policies see it, and what calibration needs when the engine has told its own count."""
+    """The request as policies see it, and what calibration needs when the engine has told its own count.
+
+    `output_bound`: tokens that the client allows per choice. `prompts`: how many the body has.
+    """
 
     request: InferenceRequest
     text_bytes: int
     extra_tokens: int
     counted: bool
+    output_bound: int | None = None
+    prompts: int = 1
 
 
 class Measurer:
-    """Measures prompts; one per process, as its memos of exact counts and of chains are worth keeping."""
+    """Measures prompts. What it remembers (exact counts, chains, `lengths` of answers) outlives reloads."""
 
-    def __init__(self, settings: MeasureSettings, counter: TokenCounter, chains: ChainMemo | None = None) -> None:
+    def __init__(
+        self,
+        settings: MeasureSettings,
+        counter: TokenCounter,
+        chains: ChainMemo | None = None,
+        lengths: OutputLengths | None = None,
+    ) -> None:
         self.settings = settings
+        self.lengths = lengths if lengths is not None else OutputLengths()
         self._counter = counter
         # With a lock, as the chains of long bodies are made in other threads.
         self._chains = chains if chains is not None else ChainMemo(threading.Lock())
@@ -91,7 +104,8 @@ class Measurer:
             api=spec.name,
             lane=lane,
             prompt_tokens=tokens,
-            max_output_tokens=self._expected_output(body, spec),
+            max_output_tokens=self._expected_output(body, spec, tenant.id),
+            choices=max(1, body.n),
             prefix_blocks=blocks,
             tokens_per_block=_tokens_per_block(tokens, prompt, block_bytes),
             stream=body.stream,
@@ -99,7 +113,17 @@ class Measurer:
             deadline=now + self.settings.max_wait[lane],
             session=body.session,
         )
-        return Measured(request, prompt.text_bytes, prompt.extra_tokens, counted)
+        bound = body.max_output_tokens
+        return Measured(request, prompt.text_bytes, prompt.extra_tokens, counted, bound, prompt.count)
+
+    def learn_length(self, measured: Measured, completion_tokens: int, *, left: bool) -> None:
+        """An answer had so many tokens, all choices together. `left`: its client went before the end."""
+        request, bound = measured.request, measured.output_bound
+        if not request.max_output_tokens:
+            return  # of an API that generates nothing
+        tokens = completion_tokens // request.choices
+        cut = left or (bound is not None and tokens >= bound)
+        self.lengths.observe(request.tenant, request.model, tokens, cut)
 
     async def _examine(
         self, spec: ApiSpec, body: Body, size: int, root: int, text_block: int
@@ -127,13 +151,12 @@ class Measurer:
             batch_n=self.settings.batch_n,
         )
 
-    def _expected_output(self, body: Body, spec: ApiSpec) -> int:
-        """Tokens the answer is expected to have: what the client allows, but no more than answers usually have."""
+    def _expected_output(self, body: Body, spec: ApiSpec, tenant: str) -> int:
+        """Tokens the answer is expected to have: what such answers have had, within what the client allows."""
         if not spec.output_fields:
             return 0
-        bound = body.max_output_tokens
         usual = self.settings.default_output_tokens
-        return max(0, min(bound, usual) if bound is not None else usual) * max(1, body.n)
+        return self.lengths.expect(tenant, body.model, body.max_output_tokens, body.n, usual)
 
 
 def _tokens_per_block(tokens: int, prompt: Prompt, block_bytes: int) -> float:

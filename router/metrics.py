@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from policies.exact_index import ExactIndex
-from router.pools import Place, Pool
+from router.pool_metrics import PoolCollector
+from router.pools import Pool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds. From one decode step of a fast engine to a long prompt behind a full queue.
@@ -50,19 +50,6 @@ HISTOGRAMS = {
     "promptlane_first_byte_seconds": (_LABELS, "From the request's arrival to the first byte of its answer."),
     "promptlane_queue_seconds": (("pool", "lane"), "Time a request waited for an endpoint with room."),
 }
-GAUGES = {
-    "promptlane_waiting": (("pool",), "Requests waiting for an endpoint with room."),
-    "promptlane_endpoint_available": (("pool", "endpoint"), "1 when the endpoint takes requests."),
-    "promptlane_endpoint_in_flight": (("pool", "endpoint"), "Requests under way at the endpoint."),
-    "promptlane_endpoint_outstanding_tokens": (("pool", "endpoint"), "Estimated tokens still to be computed there."),
-    "promptlane_endpoint_prefix_blocks": (("pool", "endpoint"), "Prefix blocks believed to be in its KV cache."),
-    "promptlane_kv_in_sync": (
-        ("pool", "endpoint"),
-        "1 when KV events say what its cache holds, 0 when they should and an estimate does (pools with kv_events).",
-    ),
-    "promptlane_endpoint_kv_usage": (("pool", "endpoint"), "Share of KV cache in use, as the engine reports it."),
-    "promptlane_endpoint_connections": (("pool", "endpoint", "state"), "Connections to the engine (idle|busy)."),
-}
 
 
 class Metrics(Collector):
@@ -77,7 +64,7 @@ class Metrics(Collector):
 
     def watch_pools(self, pools: Callable[[], Iterable[Pool]]) -> None:
         """Exports the live state of whatever `pools` returns at each scrape, so that a reload needs nothing here."""
-        self.registry.register(_PoolCollector(pools))
+        self.registry.register(PoolCollector(pools))
 
     def add(self, name: str, *labels: str, amount: float = 1) -> None:
         """Adds to a counter; `amount` is never negative. Raises ValueError for a wrong number of labels."""
@@ -122,35 +109,3 @@ class Metrics(Collector):
 def _check(name: str, wanted: tuple[str, ...], labels: tuple[str, ...]) -> None:
     if len(wanted) != len(labels):
         raise ValueError(f"{name} has the labels {', '.join(wanted)}; got {len(labels)}")
-
-
-class _PoolCollector(Collector):
-    def __init__(self, pools: Callable[[], Iterable[Pool]]) -> None:
-        self._pools = pools
-
-    def collect(self) -> Iterator[Metric]:
-        families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (labels, text) in GAUGES.items()}
-        for pool in self._pools():
-            families["promptlane_waiting"].add_metric((pool.name,), len(pool.waiting))
-            for place in pool.places:
-                labels = (pool.name, place.state.endpoint.name)
-                for name, extra, value in _readings(place, pool.clock()):
-                    families[name].add_metric((*labels, *extra), value)
-        yield from families.values()
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-
-def _readings(place: Place, now: float) -> Iterator[tuple[str, tuple[str, ...], float]]:
-    state, upstream = place.state, place.upstream
-    yield "promptlane_endpoint_available", (), float(place.available(now))
-    yield "promptlane_endpoint_in_flight", (), state.in_flight
-    yield "promptlane_endpoint_outstanding_tokens", (), state.outstanding_tokens
-    yield "promptlane_endpoint_prefix_blocks", (), len(state.index)
-    if isinstance(state.index, ExactIndex) and state.index.followed:
-        yield "promptlane_kv_in_sync", (), float(state.index.in_sync)
-    if state.kv_usage is not None:
-        yield "promptlane_endpoint_kv_usage", (), state.kv_usage
-    yield "promptlane_endpoint_connections", ("idle",), upstream.idle
-    yield "promptlane_endpoint_connections", ("busy",), upstream.busy

@@ -12,18 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from policies.admission.desk import Desk, Turn
-from policies.admission.fairness import work_seconds
-from policies.decision import Candidate, Decision
+from policies.admission.desk import Desk
+from policies.decision import Decision
 from policies.dispatch import WINDOW, plan
 from policies.endpoint_state import EndpointState
-from policies.exact_index import ExactIndex
 from policies.profile import Profile
-from policies.reservation import EngineReport, Reservation
-from policies.types import InferenceRequest, Lane, Outcome, Rejection, RejectReason
+from policies.types import InferenceRequest, Lane, Rejection, RejectReason
 from policies.waiting import Waiting
 from router.errors import GatewayError, NoEndpoint, Overloaded, queue_full
 from router.lanes import WaitingRoom
+from router.tickets import Ticket
 from router.upstream import Upstream
 
 # Seconds after which asking again makes sense: probes run every few seconds, and a circuit opens for one at first.
@@ -40,102 +38,6 @@ class Place:
     def available(self, now: float) -> bool:
         """Whether the endpoint may get a request at all, room or not."""
         return self.state.available(now)
-
-
-class Ticket:
-    """A request bound to an endpoint. Settled exactly once, whatever becomes of the request."""
-
-    __slots__ = (
-        "_pool",
-        "_reservation",
-        "_settled",
-        "_timer",
-        "_turn",
-        "ahead",
-        "decision",
-        "priority",
-        "queued_seconds",
-        "session",
-        "upstream",
-    )
-
-    def __init__(
-        self, pool: Pool, decision: Decision, reservation: Reservation, turn: Turn, upstream: Upstream
-    ) -> None:
-        self._pool = pool
-        self._reservation = reservation
-        self._turn = turn
-        self._settled = False
-        self._timer: asyncio.TimerHandle | None = None
-        self.decision = decision
-        self.upstream = upstream
-        self.queued_seconds = 0.0
-        self.ahead = 0
-        self.priority: int | None = None
-        index, request = reservation.state.index, reservation.request
-        # What the engine's KV events will call this attempt; None where nobody listens to them.
-        self.session = (
-            index.expect(request.prefix_blocks, request.prompt_tokens, request.tokens_per_block)
-            if isinstance(index, ExactIndex) and index.followed
-            else None
-        )
-
-    @property
-    def choice(self) -> Candidate:
-        return self.decision.choice
-
-    @property
-    def endpoint(self) -> str:
-        """The chosen endpoint's name."""
-        return self.decision.choice.state.endpoint.name
-
-    def first_token(self) -> None:
-        """The first byte of the answer is here: the prompt is prefilled and the engine works; idempotent."""
-        self._reservation.first_token(self._pool.clock(), seen=True)
-        self._pool.run_pass()
-
-    def expect_first_token(self, seconds: float) -> None:
-        """For an answer in one piece, whose first token nobody sees: takes the prefill for done when it was predicted
-        to be. Without this an engine that only decodes would look as if it prefilled until the end."""
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._end_prefill)
-
-    def _end_prefill(self) -> None:
-        self._reservation.first_token(self._pool.clock())
-        self._pool.run_pass()
-
-    def settle(self, outcome: Outcome | None) -> None:
-        """Gives the reservation back and tells the endpoint's health; None: nothing was learned of the endpoint."""
-        if self._settled:
-            return
-        self._settled = True
-        if self._timer is not None:
-            self._timer.cancel()
-        now = self._pool.clock()
-        self._reservation.release(now, self._report(outcome))
-        index = self.choice.state.index
-        if self.session is not None and isinstance(index, ExactIndex):
-            index.settle(self.session, *((outcome.prompt_tokens, outcome.cached_tokens) if outcome is not None else ()))
-        self._account(outcome, now)
-        self._pool.run_pass()
-
-    def _report(self, outcome: Outcome | None) -> EngineReport | None:
-        if outcome is None or outcome.failure is not None or not 200 <= outcome.status < 300:
-            return None
-        return EngineReport(outcome.prompt_tokens, outcome.cached_tokens, outcome.completion_tokens)
-
-    def _account(self, outcome: Outcome | None, now: float) -> None:
-        """The tenant is charged for what was done: nothing without a byte of an answer, the estimate where the engine
-        did not count."""
-        state, cached = self.choice.state, self._reservation.cached_tokens
-        if outcome is None or not outcome.started:
-            self._turn.worked(0.0)
-        elif outcome.prompt_tokens is not None:
-            cached = min(cached if outcome.cached_tokens is None else outcome.cached_tokens, outcome.prompt_tokens)
-            output = outcome.completion_tokens or 0
-            self._turn.worked(work_seconds(state.rates, outcome.prompt_tokens - cached, cached, output))
-        self._pool.desk.ended(self._turn)
-        if outcome is not None:
-            state.health.record(outcome, now)
 
 
 class Pool:

@@ -64,6 +64,7 @@ class Prober:
             follow_redirects=False,
         )
         self._runs: dict[str, EngineRun] = {}  # by endpoint
+        self._useless: set[str] = set()  # endpoints warned of
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -114,6 +115,7 @@ class Prober:
         answer = await self._get(place, "/metrics")
         if answer is not None and answer.status_code == 200 and len(answer.content) <= _LARGEST_PAGE_BYTES:
             self._note(place, read_engine_metrics(answer.text))
+            self._warn_of_useless_affinity(place.state)
 
     def _note(self, place: Place, reading: EngineReading) -> None:
         state = place.state
@@ -134,6 +136,20 @@ class Prober:
         if restarted:
             _log.info("endpoint %s has restarted: its cache is empty", name)
             state.restarted()
+
+    def _warn_of_useless_affinity(self, state: EndpointState) -> None:
+        """Once, when it begins: requests are sent to where a prefix is believed to be, and the engine finds none."""
+        name, useless = state.endpoint.name, state.feedback.useless
+        if useless and name not in self._useless:
+            feedback = state.feedback
+            _log.warning(
+                "affinity is useless at endpoint %s: of %.0f prompt tokens per answer %.0f were predicted to be cached "
+                "and %.0f were; is prefix caching on, and does the chat template keep the beginning of prompts?",
+                *(name, feedback.prompt, feedback.predicted, feedback.found),
+            )
+            self._useless.add(name)
+        elif not useless:
+            self._useless.discard(name)
 
     async def _get(self, place: Place, path: str) -> httpx2.Response | None:
         try:

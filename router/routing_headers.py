@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from policies.admission.limits import LimitSnapshot
 from policies.types import InferenceRequest
-from router.pools import Ticket
+from router.tickets import Ticket
 from router.wire.http import Header
 
 

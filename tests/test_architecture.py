@@ -21,7 +21,7 @@ FLOORS = {
     "router.config": 4,
     "router.gateway": 3,
     "router.assembly": 5,
-    "router.app": 6, "router.admin": 6, "router.explain": 6, "router.serve": 7,
+    "router.app": 6, "router.admin": 6, "router.explain": 6, "router.live_state": 6, "router.serve": 7,
     "router.cli": 8,
 }  # fmt: skip
 ADAPTERS = 2
@@ -30,16 +30,18 @@ NEIGHBOURS = {
     "upstream": {"connection", "response", "timeouts"},
     "response": {"connection"},
     "connection": {"timeouts"},
-    "pools": {"lanes", "upstream"},
-    "metrics": {"pools"},
+    "pools": {"lanes", "tickets", "upstream"},
+    "tickets": {"pools", "upstream"},
+    "pool_metrics": {"pools"},
+    "metrics": {"pool_metrics", "pools"},
     "kv_events": {"kv_feed"},
     "kv_feed": {"kv_events"},
     "probe": {"pools", "metrics"},
     "measure": {"counting"},
     "origin": {"client"},
-    "calls": {"client", "measure", "metrics", "pools", "relay"},
+    "calls": {"client", "measure", "metrics", "pools", "relay", "tickets"},
     "relay": {"calls", "upstream"},
-    "routing_headers": {"pools"},
+    "routing_headers": {"tickets"},
 }
 PURE = {"policies", "xxhash"}
 IMPURE_STDLIB = {"asyncio", "time", "logging", "os", "socket", "threading", "subprocess", "ssl", "urllib", "http"}

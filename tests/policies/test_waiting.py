@@ -24,20 +24,24 @@ STEPS = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 2), PATHS, s
 
 def change(state: EndpointState, action: str, path: Sequence[int], sent: list[Reservation]) -> None:
     """Anything that happens to an endpoint."""
-    chain = chain_of(path)
+    index, chain = state.index, chain_of(path)
+    if action == "reserve":
+        sent.append(state.reserve(make_request(blocks=chain), 0, 0.1, now=0.0))
+    elif action == "first_token":
+        for one in sent[-len(path) :]:
+            one.first_token(1.0)
+    elif action == "release" and sent:
+        sent.pop(len(path) % len(sent)).release(1.0)
     does: dict[str, Callable[[], object]] = {
-        "touch": lambda: state.index.touch(chain),
-        "reserve": lambda: sent.append(state.reserve(make_request(blocks=chain), 0, 0.1, now=0.0)),
-        "first_token": lambda: [one.first_token(1.0) for one in sent[-len(path) :]],
-        "release": lambda: [sent.pop().release(1.0) for _ in path[: len(sent)]],
-        "resize": lambda: state.index.resize(2 * len(path)),
-        "clear": state.index.clear,
-        "forget": lambda: state.index.forget_unused_since(3 * len(path)),
+        "touch": lambda: index.touch(chain),
+        "resize": lambda: index.resize(2 * len(path)),
+        "clear": index.clear,
+        "forget": lambda: index.forget_unused_since(3 * len(path)),
         "rates": lambda: learn_rates(state, replace(state.rates, prefill=1e-5 * len(path))),
         "restart": state.restarted,
-        "nothing": lambda: None,
     }
-    does[action]()
+    if action in does:
+        does[action]()
 
 
 def fresh(states: Sequence[EndpointState], request: InferenceRequest) -> tuple[list[int], list[float]]:

@@ -12,7 +12,8 @@ from policies.admission.order import ShortestPrefillFirst
 from policies.endpoint_state import EndpointState
 from policies.registry import make_profile
 from policies.types import InferenceRequest, Lane
-from router.pools import Place, Pool, Ticket
+from router.pools import Place, Pool
+from router.tickets import Ticket
 from router.upstream import Timeouts, Upstream
 from tests.policies.builders import PREFIX, make_request
 

@@ -6,7 +6,7 @@ from policies.endpoint_state import EndpointState
 from policies.types import Rejection
 from policies.waiting import Waiting
 from router.errors import NoEndpoint
-from router.lanes import Place, WaitingRoom
+from router.lanes import Queued, WaitingRoom
 from tests.policies.builders import make_state
 from tests.router.builders import make_desk, request
 
@@ -23,12 +23,12 @@ async def test_the_waiting_room_keeps_the_order_of_arrival_and_its_bound() -> No
     assert (list(room), len(room)) == ([first, second], 2)
     room.desk.sent(second, states[0].rates, 0, 0.0)
     assert room.serve(second, "seat")
-    assert isinstance(places[1], Place)
+    assert isinstance(places[1], Queued)
     assert (places[1].future.result(), list(room), len(room)) == ("seat", [first], 1)
     room.leave(first, 0.0)
     room.leave(first, 0.0)
     assert not room.serve(first, "seat")
-    assert isinstance(places[0], Place)
+    assert isinstance(places[0], Queued)
     assert not places[0].future.done()
     assert len(room) == len(room.desk) == 0
 
@@ -39,7 +39,7 @@ async def test_who_has_left_or_was_cancelled_is_not_served() -> None:
 
     def enter_and_cancel() -> None:
         place = room.enter(one, states, 0.0)
-        assert isinstance(place, Place)
+        assert isinstance(place, Queued)
         place.future.cancel()
 
     enter_and_cancel()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.metrics import CONTENT_TYPE, COUNTERS, GAUGES, HISTOGRAMS, Metrics
+from policies.types import Lane
+from router.metrics import CONTENT_TYPE, COUNTERS, HISTOGRAMS, Metrics
+from router.pool_metrics import GAUGES
 from router.pools import Pool
 from tests.policies.builders import make_request, make_state
 from tests.router.builders import make_pool
@@ -66,7 +68,7 @@ async def test_live_state_is_read_at_each_scrape_and_follows_a_reload() -> None:
     ticket = await pools[0].dispatch(make_request())
     assert samples(metrics, "promptlane_endpoint_in_flight")[ticket.endpoint, "one"] == 1.0
     assert samples(metrics, "promptlane_endpoint_available") == {("a", "one"): 1.0, ("b", "one"): 1.0}
-    assert samples(metrics, "promptlane_waiting") == {("one",): 0.0}
+    assert set(samples(metrics, "promptlane_waiting").items()) == {((lane, "one"), 0.0) for lane in Lane}
     assert samples(metrics, "promptlane_endpoint_kv_usage") == {}, "not known is not zero"
     pools[0].states[0].kv_usage = 0.5
     assert samples(metrics, "promptlane_endpoint_kv_usage") == {("a", "one"): 0.5}

@@ -12,7 +12,7 @@ from policies.types import FailureCause, Outcome
 from policies.waiting import Waiting
 from router.errors import NoEndpoint, Overloaded
 from router.lanes import WaitingRoom
-from router.pools import Ticket
+from router.tickets import Ticket
 from tests.policies.builders import PREFIX, make_state
 from tests.router.builders import LARGE, end, make_pool, request, turns, waiting
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.policies.builders import make_state
-from tests.router.builders import end, make_pool, request, turns, waiting
+from tests.router.builders import LARGE, end, make_pool, request, turns, waiting
 
 
 async def test_who_waits_in_the_pool_before_a_reload_is_still_served() -> None:
@@ -52,3 +52,23 @@ async def test_an_old_request_that_waits_again_after_two_reloads_is_served_when_
     await turns()
     assert old.done(), "a seat is free and somebody waits for it"
     await end([old])
+
+
+async def test_who_is_held_before_a_reload_is_served_first_at_the_first_token_of_a_request_from_after_it() -> None:
+    state = make_state("e0")
+    before = make_pool([state])
+    first = await before.dispatch(request("a", tokens=LARGE, blocks=()))
+    (old,) = waiting(before, request("old", tokens=LARGE, blocks=()))
+    await turns()
+    after = make_pool([state], predecessor=before)
+    (new,) = waiting(after, request("new", tokens=LARGE, blocks=()))
+    await turns()
+    assert (state.in_flight, len(before.waiting), len(after.waiting)) == (1, 1, 1)
+    first.first_token()
+    second = await asyncio.wait_for(old, 5)
+    assert not new.done()
+    second.first_token()
+    third = await asyncio.wait_for(new, 5)
+    for ticket in (first, second, third):
+        ticket.settle(None)
+    assert (state.in_flight, state.kv_tokens, sum(after.desk.gate.requests.values())) == (0, 0.0, 0)

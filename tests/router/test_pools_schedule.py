@@ -14,7 +14,7 @@ from policies.endpoint_state import EndpointState
 from policies.gate import WAIT_SECONDS
 from policies.types import FailureCause, Outcome
 from router.errors import NoEndpoint, Overloaded
-from router.pools import Ticket
+from router.tickets import Ticket
 from tests.policies.builders import make_state
 from tests.router.builders import LARGE, make_pool, request, turns
 
