@@ -28,7 +28,7 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Where a request goes: at least one candidate, best first. `column`: the choice's place in the view."""
+    """Where a request goes: the choice, then the next best few. `column`: the choice's place in the view."""
 
     ranked: tuple[Candidate, ...]
     profile: str

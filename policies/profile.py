@@ -7,7 +7,6 @@ ranking is made only for a request that is sent, and an explanation only when it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
 
 from policies.decision import Candidate, Decision, Explanation
 from policies.endpoint_state import EndpointState
@@ -17,6 +16,10 @@ from policies.interface import Filter, Picker, Scorer
 from policies.types import Rejection
 from policies.view import View
 from policies.waiting import Waiting
+
+# Candidates that a decision names: the choice and what it was preferred to. More would cost every request a
+# microsecond each and tell its reader little.
+RANKED = 4
 
 
 class Profile:
@@ -126,8 +129,8 @@ class Profile:
         return costs
 
     def _decision(self, waiting: Waiting, view: View, costs: list[float], column: int) -> Decision:
-        others = sorted((costs[other], other) for other in view.open if other != column)
-        columns = [column, *map(itemgetter(1), others)]
+        others = sorted([(costs[other], other) for other in view.open if other != column])
+        columns = [column, *[other for _, other in others[: RANKED - 1]]]
         return Decision(tuple(self._candidate(waiting, view, costs, one) for one in columns), self.name, column)
 
     def _candidate(self, waiting: Waiting, view: View, costs: list[float], column: int) -> Candidate:

@@ -6,28 +6,37 @@ Floor: formats; no state.
 from __future__ import annotations
 
 from policies.admission.limits import LimitSnapshot
+from policies.decision import Candidate
 from policies.types import InferenceRequest
 from router.tickets import Ticket
 from router.wire.http import Header
 
 
 def routing_headers(request: InferenceRequest, ticket: Ticket) -> list[Header]:
-    """Lane, endpoint, predicted cached tokens, time in the queue, and why this endpoint."""
+    """Lane, endpoint, predicted cached tokens, predicted time to first token at the best endpoints, place and time in
+    the queue, and why this endpoint."""
     choice = ticket.choice
     return [
         (b"x-promptlane-lane", request.lane.value.encode()),
         (b"x-promptlane-endpoint", ticket.endpoint.encode()),
         (b"x-promptlane-cached-tokens", b"%d" % choice.cached_tokens),
+        (b"x-promptlane-ttft-ms", b", ".join([_predicted(one) for one in ticket.decision.ranked])),
+        (b"x-promptlane-queue-ahead", b"%d" % ticket.ahead),
         (b"x-promptlane-queue-ms", b"%d" % round(ticket.queued_seconds * 1000)),
         (b"x-promptlane-why", why(request, ticket).encode()),
     ]
 
 
+def _predicted(candidate: Candidate) -> bytes:
+    return b"%s=%d" % (candidate.state.endpoint.name.encode(), round(candidate.ttft_seconds * 1000))
+
+
 def why(request: InferenceRequest, ticket: Ticket) -> str:
     """The decision in one line: what was predicted of the chosen endpoint and of the one after it."""
     first, *others = ticket.decision.ranked
+    held = f"held {ticket.queued_seconds * 1000:.0f} ms behind {ticket.ahead}, " if ticket.queued_seconds else ""
     text = (
-        f"{ticket.decision.profile}: first token in {first.ttft_seconds * 1000:.0f} ms,"
+        f"{ticket.decision.profile}: {held}first token in {first.ttft_seconds * 1000:.0f} ms,"
         f" {first.cached_tokens} of {request.prompt_tokens} prompt tokens cached"
     )
     if not others:

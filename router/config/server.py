@@ -58,7 +58,7 @@ class ServerConfig(Section):
     )
     base_domain: Host | None = Field(default=None, description="Tenant `acme` is also reached as `acme.<base_domain>`.")
     routing_headers: bool = Field(
-        default=True, description="Whether answers carry x-promptlane-lane, -endpoint, -cached-tokens and -queue-ms."
+        default=True, description="Whether answers say by x-promptlane-* headers where they come from and why."
     )
     secret: ServerSecret | None = Field(
         default=None, description="What cache salts derive from, the same on every replica. Only by PROMPTLANE_SECRET."
