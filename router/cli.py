@@ -165,10 +165,11 @@ def _moment(text: str) -> datetime | None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from router.assembly import Process, build
+    from router.assembly import build
     from router.counting import TokenCounter
     from router.explain import assume_healthy, explain
     from router.metrics import Metrics
+    from router.process import Process
 
     config = load(options.config)
     data = sys.stdin.buffer.read() if options.body == "-" else Path(options.body).read_bytes()

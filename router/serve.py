@@ -21,11 +21,12 @@ from typing import Any
 
 from router.admin import admin_app
 from router.app import App, with_cors
-from router.assembly import Process, Runtime, build
+from router.assembly import Runtime, build
 from router.config import Config, ConfigError, Problem, load, warnings
 from router.counting import TokenCounter
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
+from router.process import Process
 from router.secret import load_secret
 from router.server import Listener, QuietAbort, guarded_protocol, listener, open_socket
 

@@ -20,7 +20,7 @@ FLOORS = {
     "router.errors": 1,
     "router.config": 4,
     "router.gateway": 3,
-    "router.assembly": 5,
+    "router.assembly": 5, "router.pool_builder": 5, "router.process": 4,
     "router.app": 6, "router.admin": 6, "router.explain": 6, "router.live_state": 6, "router.serve": 7,
     "router.cli": 8,
 }  # fmt: skip

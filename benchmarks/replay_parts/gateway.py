@@ -9,14 +9,18 @@ from __future__ import annotations
 from benchmarks.replay_parts.fleet import Fleet
 from benchmarks.replay_parts.setup import Guess, Setup
 from benchmarks.replay_parts.trace import TRACE_BLOCK, Job
+from policies.admission.desk import Desk, Turn
 from policies.admission.order import ShortestPrefillFirst
 from policies.cost import Rates
 from policies.decision import Decision
 from policies.dispatch import WINDOW, plan
-from policies.endpoint_state import EndpointState, Reservation
+from policies.endpoint_state import EndpointState
 from policies.health import EndpointHealth
+from policies.learning import RateLearner
 from policies.registry import make_profile
-from policies.types import Endpoint, InferenceRequest, Lane, Outcome
+from policies.reservation import EngineReport, Reservation
+from policies.types import Endpoint, InferenceRequest, Lane, Outcome, Rejection
+from policies.waiting import Waiting
 
 LONG_TOKENS = 2048
 """Prompts of more tokens are long: the gateway's default."""
@@ -30,56 +34,52 @@ class Gateway:
         self._setup = setup
         self._guess = Guess(setup)
         self.profile = make_profile(profile, setup.rng("profile"))
-        self._order = ShortestPrefillFirst()
         self.states = tuple(_state(number, setup) for number in range(setup.endpoints))
         self._numbers = {state.endpoint.name: number for number, state in enumerate(self.states)}
-        self._waiting: dict[int, tuple[InferenceRequest, Job]] = {}
-        self._sent: dict[int, Reservation] = {}
-        self._passing = self._again = False
+        self._desk = Desk(ShortestPrefillFirst(), bounds=dict.fromkeys(Lane, setup.max_waiting))
+        self._jobs: dict[str, Job] = {}
+        self._sent: dict[int, tuple[Reservation, Turn]] = {}
 
     def arrive(self, job: Job, now: float) -> None:
-        if len(self._waiting) >= self._setup.max_waiting:
+        request = self._request(job, now)
+        if isinstance(self._desk.enter(Waiting(request), self.states, now), Rejection):
             self._fleet.reject(job)
             return
-        request = self._request(job, now)
-        self._waiting[id(request)] = (request, job)
+        self._jobs[request.id] = job
         self._pass(now)
 
     def first_token(self, job: Job, engine: int, now: float) -> None:
-        self._sent[job.number].first_token(now)
-        self.states[engine].health.on_first_token(now)
+        self._sent[job.number][0].first_token(now, seen=True)
         self._pass(now)
 
     def finish(self, job: Job, engine: int, now: float) -> None:
-        self._sent.pop(job.number).release(now)
+        reservation, turn = self._sent.pop(job.number)
+        cached = self._fleet.log.cached[job.number]
+        reservation.release(now, EngineReport(job.prompt, cached, job.output) if self._setup.learn else None)
+        self._desk.ended(turn)
         self.states[engine].health.record(self._outcome(job, now), now)
         self._pass(now)
 
     def _pass(self, now: float) -> None:
         self._turn_away_the_late(now)
-        while self._waiting and self._plan(now) >= WINDOW:
+        while plan(self._desk, self.states, self.profile, now, self._commit) >= WINDOW:
             pass
 
-    def _plan(self, now: float) -> int:
-        waiting = [request for request, _ in self._waiting.values()]
-        return plan(waiting, self.states, self.profile, self._order, now, self._commit)
-
-    def _commit(self, request: InferenceRequest, decision: Decision) -> None:
-        _, job = self._waiting.pop(id(request))
-        choice = decision.choice
-        self._sent[job.number] = choice.state.reserve(
-            request, choice.cached_tokens, choice.own_seconds, self._fleet.now
-        )
+    def _commit(self, waiting: Waiting, decision: Decision) -> None:
+        request, choice, now = waiting.request, decision.choice, self._fleet.now
+        job = self._jobs.pop(request.id)
+        reservation = choice.state.reserve(request, choice.cached_tokens, choice.own_seconds, now)
+        self._sent[job.number] = reservation, self._desk.sent(waiting, choice.state.rates, choice.cached_tokens, now)
         self._fleet.send(self._numbers[choice.state.endpoint.name], job)
 
     def _turn_away_the_late(self, now: float) -> None:
         if self._setup.max_wait == float("inf"):
             return
-        for key, (request, job) in list(self._waiting.items()):
-            if request.deadline > now:
+        for waiting in list(self._desk.queue):
+            if waiting.request.deadline > now:
                 return  # in order of arrival, all with the same patience
-            del self._waiting[key]
-            self._fleet.reject(job)
+            self._desk.leave(waiting, now)
+            self._fleet.reject(self._jobs.pop(waiting.request.id))
 
     def _request(self, job: Job, now: float) -> InferenceRequest:
         tokens = self._guess.prompt(job)
@@ -116,7 +116,8 @@ class Gateway:
 def _state(number: int, setup: Setup) -> EndpointState:
     """As a probe leaves it: healthy, its cache's size read from the engine."""
     state = EndpointState(Endpoint(f"e{number}", f"http://e{number}"), EndpointHealth(assume_healthy=True))
-    state.learn_kv_capacity(setup.kv_tokens, TRACE_BLOCK, setup.index_share)
+    state.learn_kv_capacity(int(setup.kv_tokens * setup.kv_error), TRACE_BLOCK, setup.index_share)
+    state.learns_rates = setup.learn
     if setup.rate_error != 1.0:
         rates = Rates()
         state.rates = Rates(
@@ -126,4 +127,5 @@ def _state(number: int, setup: Setup) -> EndpointState:
             decode=rates.decode,
             context=rates.context,
         )
+        state.learner = RateLearner(state.rates)
     return state

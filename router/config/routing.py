@@ -54,7 +54,7 @@ class RoutingConfig(Section):
         default=WINDOW, description="Waiting requests of a pool that are looked at together (W)."
     )
     index_share: Share = Field(
-        default=0.85, description="Share of an engine's KV capacity that the prefix index assumes is still held."
+        default=0.9, description="Share of an engine's KV capacity that the prefix index assumes is still held."
     )
     block_bytes: Annotated[int, NO_BOOL, Ge(64), Le(4096)] | None = Field(
         default=None,

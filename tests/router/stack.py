@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 
 from router.app import App
-from router.assembly import Process, build
+from router.assembly import build
 from router.config import loads
 from router.counting import TokenCounter
 from router.metrics import Metrics
+from router.process import Process
 from router.server import guarded_protocol, listener, open_socket
 
 SECRET = b"a secret for tests, 32 characters"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from router.app import App, with_cors
-from router.assembly import Process, build
+from router.assembly import build
 from router.metrics import Metrics
+from router.process import Process
 from tests.router.stack import COUNTER, SECRET, Stack, two_tenants
 
 ORIGIN = "https://app.example.com"

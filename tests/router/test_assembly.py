@@ -11,9 +11,10 @@ import trustme
 import yaml
 
 from policies.types import LimitSpec
-from router.assembly import Process, Runtime, build
+from router.assembly import Runtime, build
 from router.config import ConfigError, loads
 from router.metrics import Metrics
+from router.process import Process
 from router.secret import cache_salt
 from tests.router.stack import COUNTER, SECRET, sha256
 

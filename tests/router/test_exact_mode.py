@@ -14,7 +14,7 @@ import pytest
 from policies.exact_index import ExactIndex
 from policies.kv_tree import BlockStored
 from policies.prefix_blocks import chain
-from router import assembly
+from router import assembly, pool_builder
 from router.config import ConfigError
 from router.wire.openai import APIS, read_body, read_prompt
 from tests.router.kv_publisher import Publisher
@@ -131,12 +131,13 @@ def test_without_exact_mode_engines_are_sent_no_session_id() -> None:
 
 
 def test_a_missing_pyzmq_is_a_mistake_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assembly, "installed", lambda: False)
+    monkeypatch.setattr(pool_builder, "installed", lambda: False)
     stack = Stack({}, [])
     config = copy.deepcopy(CONFIG)
     config["pools"]["p"]["endpoints"] = [{"name": "e0", "url": "http://e", "kv_events_url": "tcp://e:5557"}]
-    from router.assembly import Process, build
+    from router.assembly import build
     from router.metrics import Metrics
+    from router.process import Process
     from tests.router.stack import COUNTER, SECRET
 
     with pytest.raises(ConfigError, match="kv-events"):

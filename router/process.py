@@ -1,0 +1,29 @@
+"""What a gateway process keeps over every reload of its configuration.
+
+Floor: data for `router.assembly`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from policies.output_length import OutputLengths
+from policies.prefix_blocks import ChainMemo
+from router.counting import TokenCounter
+from router.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`."""
+
+    secret: bytes
+    counter: TokenCounter
+    metrics: Metrics
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+    chains: ChainMemo = field(default_factory=lambda: ChainMemo(threading.Lock()))
+    lengths: OutputLengths = field(default_factory=OutputLengths)
