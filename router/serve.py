@@ -24,6 +24,7 @@ from router.app import App, with_cors
 from router.assembly import Runtime, build
 from router.config import Config, ConfigError, Problem, load, warnings
 from router.counting import TokenCounter
+from router.learned_metrics import LearnedCollector
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
 from router.process import Process
@@ -47,6 +48,8 @@ class Serving:
         self._process = Process(load_secret(secret, Path(server.secret_file)), TokenCounter(), Metrics())
         self._app = App(build(config, self._process))
         self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
+        learned = LearnedCollector(lambda: self._app.runtime.gateway.models, self._process.lengths)
+        self._process.metrics.registry.register(learned)
         self._ready = False
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()

@@ -10,6 +10,7 @@ from policies.parts import FILTERS, PICKERS, SCORERS
 from policies.registry import DEFAULT_FILTERS, PROFILES, PartSpec
 from router.config import documented_keys
 from router.metrics import COUNTERS, HISTOGRAMS
+from router.learned_metrics import LEARNED
 from router.pool_metrics import GAUGES
 
 README = Path(__file__).parent.parent / "README.md"
@@ -23,7 +24,7 @@ def config_rows() -> Iterator[str]:
 
 def metric_rows() -> Iterator[str]:
     families = [(f"{name}_total", row) for name, row in COUNTERS.items()]
-    families += [*HISTOGRAMS.items(), *GAUGES.items()]
+    families += [*HISTOGRAMS.items(), *GAUGES.items(), *LEARNED.items()]
     for name, (labels, text) in families:
         yield f"| `{name}` | {', '.join(labels)} | {_cell(text)} |"
 

@@ -32,6 +32,7 @@ NEIGHBOURS = {
     "connection": {"timeouts"},
     "pools": {"lanes", "tickets", "upstream"},
     "tickets": {"pools", "upstream"},
+    "learned_metrics": {"calls"},
     "pool_metrics": {"pools"},
     "metrics": {"pool_metrics", "pools"},
     "kv_events": {"kv_feed"},

@@ -17,6 +17,7 @@ from router.app import App
 from router.assembly import build
 from router.config import loads
 from router.counting import TokenCounter
+from router.learned_metrics import LearnedCollector
 from router.metrics import Metrics
 from router.process import Process
 from router.server import guarded_protocol, listener, open_socket
@@ -145,6 +146,8 @@ class Stack:
         self.process = Process(SECRET, COUNTER, Metrics())
         self.app = App(build(config, self.process))
         self.process.metrics.watch_pools(lambda: self.app.runtime.pools.values())
+        learned = LearnedCollector(lambda: self.app.runtime.gateway.models, self.process.lengths)
+        self.process.metrics.registry.register(learned)
         self.app.runtime.start()
         listening = open_socket("127.0.0.1", 0)
         self.port = listening.getsockname()[1]

@@ -65,6 +65,47 @@ async def test_the_state_shows_who_is_served_by_what(plane: Plane) -> None:
     assert state["calibration"]["acme/big"] == {"bytes_per_token": 4.0, "block_bytes": 256}
 
 
+async def test_the_state_shows_what_was_learned(plane: Plane) -> None:
+    state = plane.runtime.pools["one"].states[0]
+    state.feedback.answered(1000, 500, 480)
+    plane.runtime.gateway.services.measurer.lengths.observe("acme", "big", 300)
+    shown = (await plane.get("/admin/state")).json()
+    (endpoint, _) = shown["pools"]["one"]["endpoints"]
+    assert endpoint["learned"]["prefill_per_token"] == state.rates.prefill
+    assert (endpoint["affinity"]["judged"], endpoint["affinity"]["found_tokens"]) == (1, 480.0)
+    assert shown["pools"]["one"]["waiting_by_lane"] == {"short": 0, "long": 0, "batch": 0}
+    assert [(one["tenant"], one["model"], one["answers"]) for one in shown["answers"]] == [("acme", "big", 1.0)]
+
+
+async def test_a_body_is_explained_by_the_state_of_this_moment(plane: Plane) -> None:
+    body = b'{"model": "big", "messages": [{"role": "user", "content": "why?"}]}'
+    down = await plane.http.post("/admin/explain?tenant=acme", content=body)
+    assert down.status_code == 200
+    assert "as the pool is now" in down.text
+    assert down.text.rstrip().endswith("choice     none: no_endpoint")
+    for state in plane.runtime.pools["one"].states:
+        state.health.probe(True, 100.0)
+    up = await plane.http.post("/admin/explain?tenant=acme&lane=batch", content=body)
+    assert "lane       batch" in up.text
+    assert up.text.rstrip().splitlines()[-1].startswith("choice     one-")
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status"),
+    [
+        ("", b"{}", 400),
+        ("?tenant=nobody", b"{}", 400),
+        ("?tenant=acme", b"{", 400),
+        ("?tenant=acme", b" " * 40_000_000, 413),
+    ],
+)
+async def test_what_cannot_be_explained_is_an_error_in_openais_shape(
+    plane: Plane, query: str, body: bytes, status: int
+) -> None:
+    answer = await plane.http.post(f"/admin/explain{query}", content=body)
+    assert (answer.status_code, set(answer.json())) == (status, {"error"})
+
+
 async def test_no_secret_key_hash_or_salt_is_ever_shown(plane: Plane) -> None:
     hidden = [SECRET.decode(), cache_salt(SECRET, "acme"), sha256("acme-key"), "an-engines-own-key", "acme-key"]
     for path in ("/admin/state", "/metrics", "/healthz", "/readyz"):

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from policies.types import Lane
+from policies.output_length import OutputLengths
+from policies.tokens import TokenEstimator
+from policies.types import Lane, ModelRoute
+from router.calls import ServedModel
+from router.learned_metrics import LearnedCollector
 from router.metrics import CONTENT_TYPE, COUNTERS, HISTOGRAMS, Metrics
 from router.pool_metrics import GAUGES
 from router.pools import Pool
@@ -75,3 +79,16 @@ async def test_live_state_is_read_at_each_scrape_and_follows_a_reload() -> None:
     ticket.settle(None)
     pools[:] = [pool_of("two", "c")]
     assert samples(metrics, "promptlane_endpoint_in_flight") == {("c", "two"): 0.0}
+
+
+def test_what_was_learned_of_models_is_shown_by_tenant_and_name() -> None:
+    metrics, lengths, pool = Metrics(), OutputLengths(), pool_of("one", "a")
+    served = ServedModel(ModelRoute("big", "one", "tiny"), pool, 1, TokenEstimator(3.5))
+    metrics.registry.register(LearnedCollector(lambda: {"acme": {"big": served}}, lengths))
+    assert samples(metrics, "promptlane_bytes_per_token") == {("big", "acme"): 3.5}
+    assert samples(metrics, "promptlane_answer_tokens") == {}, "nothing is known of answers yet"
+    for _ in range(50):
+        lengths.observe("acme", "big", 100)
+    found = samples(metrics, "promptlane_answer_tokens")
+    assert set(found) == {("big", share, "acme") for share in ("0.5", "0.9", "0.99")}
+    assert all(90 <= tokens <= 120 for tokens in found.values())

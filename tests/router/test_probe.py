@@ -209,3 +209,26 @@ async def test_a_fault_in_the_loop_is_counted_and_does_not_end_it(
     asked = len(engine.asked)
     await asyncio.sleep(0.05)
     assert len(engine.asked) == asked, "after stop nobody asks"
+
+
+async def test_useless_affinity_is_warned_of_once_and_again_when_it_comes_back(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, place, prober = probed(engine)
+    feedback = place.state.feedback
+    for _ in range(60):
+        feedback.answered(1000, 900, 0)
+    with caplog.at_level("WARNING", logger="promptlane.probe"):
+        for _ in range(3):
+            await prober.scrape(place)
+        assert [record.getMessage().startswith("affinity is useless at endpoint") for record in caplog.records] == [
+            True
+        ]
+        for _ in range(2000):
+            feedback.answered(1000, 900, 900)
+        await prober.scrape(place)
+        for _ in range(2000):
+            feedback.answered(1000, 900, 0)
+        await prober.scrape(place)
+    assert len(caplog.records) == 2
+    await prober.stop()
