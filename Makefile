@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# What bench-routing replays without TRACE; with it nothing is made.
+MADE := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,chat agents hot-prefix))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit test-vllm bench-overhead bench-routing bench-loop soak docs lock clean
+.PHONY: help demo test lint types unit test-vllm bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop soak docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -37,8 +39,27 @@ test-vllm: $(READY)  ## the end-to-end suite against the real vLLM on the CPU (i
 bench-overhead: $(READY)  ## CPU per request and per streamed chunk, beside nginx and the Rust routers
 	$(BIN)/python -m benchmarks.overhead
 
-bench-routing: $(READY)  ## routing policies on a trace and a virtual clock: make bench-routing TRACE=FILE
-	$(BIN)/python -m benchmarks.replay --trace "$(TRACE)" --load 0.85 1.05
+bench-routing: $(MADE) .venv/.plots  ## routing policies on a virtual clock, on made workloads or a trace: TRACE=FILE
+	@for trace in $(if $(TRACE),"$(TRACE)",$(MADE)); do \
+	  name=$$(basename "$$trace" | cut -d. -f1); \
+	  $(BIN)/python -m benchmarks.replay --trace "$$trace" --load 0.85 1.05 --goodput \
+	    --json ".work/routing/$$name.json" --plots .work/routing || exit; echo; done
+
+$(MADE): .work/traces/synthetic-%.jsonl.gz: $(READY) benchmarks/replay_parts/workloads.py benchmarks/replay_parts/sessions.py
+	@$(BIN)/python -m benchmarks.replay_parts.workloads $* --out $@
+
+.venv/.plots: $(READY) benchmarks/requirements-plots.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements-plots.txt \
+	  && touch $@ || echo "matplotlib could not be installed: there will be no plots"
+
+bench-decide: $(READY)  ## CPU time of a routing decision and of a pass over a full queue
+	$(BIN)/python -m benchmarks.decide
+
+bench-fleet: $(READY)  ## the gateway process before simulated engines, on a trace: make bench-fleet TRACE=FILE
+	$(BIN)/python -m benchmarks.fleet --trace "$(TRACE)"
+
+bench-vllm: $(READY)  ## time to first token of two real vLLM servers on the CPU (installs vLLM; 2.3 GB)
+	$(BIN)/python -m benchmarks.real_vllm
 
 bench-loop: $(READY)  ## for how long a long prompt keeps the event loop
 	$(BIN)/python -m benchmarks.loop
@@ -54,6 +75,9 @@ lock:  ## resolve the dependencies anew, without the names of registries
 	.work/lock/bin/pip install --quiet uv
 	.work/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --group dev pyproject.toml --output-file requirements.lock
+	echo matplotlib | .work/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --constraint requirements.lock \
+	  - --output-file benchmarks/requirements-plots.txt
 
 clean:
 	rm -rf .venv .venv-vllm .work .mypy_cache .ruff_cache .pytest_cache .hypothesis

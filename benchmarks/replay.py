@@ -16,8 +16,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from benchmarks.replay_parts.goodput import goodput
+from benchmarks.replay_parts.plots import NO_PLOTS, write_plots
 from benchmarks.replay_parts.report import as_json, table
-from benchmarks.replay_parts.runs import PEERS, REFERENCES, Result, build, goodput, known_policies, replay, saturation
+from benchmarks.replay_parts.runs import PEERS, REFERENCES, Result, build, known_policies, replay, saturation
 from benchmarks.replay_parts.setup import Setup
 from benchmarks.replay_parts.trace import Job, make_jobs, own_rate, read_trace
 
@@ -47,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
         help="estimated prompt lengths are off by up to this",
     )
     add("--rate-error", type=float, default=1.0, metavar="FACTOR", help="routers take engines for this much slower")
+    add("--kv-error", type=float, default=1.0, metavar="FACTOR", help="routers take KV caches for this much larger")
+    add("--learn", action=argparse.BooleanOptionalAction, default=True, help="the gateway learns, as it does serving")
     add(
         "--true-outputs", action="store_true", help="routers know each answer's length, instead of expecting 256 tokens"
     )
@@ -54,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max-wait", type=float, default=float("inf"), help="seconds that a request may wait in it")
     add("--processes", type=int, default=os.cpu_count() or 1, help="replays at once")
     add("--json", type=Path, metavar="OUT", help="write the results there")
+    add("--plots", type=Path, metavar="DIR", help="write pictures there (PNG); needs matplotlib")
     return made
 
 
@@ -65,6 +70,8 @@ def setup_of(options: argparse.Namespace) -> Setup:
         seed=options.seed,
         length_error=options.length_error,
         rate_error=options.rate_error,
+        kv_error=options.kv_error,
+        learn=options.learn,
         true_outputs=options.true_outputs,
         max_waiting=options.max_waiting,
         max_wait=options.max_wait,
@@ -119,11 +126,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{options.trace.name}: {len(_jobs)} requests, {own_rate(_jobs):.2f}/s as recorded", end="; ")
     print(f"{setup.endpoints} engines, X = {saturation_rps:.3f} requests/s", flush=True)
     results, found = run(options, policies, setup, saturation_rps)
-    print(f"\n{table(results, found)}\n\n{time.monotonic() - began:.0f} s")
+    print(f"\n{table(results, found)}\n\n{time.monotonic() - began:.0f} s, {cpu_seconds():.0f} s of CPU time")
     if options.json is not None:
         written = as_json(options.trace.name, setup.endpoints, saturation_rps, results, found)
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(written, indent=1) + "\n")
+    if options.plots is not None:
+        draw(options.plots, options.trace.name, results, found)
     return 0
+
+
+def draw(folder: Path, trace: str, results: Sequence[Result], found: dict[str, float] | None) -> None:
+    """The figures are printed and written by now: without matplotlib there are no pictures, and that is all."""
+    try:
+        for path in write_plots(folder, trace, results, found):
+            print(path)
+    except ImportError:
+        print(NO_PLOTS)
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its workers that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.replay_parts.runs import LOWEST, PEERS, Result
+from benchmarks.replay_parts.goodput import LOWEST
+from benchmarks.replay_parts.runs import PEERS, Result
 
 COLUMNS = (
     ("TTFT mean", "ttft_mean", "{:.2f}"),
@@ -49,7 +50,7 @@ def _loads(results: Sequence[Result]) -> list[float]:
 
 def _block(load: float, results: Sequence[Result]) -> str:
     means = {result.policy: result.ttft_mean for result in results}
-    base, best = means.get("round-robin"), _best({name: -mean for name, mean in means.items()})
+    base, best = means.get("round-robin"), best_peer({name: -mean for name, mean in means.items()})
     lines = [[f"at {load:.2f} X", *(title for title, _, _ in COLUMNS), "mean: /RR", "/best peer"]]
     for result in results:
         values = [form.format(getattr(result, field)) for _, field, form in COLUMNS]
@@ -59,7 +60,7 @@ def _block(load: float, results: Sequence[Result]) -> str:
 
 
 def _goodput_block(goodput: Mapping[str, float]) -> str:
-    base, best = goodput.get("round-robin"), _best(goodput)
+    base, best = goodput.get("round-robin"), best_peer(goodput)
     lines = [["goodput", "x X", "/RR", "/best peer"]]
     for name, value in goodput.items():
         shown = f"{value:.2f}" if value else f"<{LOWEST:.2f}"
@@ -67,7 +68,7 @@ def _goodput_block(goodput: Mapping[str, float]) -> str:
     return _aligned(lines)
 
 
-def _best(values: Mapping[str, float]) -> str | None:
+def best_peer(values: Mapping[str, float]) -> str | None:
     """The peer with the highest value: other routers as they are, not the study's policies nor bounds."""
     peers = [name for name in values if name in PEERS]
     return max(peers, key=values.__getitem__) if peers else None

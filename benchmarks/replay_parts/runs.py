@@ -1,11 +1,11 @@
-"""One replay, the saturation throughput, and the goodput: what a figure of the table is made of.
+"""One replay, and the saturation throughput: what a figure of the table is made of.
 
 Floor: benchmarks, pure. Everything here is decided by the trace, the setup and the seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
@@ -16,13 +16,6 @@ from benchmarks.replay_parts.setup import Setup
 from benchmarks.replay_parts.trace import Job, arrivals
 from policies.registry import PROFILES
 
-GRACE_SECONDS = 2.0
-"""A first token is in time when it comes within this and the prompt's own cold prefill."""
-LATE_SHARE = 0.01
-"""Share of requests that may be late, or rejected, at a rate that still counts as good."""
-LOWEST, FIRST_HIGH, HIGHEST, TOLERANCE = 0.08, 1.28, 20.0, 0.01
-"""Range and resolution of the search for the goodput, in multiples of X. Below the lowest it is given as 0; the upper
-end of the range is doubled while it is good."""
 OVERLOAD = 2.0
 """X is measured at this multiple of the fleet's cold prefill rate; from 1.5 to 100 it gives the same X within 0.5 %."""
 
@@ -50,6 +43,8 @@ REFERENCES: Mapping[str, type[baselines.AtOnce]] = MappingProxyType(
 )
 OWN = "profile:"
 """Before a name: the gateway's profile, where a peer has the same name."""
+QUANTILES = (*(float(percent) for percent in range(1, 100)), 99.5, 99.9)
+"""Percents of which a result keeps the time to first token, for the plots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +52,7 @@ class Result:
     """A line of the table: seconds and ratios.
 
     `imbalance`: requests at the fullest engine over the mean, as arrivals find them. `hit_ratio`: of prompt tokens.
+    `ttft`: the time to first token at each of `QUANTILES`; empty without an answer.
     """
 
     policy: str
@@ -70,9 +66,11 @@ class Result:
     hit_ratio: float
     imbalance: float
     rejected: int
+    ttft: tuple[float, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self)
+        """The figures, without the distribution."""
+        return {name: value for name, value in asdict(self).items() if name != "ttft"}
 
 
 def known_policies() -> list[str]:
@@ -127,14 +125,20 @@ def summarize(policy: str, load: float, jobs: Sequence[Job], log: Log) -> Result
         cached / prompt if prompt else 0.0,
         log.fullest / log.present if log.present else 1.0,
         log.rejected,
+        tuple(percentiles(ttft, QUANTILES)) if ttft else (),
     )
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """The least value that at least `percent` % of the values do not exceed; 0 of none."""
+    return percentiles(values, (percent,))[0]
+
+
+def percentiles(values: Sequence[float], percents: Sequence[float]) -> list[float]:
+    """The same for several, sorted once."""
     ordered = sorted(values)
-    rank = -(-len(ordered) * percent // 100)
-    return ordered[max(0, int(rank) - 1)] if ordered else 0.0
+    ranks = [int(-(-len(ordered) * percent // 100)) for percent in percents]
+    return [ordered[max(0, rank - 1)] if ordered else 0.0 for rank in ranks]
 
 
 def saturation(setup: Setup, jobs: Sequence[Job]) -> float:
@@ -152,37 +156,3 @@ def saturation(setup: Setup, jobs: Sequence[Job]) -> float:
         counts[engine] += 1
         ends[engine] = max(ends[engine], at)
     return sum(count / end for count, end in zip(counts, ends, strict=True) if count)
-
-
-def keeps_up(policy: str, setup: Setup, jobs: Sequence[Job], rate: float) -> bool:
-    """Whether at least 99 % of the requests get their first token in time at this rate."""
-    allowed = int(LATE_SHARE * len(jobs))
-    late = 0
-
-    def too_many(log: Log, job: Job) -> bool:
-        nonlocal late
-        first = log.first[job.number]
-        late += first is None or first - log.arrived[job.number] > GRACE_SECONDS + job.cold_seconds
-        return late > allowed
-
-    fleet, router = build(policy, setup)
-    log = fleet.run(router, jobs, arrivals(jobs, rate), too_many)
-    return late + log.rejected <= allowed
-
-
-def search(good: Callable[[float], bool]) -> float:
-    """The highest load that is good, to `TOLERANCE`, by bisection; 0 when the lowest is not."""
-    low, high = LOWEST, FIRST_HIGH
-    if not good(low):
-        return 0.0
-    while high < HIGHEST and good(high):
-        low, high = high, 2 * high
-    while high - low > TOLERANCE:
-        middle = (low + high) / 2
-        low, high = (middle, high) if good(middle) else (low, middle)
-    return low
-
-
-def goodput(policy: str, setup: Setup, jobs: Sequence[Job], saturation_rps: float) -> float:
-    """In multiples of X."""
-    return search(lambda load: keeps_up(policy, setup, jobs, load * saturation_rps))
