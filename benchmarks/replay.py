@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         help="estimated prompt lengths are off by up to this",
     )
     add("--rate-error", type=float, default=1.0, metavar="FACTOR", help="routers take engines for this much slower")
-    add("--kv-error", type=float, default=1.0, metavar="FACTOR", help="routers take KV caches for this much larger")
+    add("--index-error", type=float, default=1.0, metavar="FACTOR", help="our prefix indexes begin this much too large")
     add("--learn", action=argparse.BooleanOptionalAction, default=True, help="the gateway learns, as it does serving")
     add(
         "--true-outputs", action="store_true", help="routers know each answer's length, instead of expecting 256 tokens"
@@ -70,7 +70,7 @@ def setup_of(options: argparse.Namespace) -> Setup:
         seed=options.seed,
         length_error=options.length_error,
         rate_error=options.rate_error,
-        kv_error=options.kv_error,
+        index_error=options.index_error,
         learn=options.learn,
         true_outputs=options.true_outputs,
         max_waiting=options.max_waiting,

@@ -20,9 +20,13 @@ TOLERANCE_SHARE = 0.03
 SCRAPE_TOLERANCE = 0.1
 
 # How far one phantom hit moves the factor towards what the engine can at most hold, and one missed hit in the other
-# direction: ten to one, as phantom hits cost far more than missed ones.
+# direction: ten to one, as phantom hits cost far more than missed ones. Missed hits with no phantom hit between them
+# say that the index is far too small, so every `STREAK` of them count one `GROW` more than the ones before, up to
+# `GROW_MOST`: where little is shared there may be ten in an hour.
 SHRINK = 0.1
 GROW = 0.01
+STREAK = 3
+GROW_MOST = 0.05
 
 # Bounds of the factor. Even a tenth of a cache knows the busiest prefixes; above 1.5 the engine's own figure or the
 # calibration of tokens must be wrong, and an index that large would be a guess.
@@ -53,6 +57,7 @@ class CacheFeedback:
     found: float = 0.0
     judged: int = 0
     reports: bool = False
+    _missed: int = 0  # since the last phantom hit
     _queries: float | None = None
     _hits: float | None = None
     _predicted_since: float = 0.0
@@ -72,12 +77,15 @@ class CacheFeedback:
 
     def phantom(self, at_most: float) -> None:
         """A block that the index had was gone. `at_most`: the factor at which the index would just not have had it."""
+        self._missed = 0
         target = max(LEAST_FACTOR, min(at_most, self.factor))
         self.factor += SHRINK * (target - self.factor)
 
     def missed(self) -> None:
         """The engine had blocks that the full index had let go."""
-        self.factor = min(MOST_FACTOR, self.factor * (1 + GROW))
+        step = min(GROW * (1 + self._missed // STREAK), GROW_MOST)
+        self._missed += 1
+        self.factor = min(MOST_FACTOR, self.factor * (1 + step))
 
     def scraped(self, queries: float | None, hits: float | None) -> int:
         """The engine's counters of prompt tokens looked up and found, both since its start. Returns as `answered` for

@@ -25,17 +25,24 @@ PROGRESS_CREDIT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How fast an endpoint is. Priors: an 8B model on an A100-80GB (facts/routing.md; b measured, the rest assumed)."""
+    """How fast an endpoint is. Priors: an 8B model on an A100-80GB (facts/routing.md; b measured, the rest assumed).
+
+    Two times o: what a step takes whatever is in it, which in what is learned has the weights' reading in it, and what
+    a prefill takes besides its tokens: they read the weights anyway, and those of one step share the rest."""
 
     prefill: float = 67e-6  # b: seconds per uncached prompt token
     attention: float = 2.8e-9  # e: seconds per uncached prompt token and token before it
-    step: float = 2.5e-3  # o: seconds per step, whatever is in it
+    step: float = 2.5e-3  # o: seconds per step of decodes, whatever is in it
     decode: float = 20e-6  # c: seconds per step and decoding request
     context: float = 76e-9  # d: seconds per step and context token of the decoding requests
+    overhead: float = 2.5e-3  # o: seconds per prefill
 
     def __post_init__(self) -> None:
         if self.prefill <= 0:
             raise ValueError("prefill rate must be above 0 seconds per token")
+
+
+PRIOR = Rates()
 
 
 def expected_output(request: InferenceRequest) -> int:
@@ -53,7 +60,7 @@ def cached_tokens(state: EndpointState, request: InferenceRequest) -> int:
 
 def own_seconds(rates: Rates, uncached: int, cached: int) -> float:
     """Predicted prefill time of `uncached` tokens that follow `cached` ones: b·u + e·u·(m + u/2) + o."""
-    return rates.prefill * uncached + rates.attention * uncached * (cached + uncached / 2) + rates.step
+    return rates.prefill * uncached + rates.attention * uncached * (cached + uncached / 2) + rates.overhead
 
 
 def wait_seconds(state: EndpointState, now: float) -> float:
@@ -78,3 +85,8 @@ def step_seconds(state: EndpointState) -> float:
 def slowdown(rates: Rates, step: float) -> float:
     """How much longer a prefill takes as its steps also carry the decodes: f = 1 + dstep/(8192·b)."""
     return 1.0 + step / (STEP_TOKENS * rates.prefill)
+
+
+def slower(rates: Rates) -> float:
+    """How many times slower than the priors' GPU an endpoint prefills; 1 where it is faster."""
+    return max(1.0, rates.prefill / PRIOR.prefill)

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from policies.cache_feedback import CacheFeedback
 from policies.cost import Rates, expected_output
 from policies.health import EndpointHealth
+from policies.kv_fill import KvFill
+from policies.kv_need import KvNeed
 from policies.learning import RateLearner
 from policies.prefix_index import Hold, PrefixIndex
 from policies.reservation import Reservation
+from policies.silence import Silence
 from policies.types import Endpoint, InferenceRequest
 
 # The cache of an engine of unknown size (tokens): an 8B model on a 24 GB GPU has about this. When unsure go low, as
@@ -35,8 +38,8 @@ class EndpointState:
     """Live state of an endpoint. Sums are over its in-flight requests, never negative, and 0 when there are none.
 
     `outstanding_tokens`: uncached prompt tokens without a first token yet, and expected output still to come.
-    `kv_tokens`: KV that they need together, shared prefixes once. `context_tokens`: the same with what is shared
-    counted for each, as attention reads it; `decode_tokens`: the part of that which belongs to decoding requests.
+    `kv_need`: KV that they need together, shared prefixes once. `context_tokens`: the same with what is shared counted
+    for each, as attention reads it; `decode_tokens`: the part of that which belongs to decoding requests.
     `prefill_since`: since when the present prefill may have been under way.
     `engine_*` and `kv_usage` (0..1) are the engine's own figures, `scraped_at` their age and `in_flight_scraped` our
     own part of them.
@@ -56,9 +59,11 @@ class EndpointState:
     learner: RateLearner = field(default_factory=RateLearner, init=False)
     rates_version: int = field(default=0, init=False)
     feedback: CacheFeedback = field(default_factory=CacheFeedback, init=False)
+    kv_fill: KvFill = field(default_factory=KvFill, init=False)
+    silence: Silence = field(default_factory=Silence, init=False)
     last_first_token_at: float | None = field(default=None, init=False)
     outstanding_tokens: float = field(default=0.0, init=False)
-    kv_tokens: float = field(default=0.0, init=False)
+    kv_need: KvNeed = field(default_factory=KvNeed, init=False)
     context_tokens: float = field(default=0.0, init=False)
     decode_tokens: float = field(default=0.0, init=False)
     engine_running: float | None = None
@@ -112,6 +117,24 @@ class EndpointState:
         self.kv_capacity_tokens = tokens if configured is None else min(tokens, configured)
         self.size_index(index_blocks(self.kv_capacity_tokens, tokens_per_block, share))
 
+    @property
+    def kv_tokens(self) -> float:
+        """KV that the requests in flight need together, shared prefixes once."""
+        return self.kv_need.tokens(self.index.held)
+
+    @property
+    def kv_room_tokens(self) -> float | None:
+        """The cache's size in tokens as they are counted here. None where it is not known."""
+        capacity = self.kv_capacity_tokens
+        return None if capacity is None else capacity * self.kv_fill.factor
+
+    def scraped_usage(self, usage: float | None, waiting: float | None) -> None:
+        """The engine says which share of its cache (0..1) is in use now, and how many requests wait inside it."""
+        self.kv_usage, self.engine_waiting = usage, waiting
+        inside = self.kv_need.inside(self.index.held, queued=waiting is None or waiting > 0)
+        self.kv_fill.read(usage, inside, self.kv_capacity_tokens)
+        self._fit_index()
+
     def size_index(self, blocks: int) -> None:
         """Bound the index to `blocks`, times what the engine's reports have taught."""
         self.nominal_blocks = blocks
@@ -130,11 +153,12 @@ class EndpointState:
         """Another engine process answers here: its cache begins empty, and it may be another kind of engine."""
         self.index.clear()
         self.feedback = CacheFeedback()
+        self.kv_fill = KvFill()
         self._fit_index()
         self.learner = RateLearner(self.rates)
 
     def _fit_index(self) -> None:
-        blocks = int(self.nominal_blocks * self.feedback.factor)
+        blocks = int(self.nominal_blocks * self.kv_fill.factor * self.feedback.factor)
         if abs(blocks - self.index.capacity) > FIT_STEP * self.index.capacity:
             self.index.resize(blocks)
 
@@ -145,7 +169,7 @@ class EndpointState:
             return  # what it said came from the engine: nothing to tune
         if verdict < 0 and hold.last_use is not None and self.nominal_blocks:
             left = self.index.forget_unused_since(hold.last_use)
-            self.feedback.phantom(left / self.nominal_blocks)
+            self.feedback.phantom(left / (self.nominal_blocks * self.kv_fill.factor))
             self._fit_index()
         elif verdict > 0 and hold.evicted:
             self.feedback.missed()
@@ -161,7 +185,6 @@ class EndpointState:
         reservation = Reservation(self, request, cached_tokens, own_seconds, now)
         self.outstanding_tokens += reservation.uncached_tokens + reservation.output_tokens
         self.context_tokens += request.prompt_tokens
-        self.kv_tokens += reservation.kv_tokens
         self.feedback.dispatched(request.prompt_tokens, cached_tokens)
         self.health.on_dispatch(now)
         return reservation

@@ -17,8 +17,8 @@ from policies.kv_places import Places, Sent
 from policies.kv_tree import AllBlocksCleared, BlockRemoved, BlockStored, CacheEvent, KvTree
 from policies.prefix_index import PrefixIndex
 
-# Engine blocks per block of capacity, at most: one of ours stands for about 80 tokens of cache (64, and the share that
-# the estimate leaves free), engines' blocks have 8 and more, and an estimate may have been cut to a quarter.
+# Engine blocks per block of the largest capacity so far, at most: one of ours stands for about 80 tokens of cache (64,
+# and the share that the estimate leaves free), engines' blocks have 8 and more, and the size may still be a guess.
 _ENGINE_BLOCKS = 40
 # Places remembered per block of capacity: of what was evicted too, as it is often computed again.
 _PLACES = 4
@@ -48,6 +48,7 @@ class ExactIndex(PrefixIndex):
         "_echoed",
         "_late",
         "_listening",
+        "_most",
         "_name",
         "_number",
         "_places",
@@ -60,7 +61,7 @@ class ExactIndex(PrefixIndex):
     def __init__(self, capacity_blocks: int, name: str) -> None:
         super().__init__(capacity_blocks)
         self._name = name
-        self._number = 0
+        self._number = self._most = 0
         self._tree = KvTree()
         self._places = Places(self._tree, 0)
         self._sent: OrderedDict[str, Sent] = OrderedDict()
@@ -167,7 +168,8 @@ class ExactIndex(PrefixIndex):
             self.lost(complete=True)  # all that there is to know of an empty cache is known
 
     def _bound(self) -> None:
-        blocks = max(_MIN_BLOCKS, self.capacity)
+        self._most = max(self._most, self.capacity)  # an estimate that reports have cut says nothing of the engine
+        blocks = max(_MIN_BLOCKS, self._most)
         self._tree.limit, self._places.limit = blocks * _ENGINE_BLOCKS, blocks * _PLACES
 
     def _echo(self, session: str, event: BlockStored) -> None:

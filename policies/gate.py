@@ -13,7 +13,9 @@ from policies.view import View
 from policies.waiting import Waiting
 
 # θ, seconds of predicted prefill in front of a request at an engine. Enough that the engine never runs dry between two
-# passes, small enough that little is bound early; .1 to 2 make no difference (facts/routing.md).
+# passes, small enough that little is bound early; .1 to 2 make no difference (facts/routing.md). That was seen on an
+# A100; where all takes ten times as long so does θ, or such an engine would run dry at every first token: what is sent
+# then misses the step that begins (closed loop, prompts of 1,000 tokens, answers of 8: 15 % of the throughput).
 WAIT_SECONDS = 0.4
 
 # Share of an engine's KV cache that requests in flight may need together. Above it the engine preempts or queues what
@@ -23,15 +25,16 @@ KV_SHARE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """`wait_seconds`: θ. `kv_share`: of the KV capacity, where that is known."""
+    """`wait_seconds`: θ at an engine that is as fast as the priors (`policies.cost.Rates`) or faster; slower ones have
+    as many times more. `kv_share`: of the KV capacity, where that is known."""
 
     wait_seconds: float = WAIT_SECONDS
     kv_share: float = KV_SHARE
 
     def shut(self, view: View) -> bool:
         """Whether nothing at all can be sent now: the usual end of a pass under load."""
-        theta, planned, states = self.wait_seconds, view.planned, view.states
-        return all(planned[column] >= theta and states[column].in_flight for column in view.open)
+        theta, planned, slower, states = self.wait_seconds, view.planned, view.slower, view.states
+        return all(planned[column] >= theta * slower[column] and states[column].in_flight for column in view.open)
 
     def admits(self, view: View, column: int, waiting: Waiting) -> bool:
         """Whether the endpoint may have the request. An idle engine always takes one: a request larger than the gate
@@ -39,9 +42,9 @@ class Gate:
         state = view.states[column]
         if not state.in_flight:
             return True
-        if view.planned[column] >= self.wait_seconds:
+        if view.planned[column] >= self.wait_seconds * view.slower[column]:
             return False
-        capacity = state.kv_capacity_tokens
+        capacity = state.kv_room_tokens
         if capacity is None:
             return True
         needed = state.kv_tokens + view.kept_kv[column] + state.added_kv(waiting.request)

@@ -13,10 +13,10 @@ from typing import NamedTuple
 from policies.busy_period import BusyPeriod
 from policies.cost import Rates
 from policies.engine_progress import Flight, HiddenPrefills, Marks, Progress
-from policies.rate_model import RateModel
+from policies.rate_model import TELLING_STEPS, RateModel
 
 # Above this share of error in the predicted uncached tokens, learning waits until the engine has told the true ones.
-DOUBT = 0.2
+DOUBT = 0.05
 
 # Share of a new answer in what is thought of the predictions and of the answers' length: about the last 10, 20 decide.
 DOUBT_SMOOTHING = 0.1
@@ -97,10 +97,11 @@ class RateLearner:
             self.left(key, now)
         elif len(self._flights) >= MAX_FLIGHTS:
             self.left(next(iter(self._flights)), now)
-        self._advance(now)
+        self._progress.advance(now, bool(self._pending))
         hidden = self._hidden.waiting(now)
         self._orders += 1
-        marks = self._marks()
+        seen_behind_others = shows_first and self._pending
+        marks = self._period.began if seen_behind_others else self._marks()  # made anew with the first token
         flight = Flight(self._orders, uncached, cached, marks, not hidden and not self._pending)
         self._flights[key] = flight
         if shows_first:
@@ -119,7 +120,7 @@ class RateLearner:
         flight = self._pending.get(key)
         if flight is None:
             return
-        self._advance(now)
+        self._progress.advance(now, bool(self._pending))
         del self._pending[key]
         period, progress = self._period, self._progress
         if period.full and not period.same_step(now):
@@ -166,14 +167,11 @@ class RateLearner:
             if flight is not None:
                 self._settle(flight)
             return
-        self._advance(now)
+        self._progress.advance(now, bool(self._pending))
         del self._pending[key], self._flights[key]
         self._period.used = True  # who knows how much of it was computed
         if not self._pending:
             self._close(self._period)
-
-    def _advance(self, now: float) -> None:
-        self._progress.advance(now, bool(self._pending))
 
     def _marks(self) -> Marks:
         """The sums now, with the share of the prefill under way that is believed to be done."""
@@ -187,7 +185,7 @@ class RateLearner:
         """It decodes no more."""
         flight = self._flights.pop(key, None)
         if flight is not None:
-            self._advance(now)
+            self._progress.advance(now, bool(self._pending))
             self._progress.decodes_no_more(flight)
             if flight.period is None and not self._pending:
                 self._hidden.ended(flight, now)
@@ -200,7 +198,7 @@ class RateLearner:
         off = abs(uncached - flight.uncached) / max(uncached, flight.uncached)
         self._misjudged += DOUBT_SMOOTHING * (off - self._misjudged)
         self._reports = True
-        if flight.period is not None:
+        if flight.period is not None and not flight.period.used:
             flight.period.correct(flight, uncached, cached)
         flight.uncached, flight.cached = uncached, cached
 
@@ -220,13 +218,16 @@ class RateLearner:
     def _learn(self, period: BusyPeriod) -> None:
         if not period.used:
             period.used = True
+            if self._model.prefill.rests():
+                return
             self._model.learn_period(period, self._reports)
 
     def _learn_answer(self, flight: Flight, steps: int) -> None:
         """What the tokens after the first took; of an answer in one piece, what can be told from its length."""
-        now = self._marks()
         if flight.period is not None:
-            self._model.learn_decoding(flight.marks, now, steps)
+            if steps >= TELLING_STEPS and not self._model.decode.rests():
+                self._model.learn_decoding(flight.marks, self._marks(), steps)
         else:
+            now = self._marks()
             alone = flight.alone and flight.order == self._orders
             self._model.learn_whole(flight, now, steps, alone, self._reports)

@@ -17,7 +17,8 @@ from policies.view import View
 # with ever new names could leave behind.
 MAX_CREDITS = 4096
 
-# Costs this close together are equal, in the costs' unit: predictions are not good to a millisecond.
+# Costs this close together are equal, in the costs' unit: predictions are not good to a millisecond, and of slower
+# engines not to as many times more.
 TIE = 0.001
 
 # c: what one may have, times the mean. Nearer to 1 more of the affinity is lost (what moves grows as 1/(c-1)²), and
@@ -25,8 +26,17 @@ TIE = 0.001
 BOUND = 1.25
 
 
+def with_room(columns: Sequence[int], view: View, bound: float) -> list[int]:
+    """Those that have in flight less than `bound` times the mean with one more, by weight, rounded up; never none."""
+    states = view.states
+    placed = 1 + sum([states[column].in_flight for column in columns])
+    unit = bound * placed / sum([states[column].endpoint.weight for column in columns])
+    return [column for column in columns if states[column].in_flight < ceil(unit * states[column].endpoint.weight)]
+
+
 class LowestCost:
-    """The lowest cost. Costs within `tie_seconds` of the best are equal, and then the prefix decides.
+    """The lowest cost. Costs within `tie_seconds` of the best are equal, and then the prefix decides among those that
+    have not much more in flight than others: who is believed to be faster by less than can be known would get all.
 
     The tie goes by rendezvous hash of the second block's chained id (facts/routing.md): an idle fleet sends one prefix
     to one endpoint without anyone remembering it, and the first block is too often the system prompt that all share.
@@ -37,8 +47,12 @@ class LowestCost:
 
     def choose(self, request: InferenceRequest, view: View, costs: Sequence[float]) -> int:
         columns = view.open
-        bound = min([costs[column] for column in columns]) + self._tie
+        bound = min([costs[column] for column in columns]) + self._tie * max(
+            [view.slower[column] for column in columns]
+        )
         ties = [column for column in columns if costs[column] <= bound]
+        if len(ties) > 1:
+            ties = with_room(ties, view, BOUND)
         if len(ties) == 1:
             return ties[0]
         key, states = affinity_key(request), view.states
@@ -60,10 +74,8 @@ class BoundedLoad:
         self._bound = bound
 
     def choose(self, request: InferenceRequest, view: View, costs: Sequence[float]) -> int:
-        columns, states = view.open, view.states
-        placed = 1 + sum([states[column].in_flight for column in columns])
-        unit = self._bound * placed / sum([states[column].endpoint.weight for column in columns])
-        room = [c for c in columns if states[c].in_flight < ceil(unit * states[c].endpoint.weight)]
+        states = view.states
+        room = with_room(view.open, view, self._bound)
         key = affinity_key(request)
 
         def preference(column: int) -> tuple[float, float, int]:

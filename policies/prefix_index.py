@@ -10,7 +10,8 @@ first, so a child leaves before its parent. Hence the present blocks of a chain 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 # Of the blocks evicted last so many are remembered, as a share of the capacity: enough to see that an index is too
@@ -44,7 +45,7 @@ class PrefixIndex:
     (facts/routing.md: an index 20 % too large took goodput from .82 to .22). `version` changes whenever a match could.
     """
 
-    __slots__ = ("_blocks", "_capacity", "_epoch", "_ghosts", "_holders", "_room", "_uses", "version")
+    __slots__ = ("_blocks", "_capacity", "_crowded", "_epoch", "_ghosts", "_holders", "_room", "_uses", "version")
 
     def __init__(self, capacity_blocks: int) -> None:
         # OrderedDict, as a plain dict finds its oldest key in a time that grows with every key taken from the front.
@@ -53,6 +54,7 @@ class PrefixIndex:
         self._capacity = max(0, capacity_blocks)
         self._ghosts: OrderedDict[int, None] = OrderedDict()  # evicted last
         self._holders: dict[int, int] = {}  # requests under way per block
+        self._crowded = False  # more are held than fit, and what nobody holds is out
         self._room = 0.0  # blocks that answers under way are expected to fill
         self._uses = 0
         self._epoch = 0
@@ -118,7 +120,7 @@ class PrefixIndex:
         """
         if hold.epoch != self._epoch:
             return hold.new  # forgotten meanwhile
-        present, holders, freed = self._blocks, self._holders, 0
+        present, holders, freed = self._blocks, self._holders, list[int]()
         self._uses += 1
         for place in range(len(hold.blocks) - 1, -1, -1):
             block = hold.blocks[place]
@@ -127,15 +129,17 @@ class PrefixIndex:
                 holders[block] = count - 1
             else:
                 del holders[block]
-                freed += 1
+                freed.append(block)
                 if not computed and place >= hold.matched and present.get(block) == hold.use:
                     del present[block]
             if computed or block in present:
                 present[block] = self._uses
                 present.move_to_end(block)
         self._room = max(0.0, self._room - hold.output_blocks) if holders else 0.0
+        if len(holders) > self._capacity:
+            self._drop(freed)
         self._evict()
-        return freed
+        return len(freed)
 
     def resize(self, capacity_blocks: int) -> None:
         """Take a new bound; the oldest go when it is smaller."""
@@ -165,13 +169,17 @@ class PrefixIndex:
 
     def _evict(self) -> None:
         """The oldest go that nobody holds; held ones are passed over and become newer. Where more are held than fit
-        (the engine's size, or its blocks, were overestimated) the oldest go, held or not."""
+        (the engine's size was underestimated, or it has work in a queue) all go that nobody holds, as they are the
+        first to go in the engine too, and then the oldest."""
         self.version += 1
         present, holders = self._blocks, self._holders
         if len(holders) > self._capacity:
-            while len(present) > self._capacity:
-                present.popitem(last=False)
+            if not self._crowded:
+                self._crowded = True
+                self._drop([block for block in present if block not in holders])
+            self._drop(list(islice(present, max(0, len(present) - self._capacity))))
             return
+        self._crowded = False
         bound = max(self._capacity - int(self._room), len(holders))
         ghosts = self._ghosts
         while len(present) > bound:
@@ -180,6 +188,18 @@ class PrefixIndex:
                 present[block] = last
             else:
                 ghosts[block] = None
+        self._trim_ghosts()
+
+    def _drop(self, blocks: Iterable[int]) -> None:
+        """Take these out and remember them as evicted."""
+        present, ghosts = self._blocks, self._ghosts
+        for block in blocks:
+            if present.pop(block, None) is not None:
+                ghosts[block] = None
+        self._trim_ghosts()
+
+    def _trim_ghosts(self) -> None:
+        ghosts = self._ghosts
         while len(ghosts) > GHOST_SHARE * self._capacity:
             ghosts.popitem(last=False)
 

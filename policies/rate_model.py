@@ -44,8 +44,11 @@ MOSTLY = 10
 # prefill falls into an interval is a guess.
 BUSY_SHARE = 0.3
 
-# Answers in one piece that are compared with what was predicted before all rates are scaled.
+# Answers in one piece that are compared with what was predicted before all rates are scaled, if they are clearly off.
+# An engine that is believed to be slower than it is gets its answers in one piece that much too slowly, as the end of
+# their prefill can only be guessed; one that is believed to be faster gets them all.
 WHOLES = 8
+CLEAR = 1.1
 
 # Rows before a fit is shown to anyone; twice as many before its belief decides what the other may learn.
 ENOUGH = 4
@@ -122,7 +125,8 @@ class RateModel:
         step that was under way when it began."""
         _, requests, context = _decodes(period.began, period.ended)
         step, per_request, per_token = self.decode.values
-        extra = per_request * requests + per_token * context
+        extra = (per_request + self.prefill.values[0]) * requests + per_token * context
+        step /= WEIGHTS_AND_STEP  # what is computed for a prefill takes longer than reading the weights beside it
         beside = period.moments * step + (period.moments + period.tokens / STEP_TOKENS) * extra
         if not period.cut:
             beside += (step + extra) / 2 - step if period.decoding else -step
@@ -149,7 +153,7 @@ class RateModel:
             return
         ratio = median(self._wholes)
         self._wholes = []
-        if not 0.5 < ratio < 2.0:
+        if not 1 / CLEAR < ratio < CLEAR:
             self.prefill.scale(ratio**0.5)  # half way: who waited unseen makes it look slower
             self.decode.scale(ratio**0.5)
             self._publish()
@@ -161,16 +165,19 @@ class RateModel:
         step, request, context = decode.values
         if prefill.fresh < ENOUGH <= decode.fresh:
             per_token, per_pair = prior.prefill * decode.factors[0], prior.attention * decode.factors[0]
+        overhead = prior.overhead * decode.factors[0]
         if decode.fresh < ENOUGH:
             factor = (prefill if prefill.fresh >= ENOUGH else decode).factors[0]
-            step, request, context = prior.step * factor, prior.decode * factor, prior.context * factor
+            # With the weights, as when it is learned: endpoints of which not the same is known must compare.
+            step, overhead = prior.step * WEIGHTS_AND_STEP * factor, prior.overhead * factor
+            request, context = prior.decode * factor, prior.context * factor
         if (
             _differ(per_token, shown.prefill)
             or _differ(per_pair, shown.attention)
             or _differ(step, shown.step)
             or _differ(request + CONTEXT * context, shown.decode + CONTEXT * shown.context)
         ):
-            self.rates = Rates(per_token, per_pair, step, request, context)
+            self.rates = Rates(per_token, per_pair, step, request, context, overhead)
 
 
 def _decodes(began: Marks, ended: Marks) -> tuple[float, float, float]:

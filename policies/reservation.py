@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from policies.cost import expected_output
+from policies.cost import expected_output, slowdown, step_seconds
+from policies.kv_need import KvCharge
 from policies.types import InferenceRequest
 
 if TYPE_CHECKING:  # the state makes its reservations
@@ -27,6 +28,7 @@ class Reservation:
     """What one dispatch charged to an endpoint. Settled exactly once: later and repeated calls do nothing."""
 
     __slots__ = (
+        "_charge",
         "_hold",
         "_open",
         "_prefilling",
@@ -51,13 +53,22 @@ class Reservation:
         size = request.tokens_per_block
         # Half a block more, as the prompt's last block is part full on average.
         self._hold = state.index.hold(request.prefix_blocks, self.output_tokens / size + 0.5 if size > 0 else 0.0)
-        shared = len(self._hold.blocks) - self._hold.new
-        self.kv_tokens = max(0.0, request.prompt_tokens - shared * size) + self.output_tokens
+        blocks = len(self._hold.blocks)
+        rest = request.prompt_tokens - blocks * size + self.output_tokens
+        self._charge = KvCharge(blocks, blocks * size, rest, self.output_tokens)
+        self.kv_tokens = max(0.0, rest + self._hold.new * size)
+        state.kv_need.add(self._charge, self.kv_tokens)
         self._open = True
         self._prefilling = True
         # A stream shows its first token, and what generates nothing ends with it.
         shows_first = request.stream or not self.output_tokens
         state.learner.dispatched(id(self), self.uncached_tokens, cached_tokens, shows_first, now)
+        state.silence.expects(id(self), self._sign_seconds(shows_first), now)
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether its first token has come, or is believed to have; also once it is released."""
+        return not self._prefilling
 
     @property
     def decode_tokens(self) -> float:
@@ -73,12 +84,14 @@ class Reservation:
         if seen and self._open:
             state.health.on_first_token(now)
             state.learner.first_token(id(self), now)
+            state.silence.heard(id(self), now)
         if not self._prefilling:
             return  # told before, or released
         self._end_prefill()
         state.last_first_token_at = state.prefill_since = now
         state.context_tokens += self.output_tokens / 2
         state.decode_tokens += self.decode_tokens
+        state.kv_need.prefilled(self._charge, self.kv_tokens)
 
     def release(self, now: float, report: EngineReport | None = None) -> None:
         """The request has left the endpoint, however it ended. `report`: what the engine said of it at its end; None
@@ -88,7 +101,8 @@ class Reservation:
         state = self.state
         self._learn(report, now)
         # An answer in one piece may be here before its first token was believed to be.
-        self._free_kv(computed=report is not None or not self._prefilling)
+        state.index.let_go(self._hold, computed=report is not None or not self._prefilling)
+        state.kv_need.remove(self._charge, self.kv_tokens, prefilling=self._prefilling)
         if self._prefilling:
             self._end_prefill()
             held = float(self.request.prompt_tokens)
@@ -100,13 +114,16 @@ class Reservation:
         state.context_tokens = max(0.0, state.context_tokens - held)
         state.outstanding_tokens = max(0.0, state.outstanding_tokens - self.output_tokens)
         if not state.in_flight:  # what is left is float drift
-            state.outstanding_tokens = state.context_tokens = state.decode_tokens = state.kv_tokens = 0.0
+            state.outstanding_tokens = state.context_tokens = state.decode_tokens = 0.0
+            state.kv_need.nothing()
 
     def _learn(self, report: EngineReport | None, now: float) -> None:
         state, request = self.state, self.request
         if report is None:
+            state.silence.left(id(self))
             state.learner.left(id(self), now)
         else:
+            state.silence.heard(id(self), now)
             prompt, cached, output = report
             per_choice = None if output is None else output // max(1, request.choices)
             state.learner.finished(id(self), now, per_choice, prompt, cached)
@@ -115,12 +132,11 @@ class Reservation:
                 state.judge(self._hold, prompt, predicted, cached)
         state.take_rates()
 
-    def _free_kv(self, computed: bool) -> None:
-        """What others of the chain's holders still need stays; it is theirs to free."""
-        state, hold = self.state, self._hold
-        freed = state.index.let_go(hold, computed=computed)
-        kept = (hold.new - freed) * self.request.tokens_per_block
-        state.kv_tokens = max(0.0, state.kv_tokens - self.kv_tokens + kept)
+    def _sign_seconds(self, shows_first: bool) -> float:
+        """When something will be seen of it: its first token, or else its end."""
+        state, step = self.state, step_seconds(self.state)
+        first = state.pending_prefill_seconds * slowdown(state.rates, step) + step
+        return first if shows_first else first + step * self.output_tokens / max(1, self.request.choices)
 
     def _end_prefill(self) -> None:
         state = self.state

@@ -72,8 +72,8 @@ class InferenceRequest:
     """One request as decisions see it: never its text.
 
     `prompt_tokens` is an estimate; `prefix_blocks` are chained hashes, each standing for about `tokens_per_block`
-    tokens. `max_output_tokens`: what the answer is expected to have, all `choices` (`n`) together. `weight`: the
-    tenant's, on a shared pool. Times are monotonic seconds.
+    tokens. `max_output_tokens`: what the answer is expected to have, all `choices` (`n` for every prompt) together.
+    `weight`: the tenant's, on a shared pool. Times are monotonic seconds.
     """
 
     id: str

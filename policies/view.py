@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.cost import slowdown, step_seconds, wait_seconds
+from policies.cost import slowdown, slower, step_seconds, wait_seconds
 from policies.endpoint_state import EndpointState
 from policies.waiting import Waiting
 
@@ -21,12 +21,16 @@ KV_PATIENCE = 5.0
 class View:
     """`open`: the columns of the endpoints that may be sent to. Per column: `waits`, the predicted prefill of what was
     sent before, and `planned`, the same and what was held back for this endpoint in this pass (seconds); `steps`, a
-    step of its decodes alone (seconds); `slowdowns`, by how much decodes stretch a prefill; `versions`, see `Waiting`;
-    `kept_kv`, KV tokens kept for those held back. `busy_share`: of the open endpoints, those that have a prefill
-    pending (facts/routing.md, L).
+    step of its decodes alone (seconds); `slowdowns`, by how much decodes stretch a prefill; `slower`, by how much more
+    than at the priors' GPU a prefill takes, at least 1; `late`, for how long a sign of life is overdue (seconds);
+    `versions`, see `Waiting`; `kept_kv`, KV tokens kept for those held back. `busy_share`: of the open endpoints, those
+    that have a prefill pending (facts/routing.md, L). `any_late`: whether any of `late` is above 0.
     """
 
-    __slots__ = ("busy_share", "kept_kv", "now", "open", "planned", "slowdowns", "states", "steps", "versions", "waits")
+    __slots__ = (
+        "any_late", "busy_share", "kept_kv", "late", "now", "open", "planned", "slowdowns", "slower", "states", "steps",
+        "versions", "waits",
+    )  # fmt: skip
 
     def __init__(self, states: Sequence[EndpointState], open_columns: list[int], now: float) -> None:
         self.states = states
@@ -35,15 +39,20 @@ class View:
         self.waits: list[float] = []
         self.steps: list[float] = []
         self.slowdowns: list[float] = []
+        self.slower: list[float] = []
+        self.late: list[float] = []
         self.versions: list[int] = []
         for state in states:
             step = step_seconds(state)
             self.waits.append(wait_seconds(state, now) if state.pending_prefills else 0.0)
             self.steps.append(step)
             self.slowdowns.append(slowdown(state.rates, step))
+            self.slower.append(slower(state.rates))
+            self.late.append(state.silence.overdue(now))
             self.versions.append(state.version)
         self.planned = self.waits.copy()
         self.kept_kv = [0.0] * len(states)
+        self.any_late = any(self.late)
         self.busy_share = self._busy_share()
 
     def held(self, column: int, waiting: Waiting) -> None:

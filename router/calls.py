@@ -146,8 +146,9 @@ class Call:
         if (reason := self._blindness()) is not None:
             metrics.add("promptlane_affinity_blind", pool, self.spec.name, reason)
         metrics.observe("promptlane_queue_seconds", ticket.queued_seconds, pool, self.request.lane.value)
-        metrics.add("promptlane_cached_tokens", pool, ticket.endpoint, "predicted", amount=ticket.choice.cached_tokens)
-        if usage.cached_tokens is not None:
+        if usage.cached_tokens is not None and self.measured is not None and self.measured.prompts == 1:
+            predicted = ticket.choice.cached_tokens
+            metrics.add("promptlane_cached_tokens", pool, ticket.endpoint, "predicted", amount=predicted)
             metrics.add("promptlane_cached_tokens", pool, ticket.endpoint, "reported", amount=usage.cached_tokens)
         names = (self.request.tenant, model.route.name)
         if usage.prompt_tokens is not None:

@@ -13,12 +13,16 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from router import __version__
 from router.config import Config, ConfigError, load, warnings
 from router.config.types import NAME_PATTERN, NAME_WORDS
 from router.errors import GatewayError
 from router.tenants import new_key
+
+if TYPE_CHECKING:  # commands that ask nobody start without it
+    import httpx2
 
 _DESCRIPTION = """\
 Promptlane: an OpenAI-compatible, prompt-aware gateway for people who run their own vLLM servers for several tenants.
@@ -198,10 +202,18 @@ def _explain_live(options: argparse.Namespace, config: Config, data: bytes) -> i
         _complain(f"the gateway's operator plane at {url} does not answer: {error}")
         return 1
     if answer.status_code != 200:
-        _complain(answer.json()["error"]["message"])
+        _complain(_said(answer))
         return 1
     print(answer.text, end="")
     return 0
+
+
+def _said(answer: httpx2.Response) -> str:
+    """What a refusal says; something else than the gateway may answer on that port."""
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.url} answered {answer.status_code}, and not as a gateway does"
 
 
 _COMMANDS = {"serve": _serve, "check": _check, "keys": _keys, "explain": _explain}

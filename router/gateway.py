@@ -35,7 +35,7 @@ from router.metrics import Metrics
 from router.origin import Origin, credential, request_id
 from router.pools import Pool
 from router.relay import WHOLE_BYTES, Answer
-from router.routing_headers import limit_headers, routing_headers
+from router.routing_headers import limit_headers, prediction_headers, routing_headers
 from router.tenants import Identity, TenantDirectory
 from router.tickets import Ticket
 from router.wire.errors import error_body, error_event, error_headers
@@ -236,6 +236,8 @@ class Gateway:
             headers += limit_headers(limits.snapshot(self._clock()))
         if self.settings.routing_headers and call.ticket is not None:
             headers += routing_headers(call.request, call.ticket)
+            if call.model is not None and not call.model.shared:
+                headers += prediction_headers(call.request, call.ticket)
         return headers
 
     def _settle(self, call: Call) -> None:
@@ -249,7 +251,7 @@ class Gateway:
         if call.model is not None and call.measured is not None and usage is not None:
             call.model.calibrate(call.measured, usage)
             if usage.completion_tokens is not None:
-                left = call.status == CLIENT_CLOSED
+                left = call.status == CLIENT_CLOSED or call.error_code is not None
                 self.services.measurer.learn_length(call.measured, usage.completion_tokens, left=left)
         call.count(self.services.metrics, now)
         call.answer = None  # it refers back: without this every request would wait for the garbage collector

@@ -95,6 +95,7 @@ class Measurer:
         counted = needs_exact_count(prompt.text_bytes + prompt.extra_tokens, estimate, self.settings.long_prompt_tokens)
         tokens = await self._counter.count(prompt.texts) + prompt.extra_tokens if counted else estimate
         lane = self._lane(tokens, body, prompt.count, asked_lane)
+        choices = max(1, body.n) * prompt.count  # every prompt has as many answers
         request = InferenceRequest(
             id=request_id,
             tenant=tenant.id,
@@ -104,8 +105,8 @@ class Measurer:
             api=spec.name,
             lane=lane,
             prompt_tokens=tokens,
-            max_output_tokens=self._expected_output(body, spec, tenant.id),
-            choices=max(1, body.n),
+            max_output_tokens=self._expected_output(body, spec, tenant.id, choices),
+            choices=choices,
             prefix_blocks=blocks,
             tokens_per_block=_tokens_per_block(tokens, prompt, block_bytes),
             stream=body.stream,
@@ -151,12 +152,12 @@ class Measurer:
             batch_n=self.settings.batch_n,
         )
 
-    def _expected_output(self, body: Body, spec: ApiSpec, tenant: str) -> int:
+    def _expected_output(self, body: Body, spec: ApiSpec, tenant: str, choices: int) -> int:
         """Tokens the answer is expected to have: what such answers have had, within what the client allows."""
         if not spec.output_fields:
             return 0
         usual = self.settings.default_output_tokens
-        return self.lengths.expect(tenant, body.model, body.max_output_tokens, body.n, usual)
+        return self.lengths.expect(tenant, body.model, body.max_output_tokens, choices, usual)
 
 
 def _tokens_per_block(tokens: int, prompt: Prompt, block_bytes: int) -> float:

@@ -31,7 +31,8 @@ COUNTERS = {
     "promptlane_completion_tokens": (("tenant", "model"), "Completion tokens, as engines reported them."),
     "promptlane_cached_tokens": (
         ("pool", "endpoint", "kind"),
-        "Prompt tokens predicted (kind=predicted) and reported (kind=reported) to be in the engine's cache.",
+        "Prompt tokens predicted (kind=predicted) and reported (kind=reported) to be in the engine's cache, of the "
+        "answers that report them.",
     ),
     "promptlane_affinity_blind": (
         ("pool", "api", "reason"),

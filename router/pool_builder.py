@@ -14,6 +14,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from policies.admission.desk import Desk
+from policies.admission.order import ShortestPrefillFirst
 from policies.endpoint_state import TOKENS_PER_BLOCK, EndpointState, index_blocks
 from policies.exact_index import ExactIndex
 from policies.priority import priority
@@ -30,6 +31,7 @@ from router.config import (
     queue_order,
 )
 from router.kv_events import Feed, KvEventListener, installed
+from router.metrics import Metrics
 from router.pools import Place, Pool
 from router.probe import Prober, ProbeSettings
 from router.process import Process
@@ -74,16 +76,11 @@ class PoolBuilder:
             retries=pool.retries,
             when_full={lane: self._config.lanes[lane].when_full for lane in Lane},
             window=routing.window,
-            priority=self._priority if profile.engine_priority else None,
+            priority=partial(_priority, self._process, queue_order(routing)) if profile.engine_priority else None,
             predecessor=before,
         )
         self.when_certain.append(built.take_over)
         return built
-
-    def _priority(self, request: InferenceRequest, own_seconds: float) -> int:
-        age = self._process.clock() - request.arrived_at
-        wall_arrival = self._process.wall_clock() - age
-        return priority(request, own_seconds, wall_arrival, queue_order(self._config.routing))
 
     def _unchanged(self, name: str, pool: PoolConfig) -> bool:
         if self._previous is None:
@@ -108,17 +105,16 @@ class PoolBuilder:
         if not installed():
             message = "needs pyzmq: pip install 'promptlane[kv-events]'"
             raise ConfigError([Problem(f"pools.{pool.name}.kv_events", message, None)])
-        indexes = [place.state.index for place in pool.places]
+        indexes, metrics = [place.state.index for place in pool.places], self._process.metrics
         feeds = [
-            Feed(end.name, index, end.kv_events_url, end.kv_replay_url, partial(self._count_kv, pool.name, end.name))
+            Feed(
+                end.name, index, end.kv_events_url, end.kv_replay_url, partial(_count_kv, metrics, pool.name, end.name)
+            )
             for end, index in zip(config.endpoints, indexes, strict=True)
             if isinstance(index, ExactIndex) and end.kv_events_url is not None
         ]
         before = self._previous.listeners.get(pool.name) if self._previous is not None else None
         return KvEventListener(pool.name, feeds, before)
-
-    def _count_kv(self, pool: str, endpoint: str, what: str, amount: int) -> None:
-        self._process.metrics.add(f"promptlane_kv_{what}", pool, endpoint, amount=amount)
 
     def _place(self, name: str, pool: PoolConfig, config: EndpointConfig) -> Place:
         """The endpoint, with what was known of it before a reload: the same URL in the same pool is the same engine."""
@@ -157,6 +153,19 @@ class PoolBuilder:
             ssl_context=self._tls[name],
             headers=[(key.encode(), value.encode()) for key, value in _credentials(pool)],
         )
+
+
+# What lives as long as a pool or a listener knows nothing of the builder: it knows the runtime before, and that the one
+# before it.
+
+
+def _priority(process: Process, order: ShortestPrefillFirst, request: InferenceRequest, own_seconds: float) -> int:
+    age = process.clock() - request.arrived_at
+    return priority(request, own_seconds, process.wall_clock() - age, order)
+
+
+def _count_kv(metrics: Metrics, pool: str, endpoint: str, what: str, amount: int) -> None:
+    metrics.add(f"promptlane_kv_{what}", pool, endpoint, amount=amount)
 
 
 def _shape(pool: PoolConfig) -> tuple[object, ...]:

@@ -76,7 +76,7 @@ class Pool:
         self._predecessor = predecessor
         self._successor: Pool | None = None
         self._passing = self._again = False
-        self._upstreams = {place.state.endpoint.name: place.upstream for place in places}
+        self._upstreams = {id(place.state): place.upstream for place in places}  # a reload may change names
 
     async def dispatch(self, request: InferenceRequest, exclude: frozenset[str] = frozenset()) -> Ticket:
         """Binds the request to the endpoint that will answer first, at once or when one has room.
@@ -106,6 +106,10 @@ class Pool:
         if self._predecessor is not None:
             self._predecessor._successor = self
             self.desk.inherit(self._predecessor.desk)
+        # Who still held back for a nearly free engine would wait for ever beside a pool that holds nobody.
+        before = self._predecessor
+        while before is not None:
+            before.profile, before = self.profile, before._predecessor
 
     def run_pass(self) -> None:
         """One look at who waits and who has room: here, and at the pools of this name before and after a reload, which
@@ -171,11 +175,11 @@ class Pool:
         now, choice, request = self.clock(), decision.choice, waiting.request
         reservation = choice.state.reserve(request, choice.cached_tokens, choice.own_seconds, now)
         turn = self.desk.sent(waiting, choice.state.rates, choice.cached_tokens, now)
-        upstream = self._upstreams[choice.state.endpoint.name]
+        upstream = self._upstreams[id(choice.state)]
         ticket = Ticket(self, decision, reservation, turn, upstream)
         if self._priority is not None:
             ticket.priority = self._priority(request, choice.own_seconds)
-        if not request.stream:
+        if not request.stream and request.max_output_tokens:  # without output its end is the end of its prefill
             ticket.expect_first_token(choice.ttft_seconds)
         return ticket
 

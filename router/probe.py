@@ -119,14 +119,16 @@ class Prober:
 
     def _note(self, place: Place, reading: EngineReading) -> None:
         state = place.state
-        state.engine_running, state.engine_waiting = reading.running, reading.waiting
-        state.kv_usage = reading.kv_usage
+        state.engine_running = reading.running
+        if reading.asleep and not state.sleeping:
+            state.index.clear()  # engines drop their caches to sleep, and wake without
         state.sleeping = bool(reading.asleep)
         state.scraped_at, state.in_flight_scraped = self._pool.clock(), state.in_flight
         self._note_run(state, reading)
         if reading.kv_capacity_tokens is not None:
             settings = self._settings
             state.learn_kv_capacity(reading.kv_capacity_tokens, settings.tokens_per_block, settings.index_share)
+        state.scraped_usage(reading.kv_usage, reading.waiting)
         state.scraped_cache(reading.prefix_queries, reading.prefix_hits)
 
     def _note_run(self, state: EndpointState, reading: EngineReading) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from router.calls import Call
 from router.errors import EngineError
 from router.upstream import Response
+from router.wire.first_token import shows_token
 from router.wire.http import Header
 from router.wire.stream_usage import UsageRemover
 from router.wire.usage import find_usage
@@ -26,16 +27,18 @@ _TAIL_PIECES = 4
 class Answer:
     """Passes one answer on. `clock`: monotonic seconds."""
 
-    __slots__ = ("_alias", "_call", "_clock", "_hidden", "_response", "_tail", "_write")
+    __slots__ = ("_alias", "_awaits_token", "_call", "_clock", "_hidden", "_response", "_tail", "_write")
 
     def __init__(self, call: Call, response: Response, clock: Callable[[], float]) -> None:
         self._call = call
+        call.first_byte_at = None  # what came of an attempt before this one, nobody has seen
         self._response = response
         self._clock = clock
         self._write = call.client.write
         self._alias = call.model.alias_rewriter() if call.model is not None else None
         self._hidden = UsageRemover(call.fingerprint) if call.hides_usage and self._has_events else None
         self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
+        self._awaits_token = True
 
     @property
     def at_event_boundary(self) -> bool:
@@ -60,7 +63,7 @@ class Answer:
 
     async def _pass_whole(self, headers: list[Header]) -> None:
         body = await self._response.read(WHOLE_BYTES)
-        self._note_first_byte()
+        self._note_first(body)
         if self._response.status < 400:
             self._tail.append(body)
             body = self._changed(body) + self._rest()
@@ -85,8 +88,8 @@ class Answer:
 
     def _piece(self, chunk: bytes) -> Awaitable[None] | None:
         """The hot path of a stream: called from the parser for every piece; an awaitable when the client is slow."""
-        if self._call.first_byte_at is None:
-            self._note_first_byte()
+        if self._awaits_token:
+            self._note_first(chunk)
         self._tail.append(chunk)
         if self._hidden is not None:
             chunk = self._hidden.feed(chunk)
@@ -121,7 +124,12 @@ class Answer:
         if hidden is not None and hidden.fingerprint is not None:
             self._call.learn_fingerprint(hidden.fingerprint)
 
-    def _note_first_byte(self) -> None:
-        self._call.first_byte_at = self._clock()
+    def _note_first(self, chunk: bytes) -> None:
+        """The first byte, and the first that shows a token: until then the engine may still have the prompt to do."""
+        if self._call.first_byte_at is None:
+            self._call.first_byte_at = self._clock()
+        if self._has_events and not shows_token(chunk, self._call.spec.name):
+            return
+        self._awaits_token = False
         if self._call.ticket is not None:
             self._call.ticket.first_token()

@@ -13,16 +13,21 @@ from router.wire.http import Header
 
 
 def routing_headers(request: InferenceRequest, ticket: Ticket) -> list[Header]:
-    """Lane, endpoint, predicted cached tokens, predicted time to first token at the best endpoints, place and time in
-    the queue, and why this endpoint."""
-    choice = ticket.choice
+    """Lane, endpoint, predicted cached tokens, time in the queue."""
     return [
         (b"x-promptlane-lane", request.lane.value.encode()),
         (b"x-promptlane-endpoint", ticket.endpoint.encode()),
-        (b"x-promptlane-cached-tokens", b"%d" % choice.cached_tokens),
+        (b"x-promptlane-cached-tokens", b"%d" % ticket.choice.cached_tokens),
+        (b"x-promptlane-queue-ms", b"%d" % round(ticket.queued_seconds * 1000)),
+    ]
+
+
+def prediction_headers(request: InferenceRequest, ticket: Ticket) -> list[Header]:
+    """Predicted time to first token at the best endpoints, place in the queue, and why this endpoint. Not for a shared
+    pool: they tell of the load that other tenants make."""
+    return [
         (b"x-promptlane-ttft-ms", b", ".join([_predicted(one) for one in ticket.decision.ranked])),
         (b"x-promptlane-queue-ahead", b"%d" % ticket.ahead),
-        (b"x-promptlane-queue-ms", b"%d" % round(ticket.queued_seconds * 1000)),
         (b"x-promptlane-why", why(request, ticket).encode()),
     ]
 

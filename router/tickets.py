@@ -88,12 +88,12 @@ class Ticket:
         self._settled = True
         if self._timer is not None:
             self._timer.cancel()
-        now = self._pool.clock()
+        now, prefilled = self._pool.clock(), self._reservation.prefilled
         self._reservation.release(now, self._report(outcome))
         index = self.choice.state.index
         if self.session is not None and isinstance(index, ExactIndex):
             index.settle(self.session, *((outcome.prompt_tokens, outcome.cached_tokens) if outcome is not None else ()))
-        self._account(outcome, now)
+        self._account(outcome, prefilled, now)
         self._pool.run_pass()
 
     def _report(self, outcome: Outcome | None) -> EngineReport | None:
@@ -101,13 +101,13 @@ class Ticket:
             return None
         return EngineReport(outcome.prompt_tokens, outcome.cached_tokens, outcome.completion_tokens)
 
-    def _account(self, outcome: Outcome | None, now: float) -> None:
+    def _account(self, outcome: Outcome | None, prefilled: bool, now: float) -> None:
         """The tenant is charged for what was done: nothing without a byte of an answer, the estimate where the engine
-        did not count."""
+        did not count. `prefilled`: where nothing is known as the client has left, whether there was such a byte."""
         state, cached = self.choice.state, self._reservation.cached_tokens
-        if outcome is None or not outcome.started:
+        if not (prefilled if outcome is None else outcome.started):
             self._turn.worked(0.0)
-        elif outcome.prompt_tokens is not None:
+        elif outcome is not None and outcome.prompt_tokens is not None:
             cached = min(cached if outcome.cached_tokens is None else outcome.cached_tokens, outcome.prompt_tokens)
             output = outcome.completion_tokens or 0
             self._turn.worked(work_seconds(state.rates, outcome.prompt_tokens - cached, cached, output))

@@ -9,8 +9,8 @@ from pathlib import Path
 from policies.parts import FILTERS, PICKERS, SCORERS
 from policies.registry import DEFAULT_FILTERS, PROFILES, PartSpec
 from router.config import documented_keys
-from router.metrics import COUNTERS, HISTOGRAMS
 from router.learned_metrics import LEARNED
+from router.metrics import COUNTERS, HISTOGRAMS
 from router.pool_metrics import GAUGES
 
 README = Path(__file__).parent.parent / "README.md"

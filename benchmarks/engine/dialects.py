@@ -65,6 +65,9 @@ class MessagesWriter:
             "usage": self._usage(),
         }
 
+    def opening(self) -> list[bytes]:
+        return []
+
     def first(self) -> list[bytes]:
         message = self._message([], (None, None))
         message["usage"] = {"input_tokens": self._answer.prompt_tokens, "output_tokens": 0}
@@ -178,14 +181,16 @@ class ResponsesWriter:
         status = {"stop": "completed", "abort": "cancelled"}.get(choice.finish or "stop", "incomplete")
         return self._response(status, [self._item("completed", choice.text)], usage)
 
-    def first(self) -> list[bytes]:
+    def opening(self) -> list[bytes]:
         begun = self._response("in_progress", [], None)
-        item = self._item("in_progress", "")
-        events = [
+        return [
             self._event("response.created", response=begun),
             self._event("response.in_progress", response=begun),
-            self._event("response.output_item.added", output_index=0, item=item),
         ]
+
+    def first(self) -> list[bytes]:
+        item = self._item("in_progress", "")
+        events = [self._event("response.output_item.added", output_index=0, item=item)]
         if self._answer.tool is None:
             where = {"item_id": item["id"], "output_index": 0, "content_index": 0}
             events.append(self._event("response.content_part.added", **where, part=self._part("")))

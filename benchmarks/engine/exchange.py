@@ -161,6 +161,9 @@ class TextExchange:
     # What the client gets
 
     async def run(self) -> None:
+        if self._stream:
+            for event in self._writer.opening():
+                self._emit(event)
         for choice in self._answer.choices:
             self._runtime.submit(choice.sequence, self)
         self._request.watch(self._leave)

@@ -21,8 +21,12 @@ to_json = msgspec.json.encode
 
 
 class Writer(Protocol):
-    """One API's way to write an answer. Every returned item is one event, ready to be sent."""
+    """One API's way to write an answer. Every returned item is one event, ready to be sent.
 
+    `opening` comes before the prompt is computed, `first` with the first token.
+    """
+
+    def opening(self) -> list[bytes]: ...
     def first(self) -> list[bytes]: ...
     def piece(self, piece: Piece) -> bytes: ...
     def last(self) -> list[bytes]: ...
@@ -78,6 +82,9 @@ class ChatWriter:
             return b""
         usage = usage_tokens(self._answer.prompt_tokens, completion) | {"completion_tokens_details": None}
         return b',"usage":' + to_json(usage)
+
+    def opening(self) -> list[bytes]:
+        return []
 
     def first(self) -> list[bytes]:
         ids = to_json(self._answer.prompts[0] if self._answer.return_token_ids else None)

@@ -31,6 +31,9 @@ class CompletionWriter:
         head = {"id": self._id, "object": "text_completion", "created": answer.created, "model": answer.model}
         self._head = b"data: %b" % to_json(head)[:-1]
 
+    def opening(self) -> list[bytes]:
+        return []
+
     def first(self) -> list[bytes]:
         return []
 

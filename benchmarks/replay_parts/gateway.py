@@ -22,6 +22,8 @@ from policies.reservation import EngineReport, Reservation
 from policies.types import Endpoint, InferenceRequest, Lane, Outcome, Rejection
 from policies.waiting import Waiting
 
+SCRAPE_SECONDS = 2.0
+"""How often the prober reads an engine's metrics: the gateway's default."""
 LONG_TOKENS = 2048
 """Prompts of more tokens are long: the gateway's default."""
 
@@ -39,6 +41,7 @@ class Gateway:
         self._desk = Desk(ShortestPrefillFirst(), bounds=dict.fromkeys(Lane, setup.max_waiting))
         self._jobs: dict[str, Job] = {}
         self._sent: dict[int, tuple[Reservation, Turn]] = {}
+        self._scrape_at = 0.0
 
     def arrive(self, job: Job, now: float) -> None:
         request = self._request(job, now)
@@ -62,8 +65,16 @@ class Gateway:
 
     def _pass(self, now: float) -> None:
         self._turn_away_the_late(now)
+        if now >= self._scrape_at and self._setup.learn:
+            self._scrape_at = now + SCRAPE_SECONDS
+            self._scrape()
         while plan(self._desk, self.states, self.profile, now, self._commit) >= WINDOW:
             pass
+
+    def _scrape(self) -> None:
+        for state, engine in zip(self.states, self._fleet.engines, strict=True):
+            model = engine.model
+            state.scraped_usage(model.cache.used / model.cache.capacity, model.waiting)
 
     def _commit(self, waiting: Waiting, decision: Decision) -> None:
         request, choice, now = waiting.request, decision.choice, self._fleet.now
@@ -116,7 +127,9 @@ class Gateway:
 def _state(number: int, setup: Setup) -> EndpointState:
     """As a probe leaves it: healthy, its cache's size read from the engine."""
     state = EndpointState(Endpoint(f"e{number}", f"http://e{number}"), EndpointHealth(assume_healthy=True))
-    state.learn_kv_capacity(int(setup.kv_tokens * setup.kv_error), TRACE_BLOCK, setup.index_share)
+    state.learn_kv_capacity(setup.kv_tokens, TRACE_BLOCK, setup.index_share)
+    if setup.index_error != 1.0:
+        state.size_index(int(state.nominal_blocks * setup.index_error))
     state.learns_rates = setup.learn
     if setup.rate_error != 1.0:
         rates = Rates()

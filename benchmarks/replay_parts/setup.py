@@ -20,7 +20,8 @@ class Setup:
     """`length_error`: estimated prompt lengths are off by up to this share, at random. `rate_error`: routers that
     predict seconds believe engines take this many times as long. `true_outputs`: they know each answer's length (else
     all expect `DEFAULT_OUTPUT` tokens). `index_share`: part of an engine's cache that the gateway's index copies.
-    `kv_error`: routers take the engines' caches for this many times as large. `learn`: the gateway learns rates and
+    `index_error`: the gateway's
+    indexes begin this many times as large as they should be. `learn`: the gateway learns rates and
     index size as in serving. `max_waiting`, `max_wait` (seconds): bounds of the gateway's queue."""
 
     endpoints: int = 8
@@ -31,7 +32,7 @@ class Setup:
     rate_error: float = 1.0
     true_outputs: bool = False
     index_share: float = 0.9
-    kv_error: float = 1.0
+    index_error: float = 1.0
     learn: bool = True
     max_waiting: int = 1_000_000
     max_wait: float = float("inf")

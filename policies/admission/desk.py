@@ -76,9 +76,11 @@ class Desk:
         """A request begins to wait; how many stand before it, or why it may not."""
         request = waiting.request
         lane = request.lane
-        if not self._door.admits(lane, self.queue.waiting):
-            after = self.drain[lane].retry_after(self.queue.waiting[lane], now)
-            return Rejection(RejectReason.QUEUE_FULL, after, f"{self.queue.waiting[lane]} requests wait")
+        full = self._door.shut_by(lane, self.queue.waiting)
+        if full:
+            count = sum([self.queue.waiting[one] for one in full])
+            after = max([self.retry_after(one, now) for one in full])
+            return Rejection(RejectReason.QUEUE_FULL, after, f"{count} requests wait")
         self._share(lane).joined(request.tenant, request.weight)
         ahead = self.queue.add(waiting, states)
         self.drain[lane].note(now, self.queue.waiting[lane])

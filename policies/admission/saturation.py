@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
-from policies.cost import wait_seconds
+from policies.cost import slower, wait_seconds
 from policies.endpoint_state import EndpointState
 from policies.filters import Available, BestRole
 from policies.gate import WAIT_SECONDS
@@ -92,7 +92,8 @@ def pool_load(states: Sequence[EndpointState], now: float, full_wait: float = WA
     known = True
     for state in serving:
         seats += state.endpoint.max_in_flight
-        fullest = max(wait_seconds(state, now) / full_wait, state.in_flight / state.endpoint.max_in_flight)
+        wait = wait_seconds(state, now) / (full_wait * slower(state.rates))
+        fullest = max(wait, state.in_flight / state.endpoint.max_in_flight)
         capacity = state.kv_capacity_tokens
         if capacity:
             tokens += capacity
@@ -182,6 +183,11 @@ class Door:
 
     def admits(self, lane: Lane, waiting: Mapping[Lane, int]) -> bool:
         """`waiting`: how many of each lane wait now; a lane that is not there has none."""
-        if waiting.get(lane, 0) >= self._bounds[lane]:
-            return False
-        return lane is not Lane.BATCH or all(waiting.get(one, 0) < bound for one, bound in self._crowded.items())
+        return not self.shut_by(lane, waiting)
+
+    def shut_by(self, lane: Lane, waiting: Mapping[Lane, int]) -> list[Lane]:
+        """The lanes whose queues are too long for one more request of this lane."""
+        full = [lane] if waiting.get(lane, 0) >= self._bounds[lane] else []
+        if lane is Lane.BATCH:
+            full += [one for one, bound in self._crowded.items() if waiting.get(one, 0) >= bound]
+        return full

@@ -21,7 +21,8 @@ class PredictedTtft:
     wait·f + (1+λ)·(own·f + dstep), policy D of facts/routing.md.
 
     λ = `stickiness` · share of endpoints with a pending prefill (L there): where engines are idle, waiting for a cached
-    prefix is not paid for twice. `stickiness` 0 is the plain time to first token.
+    prefix is not paid for twice. `stickiness` 0 is the plain time to first token. Seconds for which an endpoint has
+    been late with a sign of life are added (`policies.silence`).
     """
 
     name: ClassVar[str] = "predicted-ttft"
@@ -31,7 +32,8 @@ class PredictedTtft:
 
     def score(self, waiting: Waiting, view: View) -> list[float]:
         factor = 1.0 + self._stickiness * view.busy_share
-        return [
+        costs = [
             wait * slow + factor * (own * slow + step)
             for wait, own, slow, step in zip(view.planned, waiting.own, view.slowdowns, view.steps, strict=True)
         ]
+        return [cost + late for cost, late in zip(costs, view.late, strict=True)] if view.any_late else costs

@@ -24,11 +24,11 @@ SECONDS = st.floats(0.0, 1000.0)
 def test_every_cached_token_makes_a_prompt_cheaper(prompt: int, cached: int) -> None:
     cached = min(cached, prompt)
     rates = Rates()
-    assert rates.step <= own_seconds(rates, prompt - cached, cached) <= own_seconds(rates, prompt, 0)
+    assert rates.overhead <= own_seconds(rates, prompt - cached, cached) <= own_seconds(rates, prompt, 0)
 
 
 def test_own_seconds_is_the_formula_of_the_study() -> None:
-    rates = Rates(prefill=1e-4, attention=1e-9, step=0.002)
+    rates = Rates(prefill=1e-4, attention=1e-9, overhead=0.002)
     assert own_seconds(rates, 1000, 500) == pytest.approx(0.1 + 1e-9 * 1000 * (500 + 500) + 0.002)
 
 

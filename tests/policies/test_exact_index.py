@@ -343,6 +343,15 @@ def test_memory_is_bounded_whatever_the_engine_tells(capacity: int, rounds: int)
     assert not index._sent
 
 
+def test_an_estimate_that_was_cut_forgets_nothing_that_the_engine_told() -> None:
+    index = ExactIndex(4000, "s")
+    index.resize(200)  # as reports of phantom hits do, at worst: a twentieth
+    index.lost(complete=True)
+    index.listen(True)
+    index.apply(BlockStored(tuple(range(100_000)), None, 2, index.expect((1, 2), 128, 64.0)))
+    assert index.engine_blocks == 100_000
+
+
 def test_sessions_are_not_repeated_and_carry_the_process_name() -> None:
     one, other = ExactIndex(10, "aa"), ExactIndex(10, "bb")
     names = [index.expect((1,), 4, 4.0) for index in (one, one, other)]

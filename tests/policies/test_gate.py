@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.cost import Rates
 from policies.endpoint_state import EndpointState
 from policies.gate import KV_SHARE, WAIT_SECONDS, Gate
 from policies.reservation import Reservation
@@ -13,6 +14,7 @@ from policies.types import InferenceRequest
 from tests.policies.builders import (
     PREFIX,
     chain_of,
+    learn_rates,
     load,
     make_fleet,
     make_request,
@@ -49,6 +51,18 @@ def test_an_engine_with_less_work_than_theta_takes_another_one(pending: float, g
     state = make_state()
     load(state, pending)
     assert admits(state, asking(100_000)) is goes, "how long the request itself takes does not matter"
+
+
+def test_an_engine_that_takes_ten_times_as_long_for_all_has_ten_times_theta() -> None:
+    """The same prompts are held back before it, whatever seconds they take."""
+    slow, fast = make_state("slow"), make_state("fast")
+    learn_rates(slow, Rates(prefill=10 * Rates().prefill))
+    learn_rates(fast, Rates(prefill=Rates().prefill / 10))
+    for state, pending, goes in ((slow, 3.9, True), (fast, 0.39, True), (slow, 4.0, False), (fast, 0.4, False)):
+        reservation = state.reserve(asking(10), 0, pending, now=0.0)
+        assert admits(state, asking(10)) is goes
+        assert Gate().shut(make_view([state])) is not goes
+        reservation.release(0.0)
 
 
 def test_work_held_back_in_this_pass_counts_like_work_that_was_sent() -> None:

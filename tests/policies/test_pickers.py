@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policies.cost import Rates
 from policies.endpoint_state import EndpointState
 from policies.interface import Picker
 from policies.pickers import MAX_CREDITS, LowestCost, RandomPicker, RoundRobin
 from policies.types import InferenceRequest
 from policies.view import View
-from tests.policies.builders import make_fleet, make_request, make_state, make_view, rng
+from tests.policies.builders import learn_rates, make_fleet, make_request, make_state, make_view, rng
 
 COSTS = st.lists(st.floats(0.0, 100.0), min_size=1, max_size=12)
 
@@ -55,6 +56,28 @@ def test_the_choice_is_within_the_tie_of_the_lowest_open_cost(costs: list[float]
     if view.open:
         column = LowestCost(0.001).choose(make_request(), view, costs)
         assert costs[column] <= min(costs[one] for one in view.open) + 0.001
+
+
+def test_of_equals_none_gets_all_when_it_has_much_more_in_flight_than_the_others() -> None:
+    states = named("abc")
+    favourite = picked(LowestCost(), make_view(states))
+    for state in states:
+        for _ in range(20 if state.endpoint.name == favourite else 4):
+            state.reserve(make_request(blocks=()), 0, 0.0, 0.0).first_token(0.0)
+    assert picked(LowestCost(), make_view(states)) != favourite
+    lowest = [0.0 if state.endpoint.name == favourite else 0.1 for state in states]
+    assert picked(LowestCost(), make_view(states), lowest) == favourite, "a clearly lower cost counts all the same"
+
+
+def test_of_slower_engines_costs_further_apart_are_equal() -> None:
+    """A millisecond is one part in twelve of an A100's step and one in a hundred of theirs."""
+    states = named("ab")
+    cheaper = picked(LowestCost(), make_view(states))
+    costs = [0.0 if state.endpoint.name != cheaper else 0.005 for state in states]
+    assert picked(LowestCost(), make_view(states), costs) != cheaper
+    for state in states:
+        learn_rates(state, Rates(prefill=10 * Rates().prefill))
+    assert picked(LowestCost(), make_view(states), costs) == cheaper
 
 
 @pytest.mark.parametrize("picker", [LowestCost(), RoundRobin()])

@@ -154,6 +154,22 @@ def test_a_request_that_ends_puts_back_what_was_evicted_as_too_much_was_held() -
     assert (index.match((1, 2)), index.match((3, 4))) == (2, 0)
 
 
+def test_where_more_is_held_than_fits_nothing_stays_that_nobody_holds() -> None:
+    """The engine holds it too: what nobody holds is the first to go there, however new."""
+    index = PrefixIndex(4)
+    index.touch((7, 8))
+    first, second = index.hold((1, 2, 3)), index.hold((4, 5, 6))
+    assert index.match((7, 8)) == 0
+    last = index.hold((9,))
+    index.let_go(last)
+    assert index.match((9,)) == 0
+    assert (index.match((1, 2, 3)), index.match((4, 5, 6)), len(index)) == (0, 3, 3), "of the held the oldest go"
+    index.let_go(second)
+    assert index.match((4, 5, 6)) == 3, "now it fits"
+    assert index.hold((9,)).evicted, "it is remembered as evicted"
+    index.let_go(first)
+
+
 def test_what_a_request_brought_that_was_never_computed_is_not_there() -> None:
     index = PrefixIndex(4)
     kept = index.hold((1, 2))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from router.config import ConfigError, loads
 from router.metrics import Metrics
 from router.process import Process
 from router.secret import cache_salt
+from tests.router.builders import request
 from tests.router.stack import COUNTER, SECRET, sha256
 
 CONFIG: dict[str, Any] = {
@@ -155,6 +158,40 @@ def test_an_endpoint_that_moved_is_another_endpoint() -> None:
     assert moved.state is not before.pools["one"].places[0].state
     assert len(moved.state.index) == 0
     assert kept == before.pools["one"].places[1]
+
+
+async def test_endpoints_that_change_names_keep_their_engines_before_and_after() -> None:
+    names = {"pools__one__endpoints__0__name": "one-1", "pools__one__endpoints__1__name": "other"}
+    before, after = reloaded(changed(**names))
+    for runtime in (before, after):
+        pool = runtime.pools["one"]
+        upstreams = {place.state.endpoint.name: place.upstream for place in pool.places}
+        assert set(upstreams) == {"one-1", "other"}
+        tickets = [await pool.dispatch(request(blocks=())) for _ in range(4)]
+        assert {ticket.endpoint for ticket in tickets} == set(upstreams)
+        assert all(ticket.upstream is upstreams[ticket.endpoint] for ticket in tickets)
+        for ticket in tickets:
+            ticket.settle(None)
+
+
+@pytest.mark.parametrize(
+    "uses",
+    [
+        {"routing": {"hold": False}},
+        {"pools__two__kv_events": True, "pools__two__endpoints__0__kv_events_url": "tcp://127.0.0.1:5557"},
+    ],
+    ids=["engine priorities", "KV events"],
+)
+async def test_reloads_leave_nothing_of_what_served_before_behind(uses: dict[str, Any]) -> None:
+    one = process()
+    runtime, old = built(changed(**uses), one), []
+    for retries in (1, 2, 3):
+        old.append(weakref.ref(runtime))
+        runtime = built(changed(**uses, pools__one__retries=retries, pools__two__retries=retries), one, runtime)
+        for pool in runtime.pools.values():
+            pool.run_pass()
+    gc.collect()
+    assert [ref() for ref in old] == [None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,15 @@ async def test_the_expected_answer_is_bounded_by_the_client_and_by_what_is_usual
     assert (await measured(chat("a", **fields))).request.max_output_tokens == expected
 
 
+async def test_every_prompt_of_a_list_has_answers_of_its_own() -> None:
+    several = await measured({"prompt": ["a", "b", "c"], "max_tokens": 10, "n": 2}, path=COMPLETIONS)
+    assert (several.request.choices, several.request.max_output_tokens) == (6, 60)
+    measurer = Measurer(SETTINGS, Counter())
+    for _ in range(20):
+        measurer.learn_length(several, 24, left=False)
+    assert measurer.lengths.quantile("acme", "m", 0.5) == 4, "of 10 that were allowed, so none was cut"
+
+
 async def test_an_api_without_answers_of_text_expects_none() -> None:
     assert (await measured({"input": "a", "max_tokens": 5}, path=EMBEDDINGS)).request.max_output_tokens == 0
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
-from policies.types import Role
+from policies.types import Lane, Role
 from tests.policies.builders import make_state
 from tests.router.builders import LARGE, end, make_pool, request, turns, waiting
 
@@ -82,3 +83,24 @@ async def test_a_held_request_that_is_turned_to_a_standby_need_not_wait_for_the_
     again.settle(None)
     await end(tasks)
     first.settle(None)
+
+
+async def test_a_tenant_whose_client_leaves_amid_an_answer_has_had_it() -> None:
+    pool = make_pool([make_state("e0")])
+    share = pool.desk.shares[Lane.SHORT, Lane.LONG]
+    first = await pool.dispatch(request("first", tokens=LARGE, blocks=()))
+    mine = [replace(request(tokens=LARGE, blocks=()), tenant="a", arrived_at=float(number)) for number in range(4)]
+    other = replace(request(tokens=LARGE, blocks=()), tenant="b", arrived_at=900.0)
+    *tasks, waits = waiting(pool, *mine, other)
+    await turns()
+    first.first_token()
+    unseen = await asyncio.wait_for(tasks[0], 5)
+    work = share.lag("a")
+    unseen.settle(None)
+    seen = await asyncio.wait_for(tasks[1], 5)
+    assert share.lag("a") == work > 1.0, "the next one's; nothing came of the one before"
+    seen.first_token()
+    await asyncio.wait_for(tasks[2], 5)
+    seen.settle(None)
+    assert share.lag("a") == 2 * work, "its own, too"
+    await end([*tasks, waits])

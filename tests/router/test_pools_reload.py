@@ -72,3 +72,19 @@ async def test_who_is_held_before_a_reload_is_served_first_at_the_first_token_of
     for ticket in (first, second, third):
         ticket.settle(None)
     assert (state.in_flight, state.kv_tokens, sum(after.desk.gate.requests.values())) == (0, 0.0, 0)
+
+
+async def test_who_was_held_is_sent_by_the_new_profile_where_that_holds_nobody() -> None:
+    state = make_state("e0")
+    before = make_pool([state])
+    first = await before.dispatch(request("a", tokens=LARGE, blocks=()))
+    (held,) = waiting(before, request("held", tokens=LARGE, blocks=()))
+    await turns()
+    after = make_pool([state], profile="round-robin", predecessor=before)
+    new = await after.dispatch(request("new", tokens=LARGE, blocks=()))
+    after.run_pass()
+    ticket = await asyncio.wait_for(held, 5)
+    assert ticket.decision.profile == "round-robin", "engines would never be idle enough for it again"
+    for one in (first, new, ticket):
+        one.settle(None)
+    assert state.in_flight == 0

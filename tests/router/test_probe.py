@@ -149,6 +149,17 @@ async def test_a_sleeping_engine_gets_nothing_until_it_wakes(engine: Engine) -> 
     await prober.stop()
 
 
+async def test_an_engine_wakes_with_an_empty_cache(engine: Engine) -> None:
+    _, place, prober = probed(engine)
+    for awake, blocks in ((1, 3), (0, 0), (0, 0), (1, 0)):
+        engine.answers["/metrics"] = whole(b'vllm:engine_sleep_state{sleep_state="awake"} %d\n' % awake)
+        if awake and blocks:
+            place.state.index.touch((1, 2, 3))
+        await prober.scrape(place)
+        assert len(place.state.index) == blocks
+    await prober.stop()
+
+
 @pytest.mark.parametrize(
     "page",
     [

@@ -139,6 +139,16 @@ def test_a_stream_of_which_nothing_was_seen_yet_is_tried_elsewhere(stack: Stack,
     assert sum(len(engine.received) for engine in engines) == 2
 
 
+def test_the_engine_that_is_tried_next_has_a_first_token_of_its_own(stack: Stack) -> None:
+    engines = [stack.engines["acme-0"], stack.engines["acme-1"]]
+    states = stack.app.runtime.pools["acme"].states
+    for engine, state in zip(engines, states, strict=True):
+        engine.reply = once(streamed(b'data: {"half', end=False), engines, streamed(CHUNK, LAST, DONE))
+        state.last_first_token_at = None
+    stack.post(CHAT, chat(stream=True), key="acme-key")
+    assert None not in [state.last_first_token_at for state in states], "it would look as if it still prefilled"
+
+
 def test_a_stream_that_breaks_before_its_first_piece_is_a_plain_error(stack: Stack) -> None:
     stack.engines["globex-0"].reply = streamed(end=False)
     status, headers, body = stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")

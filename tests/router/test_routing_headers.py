@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from policies.admission.limits import LimitSnapshot
 from policies.types import Lane
-from router.routing_headers import duration, limit_headers, routing_headers, why
+from router.routing_headers import duration, limit_headers, prediction_headers, routing_headers, why
 from tests.policies.builders import make_request, make_state
 from tests.router.builders import make_pool
 
@@ -56,7 +56,7 @@ async def test_a_client_is_told_where_its_request_went_and_why(count: int) -> No
     request = make_request(lane=Lane.LONG)
     ticket = await pool.dispatch(request)
     ticket.queued_seconds = 0.0126
-    headers = dict(routing_headers(request, ticket))
+    headers = dict([*routing_headers(request, ticket), *prediction_headers(request, ticket)])
     assert headers[b"x-promptlane-lane"] == b"long"
     assert headers[b"x-promptlane-endpoint"] == ticket.endpoint.encode()
     assert headers[b"x-promptlane-cached-tokens"] == b"0"

@@ -363,6 +363,6 @@ def test_a_lead_is_not_forgotten_when_others_are() -> None:
 
 
 def test_work_is_prefill_and_a_part_of_every_step_of_the_answer() -> None:
-    rates = Rates(prefill=1e-4, attention=0.0, step=0.0, decode=2e-5, context=1e-8)
+    rates = Rates(prefill=1e-4, attention=0.0, decode=2e-5, context=1e-8, overhead=0.0)
     assert work_seconds(rates, 1000, 0, 0) == pytest.approx(0.1)
     assert work_seconds(rates, 0, 1000, 100) == pytest.approx(100 * (2e-5 + 1e-8 * 1050))
