@@ -8,7 +8,7 @@ tokens. The constants of `Rates` are its priors; estimates wrong by 2 in the rat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from policies.types import InferenceRequest
@@ -22,6 +22,9 @@ STEP_TOKENS = 8192  # vLLM's usual token budget of one step (`--max-num-batched-
 # error of 20 % in the rate drops goodput from .89 to .20 (facts/routing.md).
 PROGRESS_CREDIT = 0.5
 
+# Seconds per uncached prompt token of the priors' GPU, which what is said in seconds of it is scaled by.
+PRIOR_PREFILL = 67e-6
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:
@@ -30,19 +33,18 @@ class Rates:
     Two times o: what a step takes whatever is in it, which in what is learned has the weights' reading in it, and what
     a prefill takes besides its tokens: they read the weights anyway, and those of one step share the rest."""
 
-    prefill: float = 67e-6  # b: seconds per uncached prompt token
+    prefill: float = PRIOR_PREFILL  # b: seconds per uncached prompt token
     attention: float = 2.8e-9  # e: seconds per uncached prompt token and token before it
     step: float = 2.5e-3  # o: seconds per step of decodes, whatever is in it
     decode: float = 20e-6  # c: seconds per step and decoding request
     context: float = 76e-9  # d: seconds per step and context token of the decoding requests
     overhead: float = 2.5e-3  # o: seconds per prefill
+    slower: float = field(init=False, repr=False, compare=False)  # times than the priors' GPU; 1 where it is faster
 
     def __post_init__(self) -> None:
         if self.prefill <= 0:
             raise ValueError("prefill rate must be above 0 seconds per token")
-
-
-PRIOR = Rates()
+        object.__setattr__(self, "slower", max(1.0, self.prefill / PRIOR_PREFILL))
 
 
 def expected_output(request: InferenceRequest) -> int:
@@ -85,8 +87,3 @@ def step_seconds(state: EndpointState) -> float:
 def slowdown(rates: Rates, step: float) -> float:
     """How much longer a prefill takes as its steps also carry the decodes: f = 1 + dstep/(8192·b)."""
     return 1.0 + step / (STEP_TOKENS * rates.prefill)
-
-
-def slower(rates: Rates) -> float:
-    """How many times slower than the priors' GPU an endpoint prefills; 1 where it is faster."""
-    return max(1.0, rates.prefill / PRIOR.prefill)

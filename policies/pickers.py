@@ -47,9 +47,7 @@ class LowestCost:
 
     def choose(self, request: InferenceRequest, view: View, costs: Sequence[float]) -> int:
         columns = view.open
-        bound = min([costs[column] for column in columns]) + self._tie * max(
-            [view.slower[column] for column in columns]
-        )
+        bound = min([costs[column] for column in columns]) + self._tie * view.slowest
         ties = [column for column in columns if costs[column] <= bound]
         if len(ties) > 1:
             ties = with_room(ties, view, BOUND)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.cost import slowdown, slower, step_seconds, wait_seconds
+from policies.cost import slowdown, step_seconds, wait_seconds
 from policies.endpoint_state import EndpointState
 from policies.waiting import Waiting
 
@@ -24,12 +24,13 @@ class View:
     step of its decodes alone (seconds); `slowdowns`, by how much decodes stretch a prefill; `slower`, by how much more
     than at the priors' GPU a prefill takes, at least 1; `late`, for how long a sign of life is overdue (seconds);
     `versions`, see `Waiting`; `kept_kv`, KV tokens kept for those held back. `busy_share`: of the open endpoints, those
-    that have a prefill pending (facts/routing.md, L). `any_late`: whether any of `late` is above 0.
+    that have a prefill pending (facts/routing.md, L). `any_late`: whether any of `late` is above 0;
+    `slowest`: the most of `slower`.
     """
 
     __slots__ = (
-        "any_late", "busy_share", "kept_kv", "late", "now", "open", "planned", "slowdowns", "slower", "states", "steps",
-        "versions", "waits",
+        "any_late", "busy_share", "kept_kv", "late", "now", "open", "planned", "slowdowns", "slower", "slowest", "states",
+        "steps", "versions", "waits",
     )  # fmt: skip
 
     def __init__(self, states: Sequence[EndpointState], open_columns: list[int], now: float) -> None:
@@ -47,12 +48,13 @@ class View:
             self.waits.append(wait_seconds(state, now) if state.pending_prefills else 0.0)
             self.steps.append(step)
             self.slowdowns.append(slowdown(state.rates, step))
-            self.slower.append(slower(state.rates))
-            self.late.append(state.silence.overdue(now))
+            self.slower.append(state.rates.slower)
+            self.late.append(state.silence.overdue(now) if state.in_flight else 0.0)
             self.versions.append(state.version)
         self.planned = self.waits.copy()
         self.kept_kv = [0.0] * len(states)
         self.any_late = any(self.late)
+        self.slowest = max(self.slower, default=1.0)
         self.busy_share = self._busy_share()
 
     def held(self, column: int, waiting: Waiting) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
-from policies.cost import slower, wait_seconds
+from policies.cost import wait_seconds
 from policies.endpoint_state import EndpointState
 from policies.filters import Available, BestRole
 from policies.gate import WAIT_SECONDS
@@ -92,7 +92,7 @@ def pool_load(states: Sequence[EndpointState], now: float, full_wait: float = WA
     known = True
     for state in serving:
         seats += state.endpoint.max_in_flight
-        wait = wait_seconds(state, now) / (full_wait * slower(state.rates))
+        wait = wait_seconds(state, now) / (full_wait * state.rates.slower)
         fullest = max(wait, state.in_flight / state.endpoint.max_in_flight)
         capacity = state.kv_capacity_tokens
         if capacity:
