@@ -15,6 +15,7 @@ from policies.health import EndpointHealth
 from policies.kv_fill import KvFill
 from policies.kv_need import KvNeed
 from policies.learning import RateLearner
+from policies.pool_rates import PoolRates, differ
 from policies.prefix_index import Hold, PrefixIndex
 from policies.reservation import Reservation
 from policies.silence import Silence
@@ -58,6 +59,8 @@ class EndpointState:
     learns_rates: bool = True
     learner: RateLearner = field(default_factory=RateLearner, init=False)
     rates_version: int = field(default=0, init=False)
+    pool_rates: PoolRates | None = field(default=None, init=False)
+    _own_rates: Rates = field(init=False)
     feedback: CacheFeedback = field(default_factory=CacheFeedback, init=False)
     kv_fill: KvFill = field(default_factory=KvFill, init=False)
     silence: Silence = field(default_factory=Silence, init=False)
@@ -76,6 +79,7 @@ class EndpointState:
 
     def __post_init__(self) -> None:
         self.learner = RateLearner(self.rates)
+        self._own_rates = self.rates
         self.nominal_blocks = self.index.capacity
         if self.endpoint.weight <= 0:
             raise ValueError(f"endpoint {self.endpoint.name}: weight must be above 0")
@@ -88,9 +92,21 @@ class EndpointState:
         return self.index.version + self.rates_version
 
     def take_rates(self) -> None:
-        """Take what has been learned of the endpoint's speed, if that is to be."""
-        if self.learns_rates and self.learner.rates is not self.rates:
-            self.rates = self.learner.rates
+        """Take what has been learned of the endpoint's speed, if that is to be; the others of its pool learn of it."""
+        own = self.learner.rates
+        if not self.learns_rates or own is self._own_rates:
+            return
+        self._own_rates = own
+        if self.pool_rates is not None:
+            self.pool_rates.learned()
+        else:
+            self.rates = own
+            self.rates_version += 1
+
+    def show_rates(self, rates: Rates) -> None:
+        """What is believed of the endpoint's speed, all that its pool knows considered."""
+        if rates is not self.rates and differ(rates, self.rates):
+            self.rates = rates
             self.rates_version += 1
 
     def added_kv(self, request: InferenceRequest) -> float:
@@ -156,6 +172,7 @@ class EndpointState:
         self.kv_fill = KvFill()
         self._fit_index()
         self.learner = RateLearner(self.rates)
+        self._own_rates = self.rates
 
     def _fit_index(self) -> None:
         blocks = int(self.nominal_blocks * self.kv_fill.factor * self.feedback.factor)

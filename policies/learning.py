@@ -69,6 +69,11 @@ class RateLearner:
         """The present belief."""
         return self._model.rates
 
+    @property
+    def rows(self) -> tuple[int, int]:
+        """How many observations of prefill and of decoding the rates are made of (`RateModel.rows`)."""
+        return self._model.rows
+
     def __len__(self) -> int:
         """Requests that are followed now."""
         return len(self._flights)

@@ -76,6 +76,14 @@ class RateModel:
         """Prefill is known well enough to take it out of other times."""
         return self.prefill.fresh >= 2 * ENOUGH
 
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Rows of prefill and of decoding that `rates` are made of: 1 where one is only inferred from the other or from
+        answers in one piece, 0 where nothing is known."""
+        prefill, decode = self.prefill, self.decode
+        known = min(1, prefill.fresh + decode.fresh + prefill.jumps)
+        return max(prefill.fresh, known), max(decode.fresh, known)
+
     def own_seconds(self, uncached: int, cached: int) -> float:
         """A prefill as believed, without its step."""
         per_token, per_pair, _ = self.prefill.values
