@@ -29,8 +29,8 @@ class View:
     """
 
     __slots__ = (
-        "any_late", "busy_share", "kept_kv", "late", "now", "open", "planned", "slowdowns", "slower", "slowest", "states",
-        "steps", "versions", "waits",
+        "any_late", "busy_share", "kept_kv", "late", "now", "open", "planned", "slowdowns", "slower", "slowest",
+        "states", "steps", "versions", "waits",
     )  # fmt: skip
 
     def __init__(self, states: Sequence[EndpointState], open_columns: list[int], now: float) -> None:
