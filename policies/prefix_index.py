@@ -124,7 +124,9 @@ class PrefixIndex:
         self._uses += 1
         for place in range(len(hold.blocks) - 1, -1, -1):
             block = hold.blocks[place]
-            count = holders[block]
+            count = holders.get(block, 0)
+            if not count:
+                continue  # twice in one chain: hashes that collide must cost a guess, not a leak
             if count > 1:
                 holders[block] = count - 1
             else:

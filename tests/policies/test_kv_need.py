@@ -11,24 +11,25 @@ from policies.reservation import Reservation
 from tests.policies.builders import chain_of, make_request, make_state
 
 
-def test_on_an_engine_that_is_never_idle_misjudged_prompts_leave_nothing_behind() -> None:
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_on_an_engine_that_is_never_idle_misjudged_prompts_leave_nothing_behind(seed: int) -> None:
     """Shared prefixes outlive who brought them, and each request thinks otherwise of how large they are."""
-    state, rng = make_state(), Random(1)
+    state, rng = make_state(), Random(seed)
     state.size_index(10_000)
     live: list[Reservation] = []
-    for step in range(5_000):
+    for step in range(3_000):
         error = rng.uniform(0.7, 1.3)
-        shared = chain_of([rng.randrange(3)] * rng.randrange(10, 100))
-        blocks = (*shared, *(hash(("own", step, place)) for place in range(20)))
+        shared = chain_of([rng.randrange(12)] * 60)
+        blocks = (*shared, *(hash(("own", step, place)) for place in range(5)))
         tokens = int(64 * error * len(blocks))
         request = make_request(prompt_tokens=tokens, blocks=blocks, tokens_per_block=64 * error)
         live.append(state.reserve(request, 0, 0.1, float(step)))
         if rng.random() < 0.7:
             rng.choice(live).first_token(float(step))
-        if len(live) > 20:
-            live.pop(rng.randrange(20)).release(float(step))
-    distinct = {block for one in live for block in one.request.prefix_blocks}
-    assert state.kv_tokens == pytest.approx(64 * len(distinct) + 100 * len(live), rel=0.15)
+        if len(live) > 6:
+            live.pop(rng.randrange(6)).release(float(step))
+            distinct = {block for one in live for block in one.request.prefix_blocks}
+            assert state.kv_tokens == pytest.approx(64 * len(distinct) + 100 * len(live), rel=0.3)
     for one in live:
         one.release(9e9)
     assert state.kv_tokens == 0

@@ -270,3 +270,10 @@ def test_what_was_cleared_is_not_put_back_by_requests_from_before() -> None:
     index.clear()
     index.let_go(kept)
     assert (len(index), index.held) == (0, 0)
+
+
+def test_a_chain_that_has_a_block_twice_is_let_go_as_any_other() -> None:
+    index = PrefixIndex(8)
+    hold = index.hold((1, 2, 1, 3))
+    index.let_go(hold)
+    assert index.held == 0
