@@ -132,5 +132,6 @@ def _affinity(state: EndpointState) -> dict[str, Any]:
         "predicted_tokens": round(feedback.predicted, 1),
         "found_tokens": round(feedback.found, 1),
         "index_factor": round(feedback.factor, 4),
+        "kv_room_factor": round(state.kv_fill.factor, 4),
         "useless": feedback.useless,
     }

@@ -278,11 +278,14 @@ async def test_beside_an_engine_that_hangs_others_still_serve(fleet: Fleet, stre
         fleet.engines[0].fault("hang")
         tasks = [ask(client, 2000, stream=stream) for _ in range(60)]
 
-        async def most() -> bool:
-            return sum(task.done() for task in tasks) >= 45
+        async def served() -> bool:
+            state = await fleet.state()
+            idle = {one["name"] for one in state["endpoints"] if not one["in_flight"]}
+            return state["waiting"] == 0 and idle == {"e1"}
 
-        await until("most are answered by the other engine", most)
-        assert (await fleet.state())["waiting"] == 0, "nobody is held for the one that hangs"
+        await until("nobody is held for the one that hangs, and the other has answered all of its own", served)
+        # How many went to the first before its silence was noticed depends on how fast the machine is.
+        assert sum(task.done() for task in tasks) >= 20
         fleet.engines[0].fault("none")
         assert set(await statuses(tasks)) == {200}
 
