@@ -56,7 +56,7 @@ def cached_tokens(state: EndpointState, request: InferenceRequest) -> int:
     """Prompt tokens the endpoint probably holds. Never all: an engine always computes at least the last token."""
     matched = state.index.match(request.prefix_blocks)
     if not matched:
-        return 0
+        return 0  # the usual answer
     return max(0, min(int(matched * request.tokens_per_block), request.prompt_tokens - 1))
 
 

@@ -81,7 +81,10 @@ class PrefixIndex:
 
     def match(self, blocks: Sequence[int]) -> int:
         """How many leading blocks of this chain are present."""
-        return _leading_run(blocks, self._blocks)
+        present = self._blocks
+        if not blocks or blocks[0] not in present:  # the usual answer, without a call
+            return 0
+        return _leading_run(blocks, present)
 
     def unheld(self, blocks: Sequence[int]) -> int:
         """How many blocks of this chain no request under way holds: what another one would add to what is held."""
