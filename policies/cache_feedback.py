@@ -104,7 +104,7 @@ class CacheFeedback:
         if self.reports:
             return 0
         # The engine may have served others too, and its counters lag: shares are compared, not tokens.
-        foreseen, found = prompt * min(1.0, predicted / prompt), prompt * min(1.0, (hits - before_hits) / asked)
+        foreseen, found = min(prompt, predicted), prompt * min(1.0, (hits - before_hits) / asked)
         self._judge(prompt, foreseen, found)
         return _compare(prompt, foreseen, found, share=SCRAPE_TOLERANCE)
 

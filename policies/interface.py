@@ -1,4 +1,4 @@
-"""The ports of a policy: what a profile is made of, and who hears of outcomes.
+"""The ports of a policy: what a profile is made of.
 
 Floor: `policies`, pure. A new idea is one class that fits one of these, one test and one line in the registry.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from policies.endpoint_state import EndpointState
-from policies.types import InferenceRequest, Outcome, RejectReason
+from policies.types import InferenceRequest, RejectReason
 from policies.view import View
 from policies.waiting import Waiting
 
@@ -46,9 +46,3 @@ class Picker(Protocol):
 
     def sent(self, view: View, column: int) -> None:
         """A request goes to this column."""
-
-
-class OutcomeObserver(Protocol):
-    """Learns from what became of an attempt."""
-
-    def record(self, outcome: Outcome, now: float) -> None: ...

@@ -43,7 +43,10 @@ class PoolRates:
     def __init__(self, states: Sequence[EndpointState]) -> None:
         self._states = tuple(states)
         self._common: Rates | None = None
-        for state in states:
+
+    def join(self) -> None:
+        """From now on the endpoints tell these rates, and none that they told before."""
+        for state in self._states:
             state.pool_rates = self
 
     def learned(self) -> None:

@@ -50,15 +50,20 @@ class Profile:
         self, states: Sequence[EndpointState], now: float, exclude: frozenset[str] = frozenset()
     ) -> View | Rejection:
         """The pool as it is now, or why nothing can be sent. `exclude`: endpoints that have failed the request."""
-        kept = states if not exclude else NotTried(exclude).keep(states, now)
-        for one in self._filters:
-            kept = one.keep(kept, now)
-            if not kept:
-                return Rejection(one.reason, detail=one.name)
+        kept = self._kept(states, now, exclude)
+        if isinstance(kept, Rejection):
+            return kept
         if len(kept) == len(states):
             return View(states, list(range(len(states))), now)
         passed = set(map(id, kept))
         return View(states, [column for column, state in enumerate(states) if id(state) in passed], now)
+
+    def blocked(
+        self, states: Sequence[EndpointState], now: float, exclude: frozenset[str] = frozenset()
+    ) -> Rejection | None:
+        """Why nothing can be sent, as `look` says it; None where something can."""
+        kept = self._kept(states, now, exclude)
+        return kept if isinstance(kept, Rejection) else None
 
     def shut(self, view: View) -> bool:
         """Whether nothing more can be sent in this pass."""
@@ -99,6 +104,16 @@ class Profile:
             )
             for column, state in enumerate(states)
         )
+
+    def _kept(
+        self, states: Sequence[EndpointState], now: float, exclude: frozenset[str]
+    ) -> Sequence[EndpointState] | Rejection:
+        kept = states if not exclude else NotTried(exclude).keep(states, now)
+        for one in self._filters:
+            kept = one.keep(kept, now)
+            if not kept:
+                return Rejection(one.reason, detail=one.name)
+        return kept
 
     def _verdicts(
         self, states: Sequence[EndpointState], now: float, exclude: frozenset[str]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.cost import STEP_TOKENS, step_seconds, wait_seconds
+from policies.cost import slowdown, step_seconds, wait_seconds
 from policies.endpoint_state import EndpointState
 from policies.waiting import Waiting
 
@@ -44,13 +44,13 @@ class View:
         self.late: list[float] = []
         self.versions: list[int] = []
         for state in states:  # every request pays for this: what an idle endpoint has nothing of is not asked for
-            rates, step = state.rates, step_seconds(state)
+            step = step_seconds(state)
             self.waits.append(wait_seconds(state, now) if state.pending_prefills else 0.0)
             self.steps.append(step)
-            self.slowdowns.append(1.0 + step / (STEP_TOKENS * rates.prefill))
-            self.slower.append(rates.slower)
+            self.slowdowns.append(slowdown(state.rates, step))
+            self.slower.append(state.rates.slower)
             self.late.append(state.silence.overdue(now) if state.in_flight else 0.0)
-            self.versions.append(state.index.version + state.rates_version)
+            self.versions.append(state.version)
         self.planned = self.waits.copy()
         self.kept_kv = [0.0] * len(states)
         self.any_late = any(self.late)

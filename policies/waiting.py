@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.cost import cached_tokens
+from policies.cost import cached_tokens, own_seconds
 from policies.endpoint_state import EndpointState
 from policies.types import InferenceRequest
 
@@ -34,16 +34,12 @@ class Waiting:
             return
         if len(known) != len(versions):
             self.cached, self.own, known = [0] * len(versions), [0.0] * len(versions), [-1] * len(versions)
-        request, prompt, own = self.request, self.request.prompt_tokens, self.own
+        request = self.request
         for column, version in enumerate(versions):
             if known[column] != version:
                 state = states[column]
-                rates, cached = state.rates, cached_tokens(state, request)
-                self.cached[column], uncached = cached, prompt - cached
-                # `cost.own_seconds`, written out: a pass may ask a thousand times.
-                own[column] = (
-                    rates.prefill * uncached + rates.attention * uncached * (cached + uncached / 2) + rates.overhead
-                )
+                cached = self.cached[column] = cached_tokens(state, request)
+                self.own[column] = own_seconds(state.rates, request.prompt_tokens - cached, cached)
         self._versions = versions.copy()
 
     def least_own(self, columns: Sequence[int]) -> float:

@@ -78,6 +78,8 @@ class Pool:
         self._predecessor = predecessor
         self._successor: Pool | None = None
         self._passing = self._again = False
+        if predecessor is None:  # else these endpoints serve already, and a refused reload must change nothing of them
+            self._rates.join()
         self._upstreams = {id(place.state): place.upstream for place in places}  # a reload may change names
 
     async def dispatch(self, request: InferenceRequest, exclude: frozenset[str] = frozenset()) -> Ticket:
@@ -107,6 +109,7 @@ class Pool:
         """From now on the predecessor's passes are followed by this pool's: called when the reload is certain."""
         if self._predecessor is not None:
             self._predecessor._successor = self
+            self._rates.join()
             self.desk.inherit(self._predecessor.desk)
         # Who still held back for a nearly free engine would wait for ever beside a pool that holds nobody.
         before = self._predecessor
@@ -188,19 +191,19 @@ class Pool:
     def _turn_away_if_dead(self) -> None:
         """Nobody waits for a pool without an endpoint: an error at once beats one at the deadline."""
         now = self.clock()
-        dead = _dead(self.profile.look(self.states, now))
+        dead = _dead(self.profile.blocked(self.states, now))
         verdicts = {frozenset[str](): dead}
         for waiting in list(self.waiting if dead is not None else self.desk.queue.retries.values()):
             excluded = waiting.excluded
             if excluded not in verdicts:
-                verdicts[excluded] = _dead(self.profile.look(self.states, now, excluded))
+                verdicts[excluded] = _dead(self.profile.blocked(self.states, now, excluded))
             if (verdict := verdicts[excluded]) is not None:
                 self.waiting.turn_away(waiting, _refusal(verdict), now)
 
 
-def _dead(view: object) -> Rejection | None:
+def _dead(verdict: Rejection | None) -> Rejection | None:
     """The rejection that no waiting cures."""
-    return view if isinstance(view, Rejection) and view.reason is not RejectReason.POOL_BUSY else None
+    return verdict if verdict is not None and verdict.reason is not RejectReason.POOL_BUSY else None
 
 
 def _give_back(future: asyncio.Future[Ticket]) -> None:

@@ -38,7 +38,7 @@ class Gateway:
         self._guess = Guess(setup)
         self.profile = make_profile(profile, setup.rng("profile"))
         self.states = tuple(_state(number, setup) for number in range(setup.endpoints))
-        self._rates = PoolRates(self.states)
+        PoolRates(self.states).join()
         self._numbers = {state.endpoint.name: number for number, state in enumerate(self.states)}
         self._desk = Desk(ShortestPrefillFirst(), bounds=dict.fromkeys(Lane, setup.max_waiting))
         self._jobs: dict[str, Job] = {}

@@ -20,7 +20,7 @@ PRIOR = Rates()
 
 def pool(count: int) -> list[EndpointState]:
     states = [make_state(f"e{number}") for number in range(count)]
-    PoolRates(states)
+    PoolRates(states).join()
     return states
 
 
