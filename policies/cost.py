@@ -40,11 +40,13 @@ class Rates:
     context: float = 76e-9  # d: seconds per step and context token of the decoding requests
     overhead: float = 2.5e-3  # o: seconds per prefill
     slower: float = field(init=False, repr=False, compare=False)  # times than the priors' GPU; 1 where it is faster
+    idle_slowdown: float = field(init=False, repr=False, compare=False)  # `slowdown` where nobody decodes
 
     def __post_init__(self) -> None:
         if self.prefill <= 0:
             raise ValueError("prefill rate must be above 0 seconds per token")
         object.__setattr__(self, "slower", max(1.0, self.prefill / PRIOR_PREFILL))
+        object.__setattr__(self, "idle_slowdown", slowdown(self, self.step))
 
 
 def expected_output(request: InferenceRequest) -> int:
@@ -54,9 +56,11 @@ def expected_output(request: InferenceRequest) -> int:
 
 def cached_tokens(state: EndpointState, request: InferenceRequest) -> int:
     """Prompt tokens the endpoint probably holds. Never all: an engine always computes at least the last token."""
-    matched = state.index.match(request.prefix_blocks)
-    if not matched:
-        return 0  # the usual answer
+    return tokens_of(state.index.match(request.prefix_blocks), request)
+
+
+def tokens_of(matched: int, request: InferenceRequest) -> int:
+    """Prompt tokens that so many leading blocks stand for; less than the whole prompt."""
     return max(0, min(int(matched * request.tokens_per_block), request.prompt_tokens - 1))
 
 

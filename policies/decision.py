@@ -26,8 +26,7 @@ class Candidate(NamedTuple):
     scores: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Where a request goes: the choice, then the next best few. `column`: the choice's place in the view."""
 
     ranked: tuple[Candidate, ...]

@@ -33,6 +33,8 @@ FIT_STEP = 0.01
 
 TOKENS_PER_BLOCK = 64.0  # what a prefix block stands for, whatever its bytes (`block_size.py`)
 
+PRIORS = Rates()  # one object: predictions for endpoints with the same rates are made once
+
 
 @dataclass(slots=True, eq=False)
 class EndpointState:
@@ -48,7 +50,7 @@ class EndpointState:
 
     endpoint: Endpoint
     health: EndpointHealth = field(default_factory=EndpointHealth)
-    rates: Rates = field(default_factory=Rates)
+    rates: Rates = PRIORS
     index: PrefixIndex = field(default_factory=lambda: PrefixIndex(index_blocks(UNKNOWN_KV_TOKENS, TOKENS_PER_BLOCK)))
     sleeping: bool = False
     draining: bool = False

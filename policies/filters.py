@@ -22,7 +22,12 @@ class Available:
     reason: ClassVar[RejectReason] = RejectReason.NO_ENDPOINT
 
     def keep(self, states: Sequence[EndpointState], now: float) -> Sequence[EndpointState]:
-        return [state for state in states if state.available(now)]
+        # `EndpointState.available` without a call for each, on the way of every request.
+        return [
+            state
+            for state in states
+            if not (state.sleeping or state.draining) and (state.health.well or state.health.admits(now))
+        ]
 
 
 class NotTried:
@@ -59,4 +64,4 @@ class Seat:
     reason: ClassVar[RejectReason] = RejectReason.POOL_BUSY
 
     def keep(self, states: Sequence[EndpointState], now: float) -> Sequence[EndpointState]:
-        return [state for state in states if not state.full]
+        return [state for state in states if state.in_flight < state.endpoint.max_in_flight]

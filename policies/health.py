@@ -44,6 +44,7 @@ class EndpointHealth:
         "_trial_until",
         "_unhealthy_after",
         "probes",
+        "well",
     )
 
     def __init__(
@@ -64,6 +65,7 @@ class EndpointHealth:
         self._open_seconds = OPEN_SECONDS
         self._open_until: float | None = None  # None: the circuit is closed
         self._trial_until: float | None = None
+        self.well = assume_healthy  # probes are good and the circuit is closed, as almost always: no time to look at
 
     def configure(self, *, unhealthy_after: int, healthy_after: int) -> None:
         """Other bounds from now on; what is known stays."""
@@ -72,10 +74,10 @@ class EndpointHealth:
 
     def admits(self, now: float) -> bool:
         """May a request be sent now?"""
-        if self.probes is not ProbeState.HEALTHY:
-            return False
-        if self._open_until is None:
+        if self.well:
             return True
+        if self.probes is not ProbeState.HEALTHY or self._open_until is None:
+            return False
         return now >= self._open_until and (self._trial_until is None or now >= self._trial_until)
 
     def state(self, now: float) -> str:
@@ -97,11 +99,13 @@ class EndpointHealth:
             self._good_probes += 1
             if self.probes is ProbeState.UNKNOWN or self._good_probes >= self._healthy_after:
                 self.probes = ProbeState.HEALTHY
+                self.well = self._open_until is None
             return
         self._good_probes = 0
         self._bad_probes += 1
         if self._bad_probes >= self._unhealthy_after:
             self.probes = ProbeState.UNHEALTHY
+            self.well = False
 
     def on_dispatch(self, now: float) -> None:
         """A request was sent: in a half-open circuit it is the one that decides."""
@@ -112,7 +116,7 @@ class EndpointHealth:
         """Output has been seen. A half-open circuit closes at once (a whole answer may take minutes), but on trust:
         only a complete answer clears the failures, so the next failure opens it again, and for longer."""
         if self._open_until is not None and now >= self._open_until:
-            self._open_until = self._trial_until = None
+            self._close()
             self._failures = self._open_after - 1
 
     def record(self, outcome: Outcome, now: float) -> None:
@@ -131,6 +135,7 @@ class EndpointHealth:
         if self._failures < self._open_after:
             return
         self._open_until = now + self._open_seconds
+        self.well = False
         self._open_seconds = min(2 * self._open_seconds, MAX_OPEN_SECONDS)
         self._trial_until = None
 
@@ -139,7 +144,11 @@ class EndpointHealth:
             return  # sent before it opened: no proof that the endpoint takes new requests
         self._failures = 0
         self._open_seconds = OPEN_SECONDS
+        self._close()
+
+    def _close(self) -> None:
         self._open_until = self._trial_until = None
+        self.well = self.probes is ProbeState.HEALTHY
 
 
 def is_engine_failure(outcome: Outcome) -> bool:

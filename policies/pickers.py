@@ -30,6 +30,8 @@ def with_room(columns: Sequence[int], view: View, bound: float) -> list[int]:
     """Those that have in flight less than `bound` times the mean with one more, by weight, rounded up; never none."""
     states = view.states
     placed = 1 + sum([states[column].in_flight for column in columns])
+    if placed == 1:
+        return list(columns)  # each has none, and may have one
     unit = bound * placed / sum([states[column].endpoint.weight for column in columns])
     return [column for column in columns if states[column].in_flight < ceil(unit * states[column].endpoint.weight)]
 
@@ -54,7 +56,7 @@ class LowestCost:
         if len(ties) == 1:
             return ties[0]
         key, states = affinity_key(request), view.states
-        return min(ties, key=lambda column: place(states[column].endpoint, key))
+        return min([(place(states[column].endpoint, key), column) for column in ties])[1]
 
     def sent(self, view: View, column: int) -> None:
         """Nothing is remembered."""

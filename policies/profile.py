@@ -90,19 +90,18 @@ class Profile:
         """Every filter's verdict and every score, per endpoint in the given order. Changes nothing, also no turn."""
         verdicts = self._verdicts(states, now, waiting.excluded)
         view = View(states, list(range(len(states))), now)
-        waiting.refresh(states, view.versions)
+        view.refresh(waiting)
         rows = [(scorer.name, scorer.score(waiting, view)) for scorer, _ in self._scorers]
         costs = self._costs(waiting, view)
+        candidates = _candidates(waiting, view, costs, view.open)
         return tuple(
             Explanation(
                 state.endpoint.name,
                 tuple(verdicts[column]),
-                self._candidate(waiting, view, costs, column)._replace(
-                    scores=tuple((name, row[column]) for name, row in rows)
-                ),
+                candidate._replace(scores=tuple((name, row[column]) for name, row in rows)),
                 self.gate is None or self.gate.admits(view, column, waiting),
             )
-            for column, state in enumerate(states)
+            for column, (state, candidate) in enumerate(zip(states, candidates, strict=True))
         )
 
     def _kept(
@@ -128,7 +127,7 @@ class Profile:
         return list(verdicts.values())
 
     def _choose(self, waiting: Waiting, view: View) -> tuple[list[float], int]:
-        waiting.refresh(view.states, view.versions)
+        view.refresh(waiting)
         costs = self._costs(waiting, view)
         return costs, self._picker.choose(waiting.request, view, costs)
 
@@ -144,15 +143,19 @@ class Profile:
         return costs
 
     def _decision(self, waiting: Waiting, view: View, costs: list[float], column: int) -> Decision:
-        others = sorted([(costs[other], other) for other in view.open if other != column])
-        columns = [column, *[other for _, other in others[: RANKED - 1]]]
-        return Decision(tuple(self._candidate(waiting, view, costs, one) for one in columns), self.name, column)
+        columns = sorted(view.open, key=costs.__getitem__)
+        columns.remove(column)
+        columns[RANKED - 1 :] = ()
+        columns.insert(0, column)
+        return Decision(_candidates(waiting, view, costs, columns), self.name, column)
 
-    def _candidate(self, waiting: Waiting, view: View, costs: list[float], column: int) -> Candidate:
-        return Candidate(
-            view.states[column],
-            costs[column],
-            waiting.cached[column],
-            waiting.own[column],
-            view.ttft(column, waiting),
-        )
+
+def _candidates(waiting: Waiting, view: View, costs: Sequence[float], columns: Sequence[int]) -> tuple[Candidate, ...]:
+    states, cached, own = view.states, waiting.cached, waiting.own
+    ttft = view.ttfts(waiting, columns)
+    return tuple(
+        [
+            Candidate(states[column], costs[column], cached[column], own[column], seconds)
+            for column, seconds in zip(columns, ttft, strict=True)
+        ]
+    )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from policies.cost import slowdown, step_seconds, wait_seconds
 from policies.endpoint_state import EndpointState
-from policies.waiting import Waiting
+from policies.waiting import Versions, Waiting
 
 # Seconds of waiting after which a request that stays back keeps its place in the engine's KV cache too: without it one
 # that needs much KV and little work would wait as long as smaller ones keep coming; and if all kept theirs at once, an
@@ -29,8 +29,8 @@ class View:
     """
 
     __slots__ = (
-        "any_late", "busy_share", "kept_kv", "late", "now", "open", "planned", "slowdowns", "slower", "slowest",
-        "states", "steps", "versions", "waits",
+        "_stale", "any_late", "busy_share", "kept_kv", "late", "now", "open", "planned", "slowdowns", "slower",
+        "slowest", "states", "steps", "versions", "waits",
     )  # fmt: skip
 
     def __init__(self, states: Sequence[EndpointState], open_columns: list[int], now: float) -> None:
@@ -42,20 +42,32 @@ class View:
         self.slowdowns: list[float] = []
         self.slower: list[float] = []
         self.late: list[float] = []
-        self.versions: list[int] = []
         for state in states:  # every request pays for this: what an idle endpoint has nothing of is not asked for
-            step = step_seconds(state)
-            self.waits.append(wait_seconds(state, now) if state.pending_prefills else 0.0)
-            self.steps.append(step)
-            self.slowdowns.append(slowdown(state.rates, step))
-            self.slower.append(state.rates.slower)
-            self.late.append(state.silence.overdue(now) if state.in_flight else 0.0)
-            self.versions.append(state.version)
+            rates = state.rates
+            if state.in_flight:
+                step = step_seconds(state)
+                self.waits.append(wait_seconds(state, now))
+                self.steps.append(step)
+                self.slowdowns.append(slowdown(rates, step))
+                self.late.append(state.silence.overdue(now))
+            else:
+                self.waits.append(0.0)
+                self.steps.append(rates.step)
+                self.slowdowns.append(rates.idle_slowdown)
+                self.late.append(0.0)
+            self.slower.append(rates.slower)
+        self.versions: Versions = tuple([state.index.version + state.rates_version for state in states])
+        self._stale: dict[int, tuple[Versions, list[int]]] = {}
         self.planned = self.waits.copy()
         self.kept_kv = [0.0] * len(states)
         self.any_late = any(self.late)
         self.slowest = max(self.slower, default=1.0)
         self.busy_share = self._busy_share()
+
+    def refresh(self, waiting: Waiting) -> None:
+        """Bring what is predicted of the request up to date with this view."""
+        if waiting.versions is not self.versions:
+            waiting.predict(self.states, self.versions, self._changed_since(waiting.versions))
 
     def held(self, column: int, waiting: Waiting) -> None:
         """A request stays back that would go here."""
@@ -69,14 +81,27 @@ class View:
         before = self.waits[column]
         self.waits[column] = wait_seconds(state, self.now)
         self.planned[column] += self.waits[column] - before
-        self.versions[column] = state.version
+        self.versions = (*self.versions[:column], state.version, *self.versions[column + 1 :])
+        self._stale = {}
         if state.full:
             self.open = [other for other in self.open if other != column]
         self.busy_share = self._busy_share()
 
-    def ttft(self, column: int, waiting: Waiting) -> float:
-        """Seconds to the first token if sent now: (wait + own)·f + dstep, the study's policy A (facts/routing.md)."""
-        return (self.waits[column] + waiting.own[column]) * self.slowdowns[column] + self.steps[column]
+    def ttfts(self, waiting: Waiting, columns: Sequence[int]) -> list[float]:
+        """Seconds to the first token at these if sent now: (wait + own)·f + dstep, the study's policy A
+        (facts/routing.md)."""
+        waits, own, slowdowns, steps = self.waits, waiting.own, self.slowdowns, self.steps
+        return [(waits[column] + own[column]) * slowdowns[column] + steps[column] for column in columns]
+
+    def _changed_since(self, earlier: Versions) -> list[int]:
+        """The columns that have changed. Asked once for all that were last looked at in the same pass: the answer is
+        kept, with the tuple, as what an identity stands for must not be gone."""
+        known = self._stale.get(id(earlier))
+        if known is None:
+            now = self.versions
+            changed = [column for column, version in enumerate(now) if earlier[column : column + 1] != (version,)]
+            known = self._stale[id(earlier)] = (earlier, changed)
+        return known[1]
 
     def _busy_share(self) -> float:
         states, columns = self.states, self.open

@@ -9,40 +9,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.cost import cached_tokens, own_seconds
+from policies.cost import own_seconds, tokens_of
 from policies.endpoint_state import EndpointState
 from policies.types import InferenceRequest
+
+# `EndpointState.version` of each endpoint. Those of one pass share one tuple, so that it is known by its identity.
+Versions = tuple[int, ...]
 
 
 class Waiting:
     """`cached`: predicted cached prompt tokens per endpoint, `own`: the predicted prefill of the rest in seconds, both
-    in the order of the states they were `refresh`ed with. `excluded`: endpoints that have failed the request."""
+    in the order of the states they were predicted for; `least`: the shortest of `own`, 0 without any. `versions`: what
+    the states' versions were then. `excluded`: endpoints that have failed the request."""
 
-    __slots__ = ("_versions", "cached", "excluded", "own", "request")
+    __slots__ = ("cached", "excluded", "least", "own", "request", "versions")
 
     def __init__(self, request: InferenceRequest, excluded: frozenset[str] = frozenset()) -> None:
         self.request = request
         self.excluded = excluded
         self.cached: list[int] = []
         self.own: list[float] = []
-        self._versions: list[int] = []
+        self.least = 0.0
+        self.versions: Versions = ()
 
-    def refresh(self, states: Sequence[EndpointState], versions: list[int]) -> None:
-        """Bring `cached` and `own` up to date. `versions`: each state's, as it is now; the list is not changed."""
-        known = self._versions
-        if known == versions:
-            return
-        if len(known) != len(versions):
-            self.cached, self.own, known = [0] * len(versions), [0.0] * len(versions), [-1] * len(versions)
-        request = self.request
-        for column, version in enumerate(versions):
-            if known[column] != version:
-                state = states[column]
-                cached = self.cached[column] = cached_tokens(state, request)
-                self.own[column] = own_seconds(state.rates, request.prompt_tokens - cached, cached)
-        self._versions = versions.copy()
+    def predict(self, states: Sequence[EndpointState], versions: Versions, stale: Sequence[int]) -> None:
+        """Predict for the columns in `stale`, the others being right. `versions`: each state's, as it is now."""
+        if len(self.own) != len(states):
+            self.cached, self.own, stale = [0] * len(states), [0.0] * len(states), range(len(states))
+        request, blocks, known, seconds = self.request, self.request.prefix_blocks, self.cached, self.own
+        rates, none_cached = None, 0.0  # most endpoints have nothing of the prompt, and those of a pool are alike
+        for column in stale:
+            state = states[column]
+            matched = state.index.match(blocks)
+            if matched:
+                cached = known[column] = tokens_of(matched, request)
+                seconds[column] = own_seconds(state.rates, request.prompt_tokens - cached, cached)
+                continue
+            if state.rates is not rates:
+                rates = state.rates
+                none_cached = own_seconds(rates, request.prompt_tokens, 0)
+            known[column], seconds[column] = 0, none_cached
+        self.least = min(seconds, default=0.0)
+        self.versions = versions
 
     def least_own(self, columns: Sequence[int]) -> float:
         """The shortest predicted prefill (seconds) over these endpoints; 0 without any."""
         own = self.own
+        if len(columns) == len(own):
+            return self.least
         return min([own[column] for column in columns], default=0.0)

@@ -1,7 +1,8 @@
 """CPU time of one decision, and of one pass over those that wait.
 
 Floor: benchmarks. Times are medians over many rounds of this process's CPU time, so that what else runs on the machine
-and a collection of garbage in one of them do not count; microseconds.
+and a collection of garbage in one of them do not count; microseconds. On a shared machine a core is also slower for
+milliseconds at a time, which is no cost of the decision: what can be done again is, and the least of it is the round's.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ IDLE_GOAL, PASS_GOAL = 40.0, 1000.0
 SHARED_WAITING, SHARED_TENANTS = 1000, 50
 BATCH = 20
 """Decisions measured at once, as reading the clock of CPU time takes a third of a microsecond."""
+TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def idle_decision(endpoints: int, rounds: int, seed: int = 1) -> Iterator[Figure
     for _ in range(rounds):
         for step, times in zip(steps, took, strict=True):
             requests = [prompts.next(IDLE_BLOCKS) for _ in range(BATCH)]
-            times.append(cpu(partial(each, step, requests)) / BATCH)
+            times.append(min(cpu(partial(each, step, requests)) for _ in range(TRIES)) / BATCH)
     look, place, decide, serve = map(median, took)
     yield Figure("one request on an idle pool: decided", endpoints, place, IDLE_GOAL)
     yield Figure("  look at the endpoints", endpoints, look)

@@ -14,6 +14,7 @@ from policies.decision import Decision
 from policies.dispatch import plan
 from policies.endpoint_state import EndpointState
 from policies.health import EndpointHealth
+from policies.pool_rates import PoolRates
 from policies.profile import Profile
 from policies.reservation import Reservation
 from policies.types import Endpoint, InferenceRequest, Lane
@@ -83,6 +84,7 @@ def make_states(prompts: Prompts, rng: Random) -> tuple[EndpointState, ...]:
     for document in prompts.documents:
         for state in rng.sample(states, HOMES):
             state.index.touch(document[: rng.randint(1, len(document))])
+    PoolRates(states).join()  # as every pool does
     return tuple(states)
 
 

@@ -59,9 +59,9 @@ class Queue:
     def add(self, waiting: Waiting, states: Sequence[EndpointState]) -> int:
         """A request begins to wait. Returns how many stand before it, tenants' shares and lanes' ceilings apart."""
         request = waiting.request
-        waiting.refresh(states, [state.version for state in states])
+        waiting.predict(states, tuple([state.version for state in states]), range(len(states)))
         standing = self._order.standing(request)
-        entry = Entry(standing + waiting.least_own(range(len(states))), next(self._numbers), standing, waiting)
+        entry = Entry(standing + waiting.least, next(self._numbers), standing, waiting)
         ahead = sum([bisect_left(line, entry) for line in self._lines.values()])
         self._entries[id(waiting)] = entry
         insort(self._lines.setdefault((request.tenant, request.lane), []), entry)
@@ -93,7 +93,7 @@ class Queue:
         keyed = []
         for added, entry in self._first(window, offset):
             waiting = entry.waiting
-            waiting.refresh(view.states, view.versions)
+            view.refresh(waiting)
             keyed.append((added + entry.standing + waiting.least_own(view.open), entry.number, waiting))
         keyed.sort(key=itemgetter(0, 1))
         return [waiting for _, _, waiting in keyed]

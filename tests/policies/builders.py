@@ -77,8 +77,14 @@ def make_view(states: Sequence[EndpointState], *, closed: Sequence[int] = (), no
 def make_waiting(states: Sequence[EndpointState], request: InferenceRequest | None = None, *excluded: str) -> Waiting:
     """A request that waits, with predictions as of now."""
     waiting = Waiting(make_request() if request is None else request, frozenset(excluded))
-    waiting.refresh(states, [state.version for state in states])
+    make_view(states).refresh(waiting)
     return waiting
+
+
+def send(view: View, column: int, waiting: Waiting) -> None:
+    """The request goes to this column, as a pass does it."""
+    view.states[column].reserve(waiting.request, waiting.cached[column], waiting.own[column], view.now)
+    view.sent(column)
 
 
 def chain_of(path: Sequence[int]) -> tuple[int, ...]:

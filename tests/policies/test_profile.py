@@ -109,9 +109,9 @@ def test_a_decision_names_the_choice_and_then_the_cheapest_of_the_open_endpoints
     for one in decision.ranked:
         column = states.index(one.state)
         waiting = Waiting(make_request())
-        waiting.refresh(states, view.versions)
+        view.refresh(waiting)
         assert (one.cached_tokens, one.own_seconds) == (waiting.cached[column], waiting.own[column])
-        assert one.ttft_seconds == view.ttft(column, waiting)
+        assert [one.ttft_seconds] == view.ttfts(waiting, [column])
 
 
 def test_the_endpoint_that_holds_the_prefix_wins_when_all_are_idle() -> None:

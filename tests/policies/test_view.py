@@ -7,16 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.cost import own_seconds, slowdown, step_seconds, wait_seconds
-from policies.view import View
-from policies.waiting import Waiting
-from tests.policies.builders import PREFIX, load, make_fleet, make_request, make_state, make_view, make_waiting
+from tests.policies.builders import PREFIX, load, make_fleet, make_request, make_state, make_view, make_waiting, send
 
 SECONDS = st.floats(0.0, 1000.0)
-
-
-def send(view: View, column: int, waiting: Waiting) -> None:
-    view.states[column].reserve(waiting.request, waiting.cached[column], waiting.own[column], view.now)
-    view.sent(column)
 
 
 def test_the_columns_are_the_single_predictions() -> None:
@@ -27,7 +20,7 @@ def test_the_columns_are_the_single_predictions() -> None:
     assert view.waits == view.planned == [wait_seconds(state, 1.0) for state in states] == [1.5, 0.0, 0.0]
     assert view.steps == [step_seconds(state) for state in states]
     assert view.slowdowns == [slowdown(state.rates, step_seconds(state)) for state in states]
-    assert view.versions == [state.version for state in states]
+    assert view.versions == tuple(state.version for state in states)
 
 
 def test_the_time_to_first_token_is_wait_and_own_slowed_by_the_decodes() -> None:
@@ -38,7 +31,7 @@ def test_the_time_to_first_token_is_wait_and_own_slowed_by_the_decodes() -> None
     waiting = make_waiting(states, make_request(prompt_tokens=1000))
     step, own = step_seconds(states[0]), own_seconds(states[0].rates, 936, 64)
     slow = 1 + step / (8192 * states[0].rates.prefill)
-    assert make_view(states).ttft(0, waiting) == pytest.approx((3.0 + own) * slow + step)
+    assert make_view(states).ttfts(waiting, [0]) == pytest.approx([(3.0 + own) * slow + step])
 
 
 @given(st.lists(SECONDS, max_size=5), SECONDS, st.integers(1, 10_000))
@@ -47,9 +40,9 @@ def test_more_waiting_work_never_shortens_the_prediction(works: list[float], mor
     for seconds in works:
         load(states[0], seconds)
     waiting = make_waiting(states, make_request(prompt_tokens=tokens, blocks=()))
-    before = make_view(states).ttft(0, waiting)
+    (before,) = make_view(states).ttfts(waiting, [0])
     load(states[0], more)
-    assert make_view(states).ttft(0, waiting) >= before - 1e-9
+    assert make_view(states).ttfts(waiting, [0])[0] >= before - 1e-9
 
 
 def test_what_was_sent_is_seen_at_once() -> None:
@@ -57,7 +50,7 @@ def test_what_was_sent_is_seen_at_once() -> None:
     view, waiting = make_view(states), make_waiting(states)
     send(view, 0, waiting)
     assert view.waits == view.planned == [waiting.own[0], 0.0]
-    assert view.versions == [state.version for state in states]
+    assert view.versions == tuple(state.version for state in states)
     assert view.busy_share == 0.5
 
 
@@ -65,11 +58,11 @@ def test_what_was_held_back_counts_as_planned_and_not_as_sent() -> None:
     states = make_fleet(2)
     load(states[0], 1.0)
     view, waiting = make_view(states), make_waiting(states)
-    before = view.ttft(0, waiting)
+    before = view.ttfts(waiting, [0, 1])
     view.held(0, waiting)
     assert view.waits == [1.0, 0.0]
     assert view.planned == [1.0 + waiting.own[0], 0.0]
-    assert view.ttft(0, waiting) == before
+    assert view.ttfts(waiting, [0, 1]) == before
     assert view.busy_share == 0.5
 
 

@@ -9,13 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import waiting as module
 from policies.cost import Rates, cached_tokens, own_seconds
 from policies.endpoint_state import EndpointState
+from policies.prefix_index import PrefixIndex
 from policies.reservation import Reservation
 from policies.types import InferenceRequest
 from policies.waiting import Waiting
-from tests.policies.builders import PREFIX, chain_of, learn_rates, make_fleet, make_request, make_waiting
+from tests.policies.builders import (
+    PREFIX,
+    chain_of,
+    learn_rates,
+    make_fleet,
+    make_request,
+    make_view,
+    make_waiting,
+    send,
+)
 
 PATHS = st.lists(st.integers(0, 1), min_size=1, max_size=5)
 ACTIONS = ["touch", "reserve", "first_token", "release", "resize", "clear", "forget", "rates", "restart", "nothing"]
@@ -66,39 +75,47 @@ def test_a_refreshed_request_knows_what_a_fresh_computation_finds(
     for action, which, other, looks in steps:
         change(states[which], action, other, sent[which])
         if looks:
-            waiting.refresh(states, [state.version for state in states])
+            make_view(states).refresh(waiting)
             assert (waiting.cached, waiting.own) == fresh(states, request)
 
 
 def test_only_endpoints_that_have_changed_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     states, asked = make_fleet(4), list[str]()
 
-    def counted(state: EndpointState, request: InferenceRequest) -> int:
-        asked.append(state.endpoint.name)
-        return cached_tokens(state, request)
+    names = {id(state.index): state.endpoint.name for state in states}
+    match = PrefixIndex.match
 
-    monkeypatch.setattr(module, "cached_tokens", counted)
+    def counted(self: PrefixIndex, blocks: Sequence[int]) -> int:
+        asked.append(names[id(self)])
+        return match(self, blocks)
+
+    monkeypatch.setattr(PrefixIndex, "match", counted)
     waiting = make_waiting(states)
     assert asked == ["e0", "e1", "e2", "e3"]
     asked.clear()
-    waiting.refresh(states, [state.version for state in states])
+    make_view(states).refresh(waiting)
     assert asked == []
     states[1].index.touch(PREFIX)
     learn_rates(states[3], Rates(prefill=1e-3))
-    waiting.refresh(states, [state.version for state in states])
+    make_view(states).refresh(waiting)
     assert asked == ["e1", "e3"]
 
 
-def test_the_versions_that_were_handed_in_are_not_changed_and_may_change_afterwards() -> None:
-    states = make_fleet(2)
-    versions = [state.version for state in states]
-    waiting = Waiting(make_request())
-    waiting.refresh(states, versions)
-    assert versions == [state.version for state in states]
-    states[0].index.touch(PREFIX)
-    versions[0] = states[0].version  # as a view does after a dispatch
-    waiting.refresh(states, versions)
-    assert waiting.cached == [255, 0]
+def test_a_pass_looks_for_what_has_changed_once_for_all_that_were_last_looked_at_together() -> None:
+    states = make_fleet(3)
+    view = make_view(states)
+    together = [Waiting(make_request(str(number))) for number in range(4)]
+    for waiting in together:
+        view.refresh(waiting)
+    states[1].index.touch(PREFIX)
+    later, alone = make_view(states), make_waiting(states)
+    for waiting in (*together, alone):
+        later.refresh(waiting)
+        assert waiting.cached == [0, 255, 0]
+        assert waiting.versions is later.versions
+    send(later, 0, together[0])
+    later.refresh(together[1])
+    assert (together[1].cached, together[1].own) == fresh(states, together[1].request)
 
 
 def test_another_number_of_endpoints_is_looked_at_anew() -> None:
@@ -106,7 +123,7 @@ def test_another_number_of_endpoints_is_looked_at_anew() -> None:
     states[2].index.touch(PREFIX)
     waiting = make_waiting(states[:2])
     for count in (3, 1):
-        waiting.refresh(states[:count], [state.version for state in states[:count]])
+        make_view(states[:count]).refresh(waiting)
         assert (waiting.cached, waiting.own) == fresh(states[:count], waiting.request)
 
 

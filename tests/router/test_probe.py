@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,9 @@ from tests.policies.builders import make_request
 from tests.router.builders import make_pool
 from tests.router.stack import whole
 
-SETTINGS = ProbeSettings(interval=0.02, timeout=0.3, scrape_interval=0.02, index_share=0.5, tokens_per_block=64.0)
+# A timeout that no busy machine comes to; `IMPATIENT` is for engines that never answer.
+SETTINGS = ProbeSettings(interval=0.02, timeout=30.0, scrape_interval=0.02, index_share=0.5, tokens_per_block=64.0)
+IMPATIENT = replace(SETTINGS, timeout=0.05)
 PAGE = (
     b"vllm:num_requests_running 3\nvllm:kv_cache_usage_perc 0.25\n"
     b'vllm:cache_config_info{block_size="16",num_gpu_blocks="%d"} 1\n'
@@ -73,6 +76,11 @@ def probed(
     return pool, place, Prober(pool, SETTINGS, metrics or Metrics())
 
 
+def prober_for(pool: Pool, answer: bytes | None) -> Prober:
+    """One that does not wait long for an engine that is silent."""
+    return Prober(pool, SETTINGS if answer is not None else IMPATIENT, Metrics())
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110  # a prober has no event to wait for
@@ -98,13 +106,14 @@ async def test_a_good_answer_makes_an_endpoint_available_and_its_metrics_are_not
     ids=["503", "a redirect", "not HTTP", "closed", "silent"],
 )
 async def test_two_bad_probes_in_a_row_take_an_endpoint_out(engine: Engine, answer: bytes | None) -> None:
-    pool, place, prober = probed(engine)
-    await prober.probe(place)
-    engine.answers["/health"] = answer
+    pool, place, patient = probed(engine)
+    assert await patient.probe(place)
+    engine.answers["/health"], prober = answer, prober_for(pool, answer)
     assert not await prober.probe(place)
     assert place.available(pool.clock()), "one bad probe ejects nobody"
     assert not await prober.probe(place)
     assert not place.available(pool.clock())
+    await patient.stop()
     await prober.stop()
 
 
@@ -129,13 +138,14 @@ async def test_of_a_configured_and_a_scraped_capacity_the_smaller_counts(engine:
     ids=["404", "binary", "no numbers", "silent"],
 )
 async def test_a_page_that_cannot_be_read_harms_nobody(engine: Engine, page: bytes | None) -> None:
-    pool, place, prober = probed(engine)
-    await prober.probe(place)
-    await prober.scrape(place)
-    engine.answers["/metrics"] = page
+    pool, place, patient = probed(engine)
+    assert await patient.probe(place)
+    await patient.scrape(place)
+    engine.answers["/metrics"], prober = page, prober_for(pool, page)
     await prober.scrape(place)
     assert place.available(pool.clock())
     assert place.state.kv_capacity_tokens == 12_800
+    await patient.stop()
     await prober.stop()
 
 

@@ -173,12 +173,12 @@ def test_a_pass_refreshes_no_more_than_its_window(monkeypatch: pytest.MonkeyPatc
     states, queue, looked = make_fleet(2), Queue(ORDER), [0]
     for number in range(200):
         queue.add(Waiting(make_request(f"r{number}", lane=list(Lane)[number % lanes])), states)
-    refresh = Waiting.refresh
+    refresh = View.refresh
 
-    def counted(self: Waiting, states: Sequence[EndpointState], versions: list[int]) -> None:
+    def counted(self: View, waiting: Waiting) -> None:
         looked[0] += 1
-        refresh(self, states, versions)
+        refresh(self, waiting)
 
-    monkeypatch.setattr(Waiting, "refresh", counted)
+    monkeypatch.setattr(View, "refresh", counted)
     assert len(queue.next(make_view(states), 10)) == 10
     assert looked[0] == 10
