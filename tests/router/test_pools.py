@@ -9,6 +9,7 @@ import pytest
 
 from policies.dispatch import WINDOW
 from policies.types import FailureCause, Outcome
+from policies.view import View
 from policies.waiting import Waiting
 from router.errors import NoEndpoint, Overloaded
 from router.lanes import WaitingRoom
@@ -190,7 +191,7 @@ async def test_a_pass_over_a_busy_pool_does_not_look_at_everybody_who_waits(
         looks[0] += 1
 
     monkeypatch.setattr(WaitingRoom, "__iter__", counted)
-    monkeypatch.setattr(Waiting, "refresh", refreshed)
+    monkeypatch.setattr(View, "refresh", refreshed)
     pool.run_pass()
     assert looks[0] <= WINDOW
     monkeypatch.undo()

@@ -62,7 +62,7 @@ def test_the_score_is_the_formula_of_the_study_with_lambda_scaled_by_the_busy_sh
     assert PredictedTtft().score(waiting, view) == pytest.approx(expected)
     plain = [formula(view, column, waiting.own[column], 0.0) for column in range(len(fleet))]
     assert PredictedTtft(0.0).score(waiting, view) == pytest.approx(plain)
-    assert plain == pytest.approx([view.ttft(column, waiting) for column in range(len(fleet))])
+    assert plain == pytest.approx(view.ttfts(waiting, range(len(fleet))))
 
 
 def test_only_open_endpoints_count_in_the_busy_share() -> None:
