@@ -137,6 +137,7 @@ class FailureCause(StrEnum):
     PROTOCOL = "protocol"
     STATUS = "status"
     ENGINE_ABORT = "engine_abort"
+    HUNG = "hung"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     ├── EngineError               source engine, retryable elsewhere
     │   ├── ConnectFailed         502 engine_unreachable
     │   ├── EngineTimeout         504 engine_timeout
+    │   ├── EngineHung            504 engine_hung
+    │   ├── EngineAborted         502 engine_aborted
     │   ├── EngineClosed          502 engine_closed
     │   ├── BadEngineResponse     502 bad_engine_response
     │   └── EngineStatus          the engine's own 5xx answer
@@ -203,6 +205,21 @@ class EngineTimeout(EngineError):
     status = 504
     code = "engine_timeout"
     cause = FailureCause.TIMEOUT
+
+
+class EngineHung(EngineError):
+    """The engine makes no progress though it says that it is well: what it had is taken away from it."""
+
+    status = 504
+    code = "engine_hung"
+    cause = FailureCause.HUNG
+
+
+class EngineAborted(EngineError):
+    """The engine gave the request up by itself: an `abort` ending, or an error where an answer was due."""
+
+    code = "engine_aborted"
+    cause = FailureCause.ENGINE_ABORT
 
 
 class EngineClosed(EngineError):

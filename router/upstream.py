@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from router.connection import Connection
-from router.errors import ConnectFailed, EngineClosed, EngineTimeout
+from router.errors import ConnectFailed, EngineClosed, EngineError, EngineTimeout
 from router.response import Response
 from router.timeouts import Timeouts
 
@@ -119,6 +119,11 @@ class Upstream:
         self._closed = True
         for connection in list(self._idle):
             connection.discard()
+
+    def abandon(self, error: EngineError) -> None:
+        """End every exchange under way with `error` and close its connection: the engine is to do nothing more for us."""
+        for connection in list(self._busy):
+            connection.fail(error)
 
     # -- the connections' side (router.connection.Owner) -------------------------------------------------------------
 
