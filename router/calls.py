@@ -5,7 +5,8 @@ Floor: data for `router.gateway`. The text of the prompt is not kept here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from policies.admission.limits import LimitGrant
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 # What is counted as status when the client closed its connection first (nginx's convention).
 CLIENT_CLOSED = 499
 _NO_USAGE = Usage(None, None, None)
+
+
+class Superseded(Exception):
+    """Another copy of the request has begun to answer the client; this one is of no use any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,9 @@ class ServedModel:
 class Call:
     """Mutable, owned by the one task that handles the request. Times are monotonic seconds.
 
-    `hides_usage`: the stream's usage was asked for by the gateway alone and is not the client's to see.
+    `hides_usage`: the stream's usage was asked for by the gateway alone and is not the client's to see. `refused`: the
+    status of an error inside the stream that the request caused. `claim`: asked before the first byte for the client,
+    while another copy of the request may be under way.
     """
 
     client: Client
@@ -87,6 +94,9 @@ class Call:
     usage: Usage | None = None
     attempts: int = 0
     tried: set[str] = field(default_factory=set)
+    sent_at: float = 0.0
+    refused: int = 0
+    claim: Callable[[Call], bool] | None = None
 
     @property
     def request(self) -> InferenceRequest:
@@ -106,13 +116,33 @@ class Call:
         if self.model is not None and self.ticket is not None:
             self.model.fingerprints[self.ticket.endpoint] = fingerprint
 
+    def wins(self) -> bool:
+        """Whether the client gets the answer to this copy of the request."""
+        return self.claim is None or self.claim(self)
+
+    def twin(self, ticket: Ticket) -> Call:
+        """A copy of the request for another endpoint: of one client, and with its own answer."""
+        return replace(self, ticket=ticket, answer=None, first_byte_at=None, usage=None)
+
+    def adopt(self, twin: Call) -> None:
+        """The client got the twin's answer: what is known of it is known of the request."""
+        self.ticket, self.answer, self.status = twin.ticket, twin.answer, twin.status
+        self.first_byte_at, self.usage, self.refused, self.sent_at = (
+            twin.first_byte_at, twin.usage, twin.refused, twin.sent_at
+        )  # fmt: skip
+
+    def continuation(self, error: EngineError) -> bytes | None:
+        """The body that asks another engine to go on with a stream that broke after the client had begun to read; None:
+        it cannot be continued, and the client is told."""
+        return None
+
     def outcome(self, now: float) -> Outcome:
         """What an attempt showed of its endpoint when the engine answered."""
         usage = self.usage or _NO_USAGE
         # Of several prompts vLLM reports what it had cached of one.
         several = self.measured is not None and self.measured.prompts > 1
         return Outcome(
-            status=self.status,
+            status=self.refused or self.status,
             started=self.client.started,
             ttft_seconds=None if self.first_byte_at is None else self.first_byte_at - self.arrived_at,
             total_seconds=now - self.arrived_at,

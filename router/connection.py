@@ -39,9 +39,9 @@ class Connection(asyncio.Protocol):
     """Serves one exchange at a time. `answered`: a byte of the current response has arrived."""
 
     __slots__ = (
-        "_active_at", "_bodiless", "_chunks", "_exchange", "_first_byte", "_heads", "_keep", "_max_header_bytes",
-        "_mode", "_owner", "_paused", "_remaining", "_started", "_timeouts", "_timer", "_transport", "_unsent",
-        "answered", "loop",
+        "_active_at", "_bodiless", "_body_begun", "_chunks", "_exchange", "_first_byte", "_heads", "_keep",
+        "_max_header_bytes", "_mode", "_owner", "_paused", "_remaining", "_started", "_timeouts", "_timer",
+        "_transport", "_unsent", "answered", "loop",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, timeouts: Timeouts, max_header_bytes: int) -> None:
@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._bodiless = bodiless
         self._first_byte = first_byte
         self._started = started
-        self.answered = False
+        self._body_begun = self.answered = False
         self._active_at = monotonic()
         self._writable().write(request)
         self._timer.arm(self._deadline()[0], self._tick)
@@ -132,6 +132,8 @@ class Connection(asyncio.Protocol):
             self._read_head(exchange, data)
             return
         self._active_at = monotonic()
+        if not self._body_begun:
+            self._begin_body(self._active_at)
         if mode == CHUNKED:
             body = self._chunks
             piece = body.feed(data)
@@ -159,13 +161,20 @@ class Connection(asyncio.Protocol):
         self._remaining, self._keep, self._mode = head.length or 0, head.kept, head.mode
         if head.mode == CHUNKED:
             self._chunks = ChunkedBody(self._max_header_bytes)
-        now = self._active_at = monotonic()
-        self._timer.arm(self._deadline()[0], self._tick)
+        now = monotonic()
+        if head.mode != CHUNKED:  # the body comes with it; vLLM sends a stream's head before it computes the prompt
+            self._begin_body(now)
         exchange.begin(head.status, head.headers, head.length, now)
         if head.mode == LENGTH:  # a length of 0 ends here
             self._read_length(exchange, rest)
         elif rest:
             self.data_received(rest)
+
+    def _begin_body(self, now: float) -> None:
+        """From here on the idle limit holds."""
+        self._body_begun = True
+        self._active_at = now
+        self._timer.arm(self._deadline()[0], self._tick)
 
     def _read_length(self, exchange: Exchange, data: bytes) -> None:
         size = len(data)
@@ -208,7 +217,7 @@ class Connection(asyncio.Protocol):
     def _deadline(self) -> tuple[float, str]:
         """When the current exchange fails if nothing happens, and by which limit."""
         total = self._started + self._timeouts.total
-        if self._mode == HEAD:
+        if not self._body_begun:
             due, limit = self._active_at + self._first_byte, "first byte"
         elif self._paused:
             return total, "total"

@@ -21,6 +21,7 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     ├── EngineError               source engine, retryable elsewhere
     │   ├── ConnectFailed         502 engine_unreachable
     │   ├── EngineTimeout         504 engine_timeout
+    │   │   └── ConnectTimeout    504 engine_timeout
     │   ├── EngineHung            504 engine_hung
     │   ├── EngineAborted         502 engine_aborted
     │   ├── EngineClosed          502 engine_closed
@@ -205,6 +206,12 @@ class EngineTimeout(EngineError):
     status = 504
     code = "engine_timeout"
     cause = FailureCause.TIMEOUT
+
+
+class ConnectTimeout(EngineTimeout):
+    """No connection in time: the engine has got nothing of the request."""
+
+    cause = FailureCause.CONNECT
 
 
 class EngineHung(EngineError):

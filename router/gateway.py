@@ -13,34 +13,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 from policies.admission.limits import TenantLimits
-from policies.retry import may_retry
-from policies.types import Outcome, Rejection, RejectReason, Tenant
+from policies.types import Rejection, RejectReason, Tenant
+from router.attempts import Attempts
 from router.calls import CLIENT_CLOSED, Call, ServedModel
 from router.client import Client, ClientGone
 from router.errors import (
     BadRequest,
-    EngineError,
     EngineStatus,
     Forbidden,
     GatewayError,
     InternalError,
     InvalidKey,
     ModelNotFound,
-    NoEndpoint,
     Overloaded,
     RateLimited,
 )
 from router.measure import INLINE_BYTES, Measurer
 from router.metrics import Metrics
 from router.origin import Origin, credential, request_id
-from router.pools import Pool
-from router.relay import WHOLE_BYTES, Answer
 from router.routing_headers import limit_headers, prediction_headers, routing_headers
 from router.tenants import Identity, TenantDirectory
-from router.tickets import Ticket
-from router.wire.errors import error_body, error_event, error_headers
-from router.wire.http import PRIORITY_HEADER, SESSION_HEADER, Header, request_headers, response_headers
-from router.wire.openai import ApiSpec, Body, engine_body, read_body, with_priority
+from router.wire.errors import advice, error_body, error_event, error_headers, says_what
+from router.wire.http import Header, response_headers
+from router.wire.openai import ApiSpec, Body, engine_body, read_body
 
 _log = logging.getLogger("promptlane.gateway")
 
@@ -83,6 +78,7 @@ class Gateway:
         self.limits = limits
         self.services = services
         self._clock = services.clock
+        self._attempts = Attempts(services.clock, services.metrics, self._own_headers)
 
     async def handle(self, spec: ApiSpec, client: Client) -> None:
         """Answers one request of one API, whatever happens to it."""
@@ -114,7 +110,7 @@ class Gateway:
         self._admit(call)
         call.hides_usage = body.hides_usage
         rewritten = await _rewrite(body, model.route.engine_model, identity.tenant.cache_salt, len(data))
-        await self._forward(call, model.pool, rewritten)
+        await self._attempts.forward(call, model.pool, rewritten)
 
     def identify(self, client: Client, api: str) -> Identity:
         """Host and/or key to tenant. Raises InvalidKey or Forbidden."""
@@ -164,48 +160,6 @@ class Gateway:
             raise _rate_limited(grant)
         call.grant = grant
 
-    async def _forward(self, call: Call, pool: Pool, body: bytes) -> None:
-        """Tries endpoints until one answers. Nothing is tried again once a byte has reached the client."""
-        failed: EngineError | None = None
-        while True:
-            try:
-                call.ticket = await pool.dispatch(call.request, frozenset(call.tried))
-            except NoEndpoint:
-                if failed is None:
-                    raise
-                raise failed from None  # what went wrong says more than that nobody is left to try
-            call.attempts += 1
-            outcome: Outcome | None = None
-            try:
-                await self._attempt(call, call.ticket, body)
-                outcome = call.outcome(self._clock())
-                return
-            except EngineError as error:
-                failed, outcome = error, call.failure(error, self._clock())
-                call.tried.add(call.ticket.endpoint)
-                if not may_retry(outcome, call.attempts, pool.retries + 1, self._clock(), call.request.deadline):
-                    raise
-                self.services.metrics.add("promptlane_retries", pool.name, error.cause.value)
-            finally:
-                call.ticket.settle(outcome)
-
-    async def _attempt(self, call: Call, ticket: Ticket, body: bytes) -> None:
-        headers = request_headers(call.client.raw_headers, call.id.encode())
-        if ticket.priority is not None:  # by header as well: `/v1/messages` has no such field
-            headers.append((PRIORITY_HEADER, b"%d" % ticket.priority))
-            body = with_priority(body, ticket.priority)
-        if ticket.session is not None:
-            headers.append((SESSION_HEADER, ticket.session.encode()))
-        response = await ticket.upstream.send(b"POST", call.spec.path.encode(), headers, body)
-        try:
-            if response.status >= 500:
-                raise EngineStatus(response.status, response.headers, await response.read(WHOLE_BYTES))
-            call.status = response.status
-            call.answer = Answer(call, response, self._clock)
-            await call.answer.pass_on([*response_headers(response.headers), *self._own_headers(call)])
-        finally:
-            response.abort()
-
     async def _refuse(self, call: Call, error: GatewayError) -> None:
         """Tells the client what went wrong: as an answer, or, once one has begun, as the stream's last event."""
         client, anthropic = call.client, call.spec.anthropic
@@ -221,9 +175,9 @@ class Gateway:
             client.unwatch()  # half an event or body is out: only a broken connection says so truthfully
 
     async def _answer_error(self, call: Call, error: GatewayError) -> None:
-        if isinstance(error, EngineStatus) and call.model is not None:
+        if isinstance(error, EngineStatus) and call.model is not None and says_what(error.engine_body):
             status, body = error.engine_status, call.model.renamed_error(error.engine_body)
-            headers = response_headers(error.engine_headers)
+            headers = [*response_headers(error.engine_headers), *advice(error)]
         else:
             status, body = error.status, error_body(error, anthropic=call.spec.anthropic)
             headers = error_headers(error)

@@ -26,7 +26,20 @@ _LABELS = ("tenant", "api", "lane")
 COUNTERS = {
     "promptlane_requests": ((*_LABELS, "status"), "Requests answered, by HTTP status (499: the client left)."),
     "promptlane_rejections": (("tenant", "reason"), "Requests refused by the gateway, by error code."),
+    "promptlane_attempt_failures": (
+        ("pool", "endpoint", "cause"),
+        "Attempts that failed at an endpoint, by the cause.",
+    ),
     "promptlane_retries": (("pool", "cause"), "Attempts repeated at another endpoint, by the cause of the failure."),
+    "promptlane_retry_budget_exhausted": (
+        ("pool",),
+        "Failed attempts that were not repeated, as retry_budget allowed no more.",
+    ),
+    "promptlane_hedges": (
+        ("pool", "result"),
+        "Late short requests by what came of a second copy: it answered first (result=won), the first did (lost), "
+        "neither did (failed), no other endpoint was free (nowhere), hedging.share allowed no more (refused).",
+    ),
     "promptlane_prompt_tokens": (("tenant", "model"), "Prompt tokens, as engines reported them."),
     "promptlane_completion_tokens": (("tenant", "model"), "Completion tokens, as engines reported them."),
     "promptlane_cached_tokens": (

@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING
 
 from policies.admission.desk import Desk
 from policies.admission.order import ShortestPrefillFirst
+from policies.attempts import AttemptPolicy
 from policies.endpoint_state import TOKENS_PER_BLOCK, EndpointState, index_blocks
 from policies.exact_index import ExactIndex
+from policies.first_byte import FirstByteLimit
+from policies.hedge import HedgePolicy
 from policies.priority import priority
 from policies.registry import make_profile
+from policies.retry import Budget, RetryPolicy
 from policies.types import Endpoint, InferenceRequest, Lane
 from router.config import (
     Config,
@@ -73,7 +77,7 @@ class PoolBuilder:
                 len(pool.endpoints),
             ),
             self._process.clock,
-            retries=pool.retries,
+            attempts=_attempts(pool),
             when_full={lane: self._config.lanes[lane].when_full for lane in Lane},
             window=routing.window,
             priority=partial(_priority, self._process, queue_order(routing)) if profile.engine_priority else None,
@@ -147,9 +151,10 @@ class PoolBuilder:
         return next((place for place in places if place.state.endpoint.url == url), None)
 
     def _upstream(self, name: str, pool: PoolConfig, endpoint: Endpoint) -> Upstream:
+        limits = pool.timeouts
         return Upstream(
             endpoint.url,
-            timeouts=Timeouts(**pool.timeouts.model_dump()),
+            timeouts=Timeouts(limits.connect, limits.first_byte, limits.idle, limits.total),
             ssl_context=self._tls[name],
             headers=[(key.encode(), value.encode()) for key, value in _credentials(pool)],
         )
@@ -166,6 +171,19 @@ def _priority(process: Process, order: ShortestPrefillFirst, request: InferenceR
 
 def _count_kv(metrics: Metrics, pool: str, endpoint: str, what: str, amount: int) -> None:
     metrics.add(f"promptlane_kv_{what}", pool, endpoint, amount=amount)
+
+
+def _attempts(pool: PoolConfig) -> AttemptPolicy:
+    limits, budget, hedging = pool.timeouts, pool.retry_budget, pool.hedging
+    # All that one engine has in flight fails at once when it dies, and all of it is to be repeated.
+    seats = max(endpoint.max_in_flight for endpoint in pool.endpoints)
+    reserve = budget.reserve if budget.reserve is not None else seats
+    return AttemptPolicy(
+        RetryPolicy(pool.retries, Budget(budget.share, reserve), pool.retry_wait, Random()),
+        FirstByteLimit(limits.first_byte, limits.first_byte_least, limits.first_byte_factor),
+        pool.hold_back_seconds,
+        HedgePolicy(hedging.share) if hedging.enabled else None,
+    )
 
 
 def _shape(pool: PoolConfig) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from policies.admission.desk import Desk
+from policies.attempts import AttemptPolicy
 from policies.decision import Decision
 from policies.dispatch import WINDOW, plan
 from policies.endpoint_state import EndpointState
@@ -57,7 +58,7 @@ class Pool:
         desk: Desk,
         clock: Callable[[], float],
         *,
-        retries: int,
+        attempts: AttemptPolicy,
         when_full: Mapping[Lane, Literal[429, 503]],
         window: int = WINDOW,
         priority: Callable[[InferenceRequest, float], int] | None = None,
@@ -69,7 +70,7 @@ class Pool:
         self._rates = PoolRates(self.states)
         self.profile = profile
         self.clock = clock
-        self.retries = retries
+        self.attempts = attempts
         self._when_full = when_full
         self._window = window
         self._priority = priority
@@ -94,6 +95,15 @@ class Pool:
             if decision is not None:
                 return self._bind(waiting, decision)
         return await self._wait(waiting)
+
+    def spare(self, request: InferenceRequest, exclude: frozenset[str]) -> Ticket | None:
+        """The same for a copy that nobody needs: None unless another endpoint takes it at once and nobody waits."""
+        waiting = Waiting(request, exclude)
+        try:
+            decision = None if self.waiting else self._at_once(waiting)
+        except GatewayError:
+            return None
+        return None if decision is None else self._bind(waiting, decision)
 
     def _at_once(self, waiting: Waiting) -> Decision | None:
         """Where the request may go without waiting. Raises NoEndpoint when waiting would not help either."""

@@ -1,17 +1,22 @@
 """An engine's answer on its way to the client: byte for byte, piece by piece. Only the alias is changed in it, and the
-usage taken out that the gateway alone had asked for.
+usage taken out that the gateway alone had asked for; its beginning is kept back until there is something to see, and
+its end is judged.
 
-Floor: an adapter between `router.upstream` and `router.client`, used by `router.gateway`.
+    engine -> judge (whole events, none before the first content) -> usage -> alias -> client
+
+Floor: an adapter between `router.upstream` and `router.client`, used by `router.attempts`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 
-from router.calls import Call
-from router.errors import EngineError
+from router.calls import Call, Superseded
+from router.errors import BadEngineResponse, EngineError
 from router.upstream import Response
+from router.wire.endings import StreamJudge, failure_of
 from router.wire.first_token import shows_token
 from router.wire.http import Header
 from router.wire.stream_usage import UsageRemover
@@ -25,87 +30,146 @@ _TAIL_PIECES = 4
 
 
 class Answer:
-    """Passes one answer on. `clock`: monotonic seconds."""
+    """Passes one answer on. `clock`: monotonic seconds. `hold_back`: seconds for which a beginning without content is
+    kept from the client, who has not begun to read yet; 0 keeps nothing."""
 
-    __slots__ = ("_alias", "_awaits_token", "_call", "_clock", "_hidden", "_response", "_tail", "_write")
+    __slots__ = (
+        "_alias", "_awaits_token", "_call", "_clock", "_headers", "_hidden", "_hold_back", "_judge", "_owed",
+        "_response", "_tail", "_timer", "_write",
+    )  # fmt: skip
 
-    def __init__(self, call: Call, response: Response, clock: Callable[[], float]) -> None:
+    def __init__(self, call: Call, response: Response, clock: Callable[[], float], hold_back: float) -> None:
         self._call = call
         call.first_byte_at = None  # what came of an attempt before this one, nobody has seen
         self._response = response
         self._clock = clock
-        self._write = call.client.write
+        self._hold_back = hold_back
+        self._headers: list[Header] = []
+        self._write: Callable[[bytes], Awaitable[None] | None] = self._write_first
+        self._owed: Awaitable[None] | None = None  # of what was let go while no piece came
+        self._timer: asyncio.TimerHandle | None = None
         self._alias = call.model.alias_rewriter() if call.model is not None else None
-        self._hidden = UsageRemover(call.fingerprint) if call.hides_usage and self._has_events else None
+        events = any(name == b"content-type" and b"event-stream" in value for name, value in response.headers)
+        judged = events and response.status < 400 and bool(call.spec.output_fields)
+        self._judge = StreamJudge(call.spec, hold=hold_back > 0 and not call.client.started) if judged else None
+        self._hidden = UsageRemover(call.fingerprint) if call.hides_usage and judged else None
         self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
         self._awaits_token = True
 
     @property
     def at_event_boundary(self) -> bool:
         """Whether this is a stream of events and the client could get a new one now."""
-        if not self._has_events:
+        if self._judge is None or self._judge.inside_event:
             return False
-        if self._hidden is not None and not self._hidden.forced:
-            return not self._hidden.inside_event
-        return b"".join(self._tail)[-4:].endswith((b"\n\n", b"\r\n\r\n"))
+        return self._hidden is None or not self._hidden.inside_event
 
     async def pass_on(self, headers: list[Header]) -> None:
         """The whole answer, to the client's side of the exchange. Raises EngineError when the engine fails."""
+        self._headers = headers
         length = self._response.content_length
-        if length is not None and length <= WHOLE_BYTES:
-            await self._pass_whole(headers)
-        else:
-            await self._pass_pieces(headers)
+        try:
+            if length is not None and length <= WHOLE_BYTES:
+                await self._pass_whole()
+            else:
+                await self._pass_pieces()
+        finally:
+            self._stop_timer()
+            self._write = self._call.client.write  # the method that begins an answer refers to it
+            if isinstance(self._owed, Coroutine):
+                self._owed.close()  # nobody will await it any more
 
-    @property
-    def _has_events(self) -> bool:
-        return any(name == b"content-type" and b"event-stream" in value for name, value in self._response.headers)
+    # -- in one piece -----------------------------------------------------------------------------------------------
 
-    async def _pass_whole(self, headers: list[Header]) -> None:
+    async def _pass_whole(self) -> None:
         body = await self._response.read(WHOLE_BYTES)
         self._note_first(body)
         if self._response.status < 400:
+            if self._judge is None and (failure := failure_of(self._call.spec, body)) is not None:
+                raise failure
             self._tail.append(body)
-            body = self._changed(body) + self._rest()
+            body = self._through(body if self._judge is None else self._judge.feed(body)) + self._rest()
             self._note_usage()
         elif self._call.model is not None:
             body = self._call.model.renamed_error(body)
-        await self._call.client.respond(self._response.status, headers, body)
+        if self._call.client.started:
+            raise BadEngineResponse("The engine did not go on with the answer.")
+        if not self._call.wins():
+            raise Superseded
+        await self._call.client.respond(self._response.status, self._headers, body)
 
-    async def _pass_pieces(self, headers: list[Header]) -> None:
-        client = self._call.client
-        if self._alias is None and self._hidden is None and self._response.content_length is not None:
-            headers = [*headers, (b"content-length", b"%d" % self._response.content_length)]
-        client.head(self._response.status, headers)
+    # -- in pieces --------------------------------------------------------------------------------------------------
+
+    async def _pass_pieces(self) -> None:
+        if self._alias is None and self._judge is None and self._response.content_length is not None:
+            self._headers = [*self._headers, (b"content-length", b"%d" % self._response.content_length)]
         try:
-            await self._response.relay(self._piece)
+            await self._relay()
+            rest = self._rest()
         except EngineError:
             await self._give_up()
             raise
         finally:
             self._note_usage()
-        await client.finish(self._rest())
+        self._begin()
+        if self._owed is not None:
+            owed, self._owed = self._owed, None
+            await owed
+        await self._call.client.finish(rest)
+
+    async def _relay(self) -> None:
+        """An engine that dies when the last event is out has done all that it had to."""
+        try:
+            await self._response.relay(self._piece)
+        except EngineError:
+            judge = self._judge
+            if judge is None or judge.failure is not None or not judge.complete:
+                raise
 
     def _piece(self, chunk: bytes) -> Awaitable[None] | None:
         """The hot path of a stream: called from the parser for every piece; an awaitable when the client is slow."""
         if self._awaits_token:
             self._note_first(chunk)
         self._tail.append(chunk)
+        judge = self._judge
+        if judge is not None:
+            chunk = judge.feed(chunk)
+            if judge.failure is not None:
+                return self._break_off(chunk, judge.failure)
+            if not chunk:
+                self._wait_for_content(judge)
+                return None
         if self._hidden is not None:
             chunk = self._hidden.feed(chunk)
         if self._alias is not None:
             chunk = self._alias.feed(chunk)
         return self._write(chunk) if chunk else None
 
-    def _changed(self, data: bytes) -> bytes:
+    async def _break_off(self, chunk: bytes, failure: EngineError) -> None:
+        """The last good events go to a client that has begun to read; for one that has not, another engine may begin
+        anew. Awaited by `Response.relay`, which lets go of the engine."""
+        if (
+            self._call.client.started
+            and (chunk := self._through(chunk))
+            and (pending := self._write(chunk)) is not None
+        ):
+            await pending
+        raise failure
+
+    def _through(self, data: bytes) -> bytes:
+        """The stages behind the judge."""
         if self._hidden is not None:
             data = self._hidden.feed(data)
         return data if self._alias is None else self._alias.feed(data)
 
     def _rest(self) -> bytes:
-        """What is still held back at a clean end."""
-        rest = self._hidden.flush() if self._hidden is not None else b""
-        return rest if self._alias is None else self._alias.feed(rest) + self._alias.flush()
+        """What is still held back at a clean end. Raises EngineError where that is no good end of a stream."""
+        rest = self._through(self._judge.flush()) if self._judge is not None else b""
+        if self._judge is not None:
+            if self._judge.failure is not None:
+                raise self._judge.failure
+            self._call.refused = self._judge.refused
+        held = self._hidden.flush() if self._hidden is not None else b""
+        return rest + held if self._alias is None else rest + self._alias.feed(held) + self._alias.flush()
 
     async def _give_up(self) -> None:
         """The engine broke off: a client that has begun to read gets the whole events that were held back. For one
@@ -118,6 +182,57 @@ class Answer:
         if whole and (pending := self._write(whole)) is not None:
             await pending
 
+    # -- the beginning ----------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """From here on it is this answer that the client gets. Raises Superseded when it is another already."""
+        client = self._call.client
+        if not self._call.wins():
+            raise Superseded
+        self._stop_timer()
+        if not client.started:
+            client.head(self._response.status, self._headers)
+        self._write = client.write
+
+    def _write_first(self, chunk: bytes) -> Awaitable[None] | None:
+        self._begin()
+        return self._write(chunk)
+
+    def _wait_for_content(self, judge: StreamJudge) -> None:
+        if judge.holds and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._hold_back, self._let_go, judge)
+
+    def _let_go(self, judge: StreamJudge) -> None:
+        """Nothing but a beginning has come for so long that the client should see it: it may wait for a sign."""
+        self._timer = None
+        chunk = self._through(judge.release())
+        if not chunk or not self._call.wins():
+            return
+        self._owed = self._write(chunk)
+        if self._owed is not None:
+            self._write = self._write_behind
+
+    def _write_behind(self, chunk: bytes) -> Awaitable[None]:
+        """The piece behind one that the client was too slow for when it was let go."""
+        self._write = self._call.client.write
+        owed, self._owed = self._owed, None
+
+        async def both() -> None:
+            if owed is not None:
+                await owed
+            following = self._write(chunk)
+            if following is not None:
+                await following
+
+        return both()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- what is noted on the way ------------------------------------------------------------------------------------
+
     def _note_usage(self) -> None:
         hidden = self._hidden
         self._call.usage = find_usage(hidden.removed if hidden is not None and hidden.removed else b"".join(self._tail))
@@ -128,7 +243,7 @@ class Answer:
         """The first byte, and the first that shows a token: until then the engine may still have the prompt to do."""
         if self._call.first_byte_at is None:
             self._call.first_byte_at = self._clock()
-        if self._has_events and not shows_token(chunk, self._call.spec.name):
+        if self._judge is not None and not shows_token(chunk, self._call.spec.name):
             return
         self._awaits_token = False
         if self._call.ticket is not None:

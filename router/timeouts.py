@@ -16,7 +16,7 @@ MIN_TIMER: Final = 0.001  # seconds; uvloop rounds timers to milliseconds and ma
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to connect; from request written to response head; between pieces of a body; for the whole exchange."""
+    """Seconds: to connect; from request written to a body's first byte; between its pieces; for the whole exchange."""
 
     connect: float
     first_byte: float

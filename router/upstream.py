@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from router.connection import Connection
-from router.errors import ConnectFailed, EngineClosed, EngineError, EngineTimeout
+from router.errors import ConnectFailed, ConnectTimeout, EngineClosed, EngineError
 from router.response import Response
 from router.timeouts import Timeouts
 
@@ -163,7 +163,7 @@ class Upstream:
             async with asyncio.timeout(self._timeouts.connect):
                 await loop.create_connection(lambda: connection, self._host, self._port, ssl=self._ssl)
         except TimeoutError:
-            raise EngineTimeout("The engine did not accept a connection within its time limit (connect).") from None
+            raise ConnectTimeout("The engine did not accept a connection within its time limit (connect).") from None
         except OSError:  # refused, unreachable, unknown host, bad certificate: the text would name the endpoint
             raise ConnectFailed("The engine could not be reached.") from None
         return connection

@@ -42,6 +42,8 @@ NEIGHBOURS = {
     "origin": {"client"},
     "calls": {"client", "measure", "metrics", "pools", "relay", "tickets"},
     "relay": {"calls", "upstream"},
+    "attempts": {"calls", "hedging", "metrics", "pools", "relay", "tickets"},
+    "hedging": {"calls"},
     "routing_headers": {"tickets"},
 }
 PURE = {"policies", "xxhash"}

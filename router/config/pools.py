@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import Field
 
 from policies.types import Role
@@ -21,6 +21,7 @@ from router.config.types import (
     Name,
     ProfileName,
     Seconds,
+    SecondsOrNone,
     SocketUrl,
     Variable,
     Weight,
@@ -49,9 +50,40 @@ class EndpointConfig(Section):
 
 class TimeoutsConfig(Section):
     connect: Seconds = Field(default=5.0, description="Seconds to connect to an engine.")
-    first_byte: Seconds = Field(default=300.0, description="Seconds from request sent to the answer's first byte.")
+    first_byte: Seconds = Field(
+        default=300.0,
+        description="Seconds from request sent to the answer's first byte at most; for answers in one piece, which "
+        "have it when they are complete, and for the batch lane it is the limit.",
+    )
+    first_byte_least: Seconds = Field(
+        default=30.0, description="Seconds that engines have for it, however little is predicted."
+    )
+    first_byte_factor: Annotated[float, NO_BOOL, Ge(1), Le(1e6)] = Field(
+        default=10.0, description="Times the predicted time to the first token that they have, within the two."
+    )
     idle: Seconds = Field(default=60.0, description="Seconds between two pieces of an answer.")
     total: Seconds = Field(default=3600.0, description="Seconds for one attempt as a whole.")
+
+
+class RetryBudgetConfig(Section):
+    share: Annotated[float, NO_BOOL, Ge(0), Le(1)] = Field(
+        default=0.1, description="Retries per request of the last 30 seconds."
+    )
+    reserve: Annotated[int, NO_BOOL, Ge(0), Le(1_000_000)] | None = Field(
+        default=None,
+        description="Retries besides in 30 seconds, for the sudden death of an engine; null: the most `max_in_flight`.",
+    )
+
+
+class HedgingConfig(Section):
+    enabled: bool = Field(
+        default=False,
+        description="Whether a second copy of a short stream goes to another endpoint when the first byte is later "
+        "than 99 % are; the first to answer is kept.",
+    )
+    share: Annotated[float, NO_BOOL, Gt(0), Le(0.5)] = Field(
+        default=0.05, description="Share of the short requests that may be sent twice."
+    )
 
 
 class EngineTlsConfig(Section):
@@ -81,8 +113,22 @@ class PoolConfig(Section):
         description="Whether its engines' KV events tell what their caches hold; needs promptlane[kv-events].",
     )
     retries: Annotated[int, NO_BOOL, Ge(0), Le(10)] = Field(
-        default=2, description="Further attempts elsewhere before the first byte of an answer."
+        default=2,
+        description="Further attempts elsewhere before the first byte of an answer; refused connections do not count.",
     )
+    retry_wait: SecondsOrNone = Field(
+        default=5.0,
+        description="Seconds that a request which every endpoint has failed waits for one to come back; 0: none.",
+    )
+    retry_budget: RetryBudgetConfig = Field(
+        default=RetryBudgetConfig(), description="How many retries all requests have together."
+    )
+    hold_back_seconds: SecondsOrNone = Field(
+        default=5.0,
+        description="Seconds for which a stream's beginning without content is held back, so that a failure behind it "
+        "can be retried; 0: not at all.",
+    )
+    hedging: HedgingConfig = Field(default=HedgingConfig(), description="Second copies of late short requests.")
     engine_api_key: EngineKey | None = Field(
         default=None, description="Key that engines ask for (`vllm serve --api-key`)."
     )

@@ -28,6 +28,17 @@ _ANTHROPIC_TYPES = {
 }
 
 
+class _Message(msgspec.Struct, gc=False):
+    message: str | None = None
+
+
+class _EngineError(msgspec.Struct, gc=False):
+    error: _Message
+
+
+_engine_error = msgspec.json.Decoder(_EngineError).decode
+
+
 def error_body(error: GatewayError, *, anthropic: bool = False) -> bytes:
     """The JSON body of an error."""
     if anthropic:
@@ -44,9 +55,21 @@ def error_headers(error: GatewayError) -> list[Header]:
         # Whole seconds, never 0: Retry-After has no fractions, and 0 would bring everybody back at once.
         headers.append((b"retry-after", str(max(1, math.ceil(error.retry_after))).encode()))
         headers.append((b"retry-after-ms", str(max(1, math.ceil(error.retry_after * 1000))).encode()))
-    if error.final:
-        headers.append((b"x-should-retry", b"false"))
-    return headers
+    return [*headers, *advice(error)]
+
+
+def advice(error: GatewayError) -> list[Header]:
+    """What SDKs are told of trying again; without it they do at 408, 409, 429 and every 5xx."""
+    return [(b"x-should-retry", b"false")] if error.final else []
+
+
+def says_what(body: bytes) -> bool:
+    """Whether an engine's error body has the object that SDKs read: not a text in its place, as from an engine that
+    scales, and not the HTML of a proxy before it."""
+    try:
+        return _engine_error(body).error.message is not None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def error_event(error: GatewayError, *, anthropic: bool = False) -> bytes:

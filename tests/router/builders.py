@@ -9,8 +9,11 @@ from random import Random
 
 from policies.admission.desk import Desk
 from policies.admission.order import ShortestPrefillFirst
+from policies.attempts import AttemptPolicy
 from policies.endpoint_state import EndpointState
+from policies.first_byte import FirstByteLimit
 from policies.registry import make_profile
+from policies.retry import Budget, RetryPolicy
 from policies.types import InferenceRequest, Lane
 from router.pools import Place, Pool
 from router.tickets import Ticket
@@ -24,6 +27,10 @@ LARGE = 30_000  # tokens: more than 2 s of prefill, so the gate is shut behind i
 
 def make_desk(max_waiting: int = 5000) -> Desk:
     return Desk(ShortestPrefillFirst(), bounds=dict.fromkeys(Lane, max_waiting))
+
+
+def make_attempts(retries: int = 2) -> AttemptPolicy:
+    return AttemptPolicy(RetryPolicy(retries, Budget(0.1, 256), 5.0, Random(1)), FirstByteLimit(300, 30, 10), 5.0)
 
 
 def make_pool(
@@ -43,7 +50,7 @@ def make_pool(
         make_profile(profile, Random(1)),
         make_desk(max_waiting),
         clock,
-        retries=retries,
+        attempts=make_attempts(retries),
         when_full=dict.fromkeys(Lane, 503),
         predecessor=predecessor,
     )

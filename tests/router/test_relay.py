@@ -10,6 +10,7 @@ import pytest
 
 from policies.health import EndpointHealth
 from router.relay import WHOLE_BYTES
+from router.wire.sse import EVENT_BYTES
 from tests.router.stack import ANSWER, RecordingEngine, Stack, chat, running, two_tenants, whole
 
 CHAT = "/v1/chat/completions"
@@ -116,8 +117,16 @@ def test_a_stream_that_breaks_between_two_events_ends_with_an_error_event(
     assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "engine_closed"
 
 
-def test_a_stream_that_breaks_in_an_event_breaks_for_the_client_too(stack: Stack) -> None:
-    stack.engines["globex-0"].reply = streamed(b'data: {"half', end=False)
+def test_of_a_stream_that_breaks_in_an_event_the_client_sees_whole_events_only(stack: Stack) -> None:
+    stack.engines["globex-0"].reply = streamed(CHUNK, b'data: {"half', end=False)
+    status, _, body = stack.post(CHAT, chat("qwen2-7b", stream=True, **ASKS_USAGE), key="globex-key")
+    assert (status, body[: len(CHUNK)]) == (200, CHUNK)
+    assert json.loads(body[len(CHUNK) :].removeprefix(b"data: "))["error"]["code"] == "engine_closed"
+
+
+def test_a_stream_that_breaks_in_an_event_too_long_to_hold_breaks_for_the_client_too(stack: Stack) -> None:
+    long = b'data: {"half' + b"a" * EVENT_BYTES
+    stack.engines["globex-0"].reply = streamed(long, end=False)
     with pytest.raises(ValueError, match="no end"):
         stack.post(CHAT, chat("qwen2-7b", stream=True, **ASKS_USAGE), key="globex-key")
 
@@ -156,9 +165,9 @@ def test_a_stream_that_breaks_before_its_first_piece_is_a_plain_error(stack: Sta
 
 
 def test_bytes_held_back_for_the_alias_are_sent_at_the_end(stack: Stack) -> None:
-    stack.engines["globex-0"].reply = streamed(b'data: {"model":"ti', b'ny"}\n\ndata: "model":"tin')
+    stack.engines["globex-0"].reply = streamed(b'data: {"model":"ti', b'ny"}\n\n', DONE + b'data: "model":"tin')
     status, _, body = stack.post(CHAT, chat("qwen2-7b", stream=True), key="globex-key")
-    assert (status, body) == (200, b'data: {"model":"qwen2-7b"}\n\ndata: "model":"tin')
+    assert (status, body) == (200, b'data: {"model":"qwen2-7b"}\n\n' + DONE + b'data: "model":"tin')
 
 
 def test_the_usage_at_the_end_of_a_stream_is_counted(stack: Stack) -> None:
@@ -264,7 +273,7 @@ def test_a_long_answer_with_an_alias_is_whole(stack: Stack) -> None:
     ids=["negative", "huge", "negative cached"],
 )  # fmt: skip
 def test_an_impossible_usage_harms_nobody(stack: Stack, usage: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    stack.engines["globex-0"].reply = answered(b'{"id":"1","usage":' + usage + b"}")
+    stack.engines["globex-0"].reply = answered(b'{"id":"1","choices":[],"usage":' + usage + b"}")
     assert stack.post(CHAT, chat("qwen2-7b"), key="globex-key")[0] == 200
     assert metric(stack, "promptlane_internal_errors_total", where="gateway") == 0
     assert not [record for record in caplog.records if record.exc_info], "something was thrown after the answer"
