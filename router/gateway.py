@@ -179,7 +179,8 @@ class Gateway:
             status, body = error.engine_status, call.model.renamed_error(error.engine_body)
             headers = [*response_headers(error.engine_headers), *advice(error)]
         else:
-            status, body = error.status, error_body(error, anthropic=call.spec.anthropic)
+            status = error.engine_status if isinstance(error, EngineStatus) else error.status
+            body = error_body(error, anthropic=call.spec.anthropic)
             headers = error_headers(error)
         call.status = status
         await call.client.respond(status, [*headers, *self._own_headers(call)], body)

@@ -115,7 +115,7 @@ def test_a_stream_without_its_last_event_is_a_failure(end: bytes) -> None:
 
 
 def test_words_of_a_model_are_never_taken_for_an_end() -> None:
-    said = br"\n\ndata: {\"error\": {}}\n\ndata: [DONE]\n\n\"finish_reason\":\"abort\" event: error"
+    said = rb"\n\ndata: {\"error\": {}}\n\ndata: [DONE]\n\n\"finish_reason\":\"abort\" event: error"
     stream = ROLE + WORD.replace(b" yield", said) * 3 + STOP + DONE
     judge = StreamJudge(CHAT)
     assert judged(judge, stream, [len(ROLE), len(ROLE) + 200]) == stream
