@@ -11,7 +11,7 @@ from policies.types import FailureCause, Outcome
 # A timeout is not here: the engine may still be at work on the request, and a second copy doubles the load just when
 # there is too much of it.
 RETRYABLE_CAUSES = frozenset(
-    {FailureCause.CONNECT, FailureCause.CLOSED, FailureCause.PROTOCOL, FailureCause.ENGINE_ABORT}
+    {FailureCause.CONNECT, FailureCause.CLOSED, FailureCause.PROTOCOL, FailureCause.ENGINE_ABORT, FailureCause.HUNG}
 )
 
 # A vLLM that shuts down answers 500 to new requests and one that is full 503 (facts/vllm.md). 504 is a timeout, 501
