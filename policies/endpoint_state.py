@@ -131,13 +131,13 @@ class EndpointState:
         health = self.health
         if health.cause is not None and health.ejected:
             return "half-open" if health.state(now) == "half-open" else health.cause.value
-        return "starting" if health.well and not health.suspected and self.gentle(now) else health.state(now)
+        starts = health.well and not health.suspected and health.slow_start.under_way(now)
+        return "starting" if starts else health.state(now)
 
     def gentle(self, now: float) -> bool:
         """In its slow start it has what it is to get while others can take more."""
-        return self.health.returned_at is not None and self.in_flight >= self.health.seats(
-            self.endpoint.max_in_flight, now
-        )
+        slow = self.health.slow_start
+        return slow.since is not None and self.in_flight >= slow.seats(self.endpoint.max_in_flight, now)
 
     @property
     def full(self) -> bool:

@@ -65,4 +65,4 @@ class Seat:
 
     def keep(self, states: Sequence[EndpointState], now: float) -> Sequence[EndpointState]:
         kept = [state for state in states if state.in_flight < state.endpoint.max_in_flight]
-        return [state for state in kept if state.health.returned_at is None or not state.gentle(now)] or kept
+        return [state for state in kept if state.health.slow_start.since is None or not state.gentle(now)] or kept

@@ -16,6 +16,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from policies.outliers import ErrorWindow, Fellows
+from policies.slow_start import SlowStart
 from policies.types import FailureCause, Outcome
 
 OPEN_SECONDS = 1.0  # a restart of a process or a lost packet is over by then
@@ -34,9 +35,6 @@ CALM_SECONDS = 60.0
 
 # 501 and 505 are about the request; the engine is well.
 REQUEST_CAUSED_5XX = frozenset({501, 505})
-
-# In slow start an endpoint gets this many requests at once at least: fewer would leave a batching engine idle.
-FEW = 4
 
 
 class ProbeState(StrEnum):
@@ -58,15 +56,14 @@ class Cause(StrEnum):
 class EndpointHealth:
     """Health of one endpoint. `unhealthy_after`, `healthy_after` count probes in a row, `open_after` failures.
 
-    `slow_start`: seconds in which one that returns comes to get all that it can take; 0: at once. `canaried`: canaries
-    are sent when an open circuit's time is over. `suspected`: a canary is to tell whether it hangs. `fellows`: the
-    pool's other endpoints; without them nothing bounds who is ejected, and nobody is an outlier.
+    `canaried`: canaries are sent when an open circuit's time is over. `suspected`: one is to tell whether it hangs.
+    `fellows`: the pool's other endpoints; without them nothing bounds who is ejected, and nobody is an outlier.
     """
 
     __slots__ = (
         "_bad_probes", "_calm_at", "_failures", "_good_probes", "_healthy_after", "_open_after", "_open_seconds",
-        "_open_until", "_slow_start", "_trial_until", "_unhealthy_after", "canaried", "cause", "ejections", "errors",
-        "fellows", "probes", "returned_at", "suspected", "well",
+        "_open_until", "_trial_until", "_unhealthy_after", "canaried", "cause", "ejections", "errors", "fellows",
+        "probes", "slow_start", "suspected", "well",
     )  # fmt: skip
 
     def __init__(
@@ -82,7 +79,6 @@ class EndpointHealth:
         self._unhealthy_after = unhealthy_after
         self._healthy_after = healthy_after
         self._open_after = open_after
-        self._slow_start = slow_start
         self._good_probes = 0
         self._bad_probes = 0
         self._failures = 0
@@ -97,13 +93,13 @@ class EndpointHealth:
         self.ejections = dict.fromkeys(Cause, 0)  # so far
         self.errors = ErrorWindow()
         self.fellows: Fellows | None = None
-        self.returned_at: float | None = None  # when a slow start began; None: it has all its seats
+        self.slow_start = SlowStart(slow_start)
 
     def configure(self, *, unhealthy_after: int, healthy_after: int, slow_start: float = 0.0) -> None:
         """Other bounds from now on; what is known stays."""
         self._unhealthy_after = unhealthy_after
         self._healthy_after = healthy_after
-        self._slow_start = slow_start
+        self.slow_start.seconds = slow_start
 
     @property
     def reachable(self) -> bool:
@@ -158,21 +154,9 @@ class EndpointHealth:
             self.probes = ProbeState.HEALTHY
             self.well = self._open_until is None
             if starts:
-                self.returned(now)
-        if self.returned_at is not None and now - self.returned_at >= self._slow_start:
-            self.returned_at = None
-
-    def returned(self, now: float) -> None:
-        """The engine has just started, woken or come back: its slow start begins."""
-        self.returned_at = now if self._slow_start > 0 else None
-
-    def seats(self, most: int, now: float) -> int:
-        """Of `most` requests at once, how many it gets now. Grows with the square of the time, as most engines are far
-        from having all their seats taken: half of the time, a quarter of the seats."""
-        if self.returned_at is None or now - self.returned_at >= self._slow_start:
-            return most
-        passed = max(0.0, now - self.returned_at) / self._slow_start
-        return min(most, FEW + int(passed * passed * most))
+                self.slow_start.begin(now)
+        if not self.slow_start.under_way(now):
+            self.slow_start.end()
 
     def eject(self, cause: Cause, now: float) -> bool:
         """Open the circuit; False where it is not closed, or where too few others would be left."""
@@ -245,16 +229,17 @@ class EndpointHealth:
             return
         self.errors.add(False, now)
         self._failures = 0
-        if now >= self._calm_at:
-            self._open_seconds = OPEN_SECONDS
         if self._open_until is not None:
             self._close(now)
+        if now >= self._calm_at:
+            self._open_seconds = OPEN_SECONDS
 
     def _open(self, now: float) -> None:
         self._open_until = now + self._open_seconds
         self.well = self.suspected = False
         self._open_seconds = min(2 * self._open_seconds, MAX_OPEN_SECONDS)
-        self._trial_until = self.returned_at = None
+        self._trial_until = None
+        self.slow_start.end()
         self.errors.clear()
 
     def _close_on_trust(self, now: float) -> None:
@@ -267,7 +252,7 @@ class EndpointHealth:
             self._calm_at = now + CALM_SECONDS
         self._open_until = self._trial_until = self.cause = None
         self.well = self.probes is ProbeState.HEALTHY
-        self.returned(now)
+        self.slow_start.begin(now)
 
 
 def is_engine_failure(outcome: Outcome) -> bool:

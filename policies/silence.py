@@ -38,6 +38,10 @@ CANARY_MARGIN = 0.45
 # Streams under way that are silent so many times longer than they ever were between two pieces (p99).
 BETWEEN_PIECES = 2.0
 
+# An engine that has answered a canary is not asked again for so long: it may be silent for a good reason, such as a
+# tool call whose text is held back until it is whole.
+TRUST_SECONDS = 0.4
+
 
 class Owed(NamedTuple):
     """A sign of life that is to come. `first`: it will be the first token; else the end of an answer in one piece."""
@@ -50,13 +54,16 @@ class Owed(NamedTuple):
 class Silence:
     """Of one endpoint. Keys are the caller's; unknown ones do nothing. Times never fall."""
 
-    __slots__ = ("_alive_at", "_due", "_heard_at", "firsts", "gaps")
+    __slots__ = ("_alive_at", "_due", "_heard_at", "_spoke_at", "_trusted_until", "firsts", "gaps", "wholes")
 
     def __init__(self) -> None:
         self._due: dict[int, Owed] = {}
         self._heard_at = 0.0  # a first token or an end, or when something became owed
+        self._spoke_at = 0.0  # a first token, an end or a piece of a stream
         self._alive_at = 0.0  # any sign that the engine computes
+        self._trusted_until = 0.0
         self.firsts = Spread()  # from dispatch to first token
+        self.wholes = Spread()  # from dispatch to the end of an answer in one piece
         self.gaps = Spread()  # between two signs while streams were under way
 
     def __len__(self) -> int:
@@ -67,7 +74,10 @@ class Silence:
     def first_token_seconds(self) -> float:
         """The p99 of the time to a first token, as learned; until then, what is reckoned with."""
         known = self.firsts.quantile(0.99)
-        return known if self.firsts.seen >= ENOUGH else max(known, PRIOR_SECONDS)
+        if self.firsts.seen >= ENOUGH:
+            return known
+        whole = self.wholes.quantile(0.99)  # a first token nobody saw came before the end
+        return max(known, min(whole, PRIOR_SECONDS) if self.wholes.seen >= ENOUGH else PRIOR_SECONDS)
 
     def expects(self, key: int, seconds: float, now: float, *, first: bool = True) -> None:
         """Something was sent: its first token, or its end where that is all that shows, is predicted in `seconds`."""
@@ -78,21 +88,26 @@ class Silence:
     def heard(self, key: int, now: float) -> None:
         """A sign came, by this request."""
         owed = self._due.pop(key, None)
-        self._heard_at = self._alive_at = now
-        if owed is not None and owed.first:
-            self.firsts.learn(now - owed.sent)
+        self._heard_at = self._spoke_at = self._alive_at = now
+        if owed is not None:
+            (self.firsts if owed.first else self.wholes).learn(now - owed.sent)
 
     def left(self, key: int) -> None:
         """It owes nothing any more, and nothing is known."""
         self._due.pop(key, None)
 
-    def alive(self, at: float, *, between: bool = False) -> None:
-        """The engine was seen to compute at this time. `between`: by a further piece of a stream."""
-        if at <= self._alive_at:
-            return
-        if between and self._alive_at:
-            self.gaps.learn(at - self._alive_at)
-        self._alive_at = at
+    def spoke(self, at: float) -> None:
+        """A further piece of a stream came at this time."""
+        if at > self._spoke_at:
+            if self._spoke_at:
+                self.gaps.learn(at - self._spoke_at)
+            self._spoke_at = at
+            self._alive_at = max(self._alive_at, at)
+
+    def alive(self, now: float) -> None:
+        """The engine has shown that it computes, by a canary or its figures."""
+        self._alive_at = now
+        self._trusted_until = now + TRUST_SECONDS
 
     def alive_since(self, then: float) -> bool:
         """Whether there has been a sign after this time."""
@@ -100,7 +115,7 @@ class Silence:
 
     def forget(self) -> None:
         """Another engine process answers here: how fast it is has to be seen."""
-        self.firsts, self.gaps = Spread(), Spread()
+        self.firsts, self.wholes, self.gaps = Spread(), Spread(), Spread()
 
     def overdue(self, now: float) -> float:
         """Seconds since which something should have been heard; 0 while all is as it should be."""
@@ -116,14 +131,15 @@ class Silence:
         `streams`: answers are under way whose next piece could come at any time.
         """
         quiet = now - self._alive_at
-        if quiet < LEAST_QUIET:
+        if quiet < LEAST_QUIET or now < self._trusted_until:
             return False
         first = self.first_token_seconds
         if streams and quiet >= self._between(first):
             return True
         if min(quiet, now - self._heard_at) < max(LEAST_QUIET, first + SUSPECT_MARGIN):
             return False
-        return any(now >= _bound(owed, first) for owed in self._due.values())
+        whole = self.wholes.quantile(0.99) if self.wholes.seen >= ENOUGH else None
+        return any(now >= _bound(owed, first, whole) for owed in self._due.values())
 
     def canary_seconds(self, pending: float, now: float) -> float:
         """What a canary may take. `pending`: the predicted prefill of what was sent before it (seconds): it waits in
@@ -138,8 +154,10 @@ class Silence:
         return max(LEAST_QUIET, min(usual, first) + SUSPECT_MARGIN)
 
 
-def _bound(owed: Owed, first: float) -> float:
+def _bound(owed: Owed, first: float, whole: float | None) -> float:
     """When it is later than any that was seen, and than was predicted of it."""
     if owed.first:
         return owed.sent + max(first, owed.seconds) + SUSPECT_MARGIN
+    if whole is not None:
+        return owed.sent + max(whole, owed.seconds) + SUSPECT_MARGIN
     return owed.sent + max(first, PATIENCE * owed.seconds + GRACE_SECONDS)

@@ -176,7 +176,7 @@ class Prober:
         if reading.asleep and not state.sleeping:
             state.index.clear()  # engines drop their caches to sleep, and wake without
         if state.sleeping and not reading.asleep:
-            state.health.returned(self._pool.clock())
+            state.health.slow_start.begin(self._pool.clock())
         state.sleeping = bool(reading.asleep)
         state.scraped_at, state.in_flight_scraped = self._pool.clock(), state.in_flight
         self._note_run(state, reading)
@@ -193,7 +193,7 @@ class Prober:
         if restarted:
             _log.info("endpoint %s has restarted: its cache is empty", name)
             state.restarted()
-            state.health.returned(self._pool.clock())
+            state.health.slow_start.begin(self._pool.clock())
             self._told.discard(name)
 
     def _warn_of_useless_affinity(self, state: EndpointState) -> None:

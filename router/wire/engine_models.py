@@ -31,4 +31,4 @@ def _model(entry: Any) -> EngineModel | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
         return None
     length = entry.get("max_model_len")
-    return EngineModel(entry["id"], length if isinstance(length, int) and length > 0 else None)
+    return EngineModel(entry["id"], length if type(length) is int and length > 0 else None)
