@@ -19,7 +19,7 @@ from policies.pool_rates import PoolRates, differ
 from policies.prefix_index import Hold, PrefixIndex
 from policies.reservation import Reservation
 from policies.silence import Silence
-from policies.types import Endpoint, InferenceRequest
+from policies.types import Endpoint, EngineModel, InferenceRequest
 
 # The cache of an engine of unknown size (tokens): an 8B model on a 24 GB GPU has about this. When unsure go low, as
 # phantom hits cost far more than missed ones (facts/routing.md).
@@ -45,7 +45,8 @@ class EndpointState:
     for each, as attention reads it; `decode_tokens`: the part of that which belongs to decoding requests.
     `prefill_since`: since when the present prefill may have been under way.
     `engine_*` and `kv_usage` (0..1) are the engine's own figures, `scraped_at` their age and `in_flight_scraped` our
-    own part of them.
+    own part of them. `served`: the models that it serves, None where it has not said. `paused`: it says that it
+    computes nothing for now.
     """
 
     endpoint: Endpoint
@@ -54,6 +55,8 @@ class EndpointState:
     index: PrefixIndex = field(default_factory=lambda: PrefixIndex(index_blocks(UNKNOWN_KV_TOKENS, TOKENS_PER_BLOCK)))
     sleeping: bool = False
     draining: bool = False
+    paused: bool = field(default=False, init=False)
+    served: tuple[EngineModel, ...] | None = field(default=None, init=False)
     in_flight: int = field(default=0, init=False)
     pending_prefills: int = field(default=0, init=False)
     pending_prefill_seconds: float = field(default=0.0, init=False)
@@ -121,6 +124,21 @@ class EndpointState:
         """May be sent to at all; says nothing of room."""
         return not self.sleeping and not self.draining and self.health.admits(now)
 
+    def status(self, now: float) -> str:
+        """What keeps it from getting all that it could, in one word; `healthy` when nothing does."""
+        if self.draining or self.sleeping or self.paused:
+            return "draining" if self.draining else "sleeping" if self.sleeping else "paused"
+        health = self.health
+        if health.cause is not None and health.ejected:
+            return "half-open" if health.state(now) == "half-open" else health.cause.value
+        starts = health.well and not health.suspected and health.slow_start.under_way(now)
+        return "starting" if starts else health.state(now)
+
+    def gentle(self, now: float) -> bool:
+        """In its slow start it has what it is to get while others can take more."""
+        slow = self.health.slow_start
+        return slow.since is not None and self.in_flight >= slow.seats(self.endpoint.max_in_flight, now)
+
     @property
     def full(self) -> bool:
         """Has as many in-flight requests as its endpoint allows."""
@@ -175,6 +193,7 @@ class EndpointState:
         self._fit_index()
         self.learner = RateLearner(self.rates)
         self._own_rates = self.rates
+        self.silence.forget()
 
     def _fit_index(self) -> None:
         blocks = int(self.nominal_blocks * self.kv_fill.factor * self.feedback.factor)

@@ -58,10 +58,11 @@ class BestRole:
 
 
 class Seat:
-    """With fewer in-flight requests than the endpoint allows."""
+    """With fewer in-flight requests than the endpoint allows, and than its slow start does while others have a seat."""
 
     name: ClassVar[str] = "seat"
     reason: ClassVar[RejectReason] = RejectReason.POOL_BUSY
 
     def keep(self, states: Sequence[EndpointState], now: float) -> Sequence[EndpointState]:
-        return [state for state in states if state.in_flight < state.endpoint.max_in_flight]
+        kept = [state for state in states if state.in_flight < state.endpoint.max_in_flight]
+        return [state for state in kept if state.health.slow_start.since is None or not state.gentle(now)] or kept

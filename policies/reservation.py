@@ -63,7 +63,7 @@ class Reservation:
         # A stream shows its first token, and what generates nothing ends with it.
         shows_first = request.stream or not self.output_tokens
         state.learner.dispatched(id(self), self.uncached_tokens, cached_tokens, shows_first, now)
-        state.silence.expects(id(self), self._sign_seconds(shows_first), now)
+        state.silence.expects(id(self), self._sign_seconds(shows_first), now, first=shows_first)
 
     @property
     def prefilled(self) -> bool:

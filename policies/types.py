@@ -107,6 +107,14 @@ class Endpoint:
     kv_capacity_tokens: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """A model that an engine says it serves. `max_model_len`: tokens of prompt and answer together, where it says."""
+
+    name: str
+    max_model_len: int | None = None
+
+
 class RejectReason(StrEnum):
     """Every reason for which a policy says no."""
 

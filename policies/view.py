@@ -83,7 +83,7 @@ class View:
         self.planned[column] += self.waits[column] - before
         self.versions = (*self.versions[:column], state.version, *self.versions[column + 1 :])
         self._stale = {}
-        if state.full:
+        if state.full or (len(self.open) > 1 and state.gentle(self.now)):
             self.open = [other for other in self.open if other != column]
         self.busy_share = self._busy_share()
 

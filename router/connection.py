@@ -39,7 +39,7 @@ class Connection(asyncio.Protocol):
     """Serves one exchange at a time. `answered`: a byte of the current response has arrived."""
 
     __slots__ = (
-        "_active_at", "_bodiless", "_body_begun", "_chunks", "_exchange", "_first_byte", "_heads", "_keep",
+        "_active_at", "_bodiless", "_body_begun", "_chunks", "_exchange", "_first_byte", "_head_at", "_heads", "_keep",
         "_max_header_bytes", "_mode", "_owner", "_paused", "_remaining", "_started", "_timeouts", "_timer",
         "_transport", "_unsent", "answered", "loop",
     )  # fmt: skip
@@ -63,6 +63,18 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def flowing_at(self) -> float | None:
+        """When the last piece came (monotonic seconds) of a body of which some has come and more is to come; None where
+        that is not so, or where the client's slowness is why nothing comes."""
+        flows = self._mode not in (IDLE, HEAD) and not self._paused and self._active_at > self._head_at
+        return self._active_at if flows else None
+
+    @property
+    def head_at(self) -> float:
+        """When the head of the present answer came; only while its body comes."""
+        return self._head_at
 
     def start(self, exchange: Exchange, request: bytes, *, bodiless: bool, first_byte: float, started: float) -> None:
         """Write a whole request. `bodiless`: the answer is to HEAD. `started`: when the total timeout began."""
@@ -161,7 +173,7 @@ class Connection(asyncio.Protocol):
         self._remaining, self._keep, self._mode = head.length or 0, head.kept, head.mode
         if head.mode == CHUNKED:
             self._chunks = ChunkedBody(self._max_header_bytes)
-        now = monotonic()
+        now = self._head_at = monotonic()
         if head.mode != CHUNKED:  # the body comes with it; vLLM sends a stream's head before it computes the prompt
             self._begin_body(now)
         exchange.begin(head.status, head.headers, head.length, now)

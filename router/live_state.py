@@ -88,6 +88,8 @@ def _endpoint(place: Place, now: float) -> dict[str, Any]:
         "role": state.endpoint.role.value,
         "healthy": place.available(now),
         "health": state.health.state(now),
+        "status": state.status(now),
+        "ejected": _ejected(state, now),
         "sleeping": state.sleeping,
         "in_flight": state.in_flight,
         "pending_prefill_seconds": round(state.pending_prefill_seconds, 6),
@@ -96,6 +98,7 @@ def _endpoint(place: Place, now: float) -> dict[str, Any]:
         "prefix_block_capacity": state.index.capacity,
         "kv_capacity_tokens": state.kv_capacity_tokens,
         "kv_tokens_in_flight": round(state.kv_tokens),
+        "models": [{"name": one.name, "max_model_len": one.max_model_len} for one in state.served or ()],
         "learned": _learned(state),
         "affinity": _affinity(state),
         "engine": {
@@ -119,7 +122,17 @@ def _learned(state: EndpointState) -> dict[str, Any]:
         "decode_step": learner.decode_step,
         "overhead": learner.overhead,
         "last_seen_by_predicted": learner.ratio,
+        "first_token_p99": round(state.silence.first_token_seconds, 6),
     }
+
+
+def _ejected(state: EndpointState, now: float) -> dict[str, Any] | None:
+    """Why its circuit is open, and seconds until a canary or a request may show that it works."""
+    health = state.health
+    if health.cause is None:
+        return None
+    left = health.retry_after(now)
+    return {"cause": health.cause.value, "for_seconds": round(left, 3) if left is not None else None}
 
 
 def _affinity(state: EndpointState) -> dict[str, Any]:

@@ -56,6 +56,16 @@ COUNTERS = {
     "promptlane_kv_gaps": (("pool", "endpoint"), "Times that messages with KV events were missing."),
     "promptlane_kv_replays": (("pool", "endpoint"), "Times that the engine told older KV events again."),
     "promptlane_kv_malformed": (("pool", "endpoint"), "Messages with KV events that could not be read."),
+    "promptlane_endpoint_ejections": (
+        ("pool", "endpoint", "cause"),
+        "Times that an endpoint was taken out though its probes were good: requests failed in a row (cause=failures), "
+        "far more often than at the pool's others (cause=outlier), or it was silent (cause=hung).",
+    ),
+    "promptlane_canaries": (
+        ("pool", "endpoint", "result"),
+        "Tiny requests of the gateway's own by which an endpoint showed whether it works (result=good|bad), or that it "
+        "computes no completions (result=cannot).",
+    ),
     "promptlane_config_reloads": (("result",), "Reloads of the configuration (result=ok|refused)."),
     "promptlane_internal_errors": (("where",), "Faults of the gateway itself."),
 }

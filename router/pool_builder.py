@@ -82,6 +82,7 @@ class PoolBuilder:
             window=routing.window,
             priority=partial(_priority, self._process, queue_order(routing)) if profile.engine_priority else None,
             predecessor=before,
+            max_ejected_share=pool.health.max_ejected_share,
         )
         self.when_certain.append(built.take_over)
         return built
@@ -100,6 +101,9 @@ class PoolBuilder:
             scrape_interval=config.health.scrape_interval,
             index_share=routing.index_share,
             tokens_per_block=self._tokens_per_block,
+            canary_timeout=config.health.canary_timeout,
+            detect_hung=config.health.detect_hung,
+            engine_models=self._engine_models(pool.name),
         )
         return Prober(
             pool, settings, self._process.metrics, ssl_context=self._tls[pool.name], headers=_credentials(config)
@@ -138,12 +142,20 @@ class PoolBuilder:
     def _shape_state(self, state: EndpointState, endpoint: Endpoint, pool: PoolConfig) -> None:
         routing = self._config.routing
         state.endpoint = endpoint
-        state.health.configure(unhealthy_after=pool.health.unhealthy_after, healthy_after=pool.health.healthy_after)
+        health = pool.health
+        state.health.configure(
+            unhealthy_after=health.unhealthy_after, healthy_after=health.healthy_after, slow_start=health.slow_start
+        )
         known = endpoint.kv_capacity_tokens or state.kv_capacity_tokens
         if known is not None:
             state.learn_kv_capacity(known, self._tokens_per_block, routing.index_share)
         else:
             state.size_index(index_blocks(routing.default_kv_tokens, self._tokens_per_block, routing.index_share))
+
+    def _engine_models(self, name: str) -> tuple[str, ...]:
+        """What tenants' models are called by the engines of this pool."""
+        routes = (model for tenant in self._config.tenants.values() for model in tenant.models.values())
+        return tuple(dict.fromkeys(route.engine_model for route in routes if route.pool == name))
 
     def _known(self, name: str, url: str) -> Place | None:
         before = self._previous.pools.get(name) if self._previous is not None else None

@@ -17,6 +17,7 @@ from policies.attempts import AttemptPolicy
 from policies.decision import Decision
 from policies.dispatch import WINDOW, plan
 from policies.endpoint_state import EndpointState
+from policies.outliers import MAX_EJECTED_SHARE, Fellows
 from policies.pool_rates import PoolRates
 from policies.profile import Profile
 from policies.types import InferenceRequest, Lane, Rejection, RejectReason
@@ -47,6 +48,7 @@ class Pool:
 
     `window`: waiting requests looked at in one pass. `priority`: of a request with this predicted prefill (seconds),
     where engines are to order what they were sent.
+    `max_ejected_share`: see `policies.outliers`.
     `predecessor`: the pool of this name before a reload; who still waits there shares these endpoints and goes first.
     """
 
@@ -63,11 +65,13 @@ class Pool:
         window: int = WINDOW,
         priority: Callable[[InferenceRequest, float], int] | None = None,
         predecessor: Pool | None = None,
+        max_ejected_share: float = MAX_EJECTED_SHARE,
     ) -> None:
         self.name = name
         self.places = tuple(places)
         self.states = tuple(place.state for place in places)
         self._rates = PoolRates(self.states)
+        self._fellows = Fellows(self.states, max_ejected_share)
         self.profile = profile
         self.clock = clock
         self.attempts = attempts
@@ -80,7 +84,7 @@ class Pool:
         self._successor: Pool | None = None
         self._passing = self._again = False
         if predecessor is None:  # else these endpoints serve already, and a refused reload must change nothing of them
-            self._rates.join()
+            self._join()
         self._upstreams = {id(place.state): place.upstream for place in places}  # a reload may change names
 
     async def dispatch(self, request: InferenceRequest, exclude: frozenset[str] = frozenset()) -> Ticket:
@@ -119,12 +123,17 @@ class Pool:
         """From now on the predecessor's passes are followed by this pool's: called when the reload is certain."""
         if self._predecessor is not None:
             self._predecessor._successor = self
-            self._rates.join()
+            self._join()
             self.desk.inherit(self._predecessor.desk)
         # Who still held back for a nearly free engine would wait for ever beside a pool that holds nobody.
         before = self._predecessor
         while before is not None:
             before.profile, before = self.profile, before._predecessor
+
+    def _join(self) -> None:
+        """The endpoints are this pool's from now on: they learn from each other, and not all may be ejected at once."""
+        self._rates.join()
+        self._fellows.join()
 
     def run_pass(self) -> None:
         """One look at who waits and who has room: here, and at the pools of this name before and after a reload, which

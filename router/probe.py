@@ -1,6 +1,7 @@
-"""Health and load of every endpoint of a pool, asked for at an interval.
+"""Health, models and load of every endpoint of a pool, asked for at an interval.
 
-Floor: an adapter around httpx; what an answer means for an endpoint is decided in `policies.health`.
+Floor: an adapter around httpx; what an answer means for an endpoint is decided in `policies.health`. What happens
+between two probes, `router.watch` sees.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from dataclasses import dataclass
 import httpx2
 
 from policies.endpoint_state import EndpointState
+from policies.scorers.engine_load import STALE_SECONDS
+from router.canary import Canary
 from router.metrics import Metrics
 from router.pools import Place, Pool
+from router.watch import Watcher, WatchSettings
 from router.wire.engine_metrics import EngineReading, EngineRun, read_engine_metrics
+from router.wire.engine_models import read_engine_models
 
 _log = logging.getLogger("promptlane.probe")
 # An engine that is down is asked this often at least, so that it serves within about a second of coming up.
@@ -30,7 +35,8 @@ _LARGEST_PAGE_BYTES = 4 * 1024 * 1024
 class ProbeSettings:
     """Times in seconds. `index_share`: share of an engine's KV capacity that its prefix index assumes.
 
-    `tokens_per_block`: what one prefix block stands for.
+    `tokens_per_block`: what one prefix block stands for. `canary_timeout`, `detect_hung`: see `router.watch`.
+    `engine_models`: what the engines are asked for by tenants' models.
     """
 
     interval: float
@@ -38,6 +44,9 @@ class ProbeSettings:
     scrape_interval: float
     index_share: float
     tokens_per_block: float
+    canary_timeout: float = 5.0
+    detect_hung: bool = True
+    engine_models: tuple[str, ...] = ()
 
 
 class Prober:
@@ -65,6 +74,11 @@ class Prober:
         )
         self._runs: dict[str, EngineRun] = {}  # by endpoint
         self._useless: set[str] = set()  # endpoints warned of
+        self._told: set[str] = set()  # endpoints that have told their models since they came up
+        self._unserved: set[tuple[str, str]] = set()  # endpoints and models warned of
+        watch = WatchSettings(settings.canary_timeout, settings.detect_hung)
+        canary = Canary(self._http, settings.engine_models)
+        self._watcher = Watcher(pool, canary, metrics, watch, self.figures, self.paused)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -80,6 +94,7 @@ class Prober:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._watcher.run(), name=f"watch {self._pool.name}")
             for place in self._pool.places:
                 group.create_task(self._watch(place), name=f"probe {place.state.endpoint.name}")
 
@@ -90,9 +105,12 @@ class Prober:
             try:
                 if not await self.probe(place):
                     wait = min(wait, _DOWN_INTERVAL_SECONDS)
-                elif self._pool.clock() >= scrape_at:
-                    scrape_at = self._pool.clock() + self._settings.scrape_interval
-                    await self.scrape(place)
+                    self._told.discard(place.state.endpoint.name)
+                else:
+                    if self._pool.clock() >= scrape_at:
+                        scrape_at = self._pool.clock() + self._settings.scrape_interval
+                        await self.scrape(place)
+                    await self.models(place)
                 self._pool.run_pass()
             except Exception:  # a background loop ends with its process, not with one odd answer
                 _log.exception("probing %s failed", place.state.endpoint.name)
@@ -103,25 +121,62 @@ class Prober:
         """Asks `/health` once and tells the endpoint's health. True when the engine says it is well."""
         answer = await self._get(place, "/health")
         ok = answer is not None and answer.status_code == 200
-        before = place.available(self._pool.clock())
         place.state.health.probe(ok, self._pool.clock())
-        after = place.available(self._pool.clock())
-        if before != after:
-            _log.info("endpoint %s is %s", place.state.endpoint.name, "available" if after else "not available")
         return ok
+
+    async def models(self, place: Place) -> None:
+        """Asks `/v1/models`, once for each time that the engine comes up."""
+        state = place.state
+        if state.endpoint.name in self._told:
+            return
+        answer = await self._get(place, "/v1/models")
+        if answer is None:
+            return
+        self._told.add(state.endpoint.name)
+        readable = answer.status_code == 200 and len(answer.content) <= _LARGEST_PAGE_BYTES
+        state.served = read_engine_models(answer.content) if readable else None
+        state.health.canaried = True
+        if state.served:
+            self._warn_of_unserved(state, {model.name for model in state.served})
+
+    def _warn_of_unserved(self, state: EndpointState, served: set[str]) -> None:
+        for model in self._settings.engine_models:
+            key = (state.endpoint.name, model)
+            if model not in served and key not in self._unserved:
+                self._unserved.add(key)
+                _log.warning("endpoint %s does not serve %s, which tenants' models are sent to it as", *key)
 
     async def scrape(self, place: Place) -> None:
         """Reads `/metrics` once; what cannot be read leaves the last reading to age."""
-        answer = await self._get(place, "/metrics")
-        if answer is not None and answer.status_code == 200 and len(answer.content) <= _LARGEST_PAGE_BYTES:
-            self._note(place, read_engine_metrics(answer.text))
+        reading = await self.figures(place)
+        if reading is not None:
+            self._note(place, reading)
             self._warn_of_useless_affinity(place.state)
+        elif place.state.sleeping and self._pool.clock() - (place.state.scraped_at or 0.0) > STALE_SECONDS:
+            place.state.sleeping = False  # nobody says so any more; where it is so after all a canary will show it
+
+    async def figures(self, place: Place) -> EngineReading | None:
+        """What `/metrics` says now; nothing is noted."""
+        answer = await self._get(place, "/metrics")
+        if answer is None or answer.status_code != 200 or len(answer.content) > _LARGEST_PAGE_BYTES:
+            return None
+        return read_engine_metrics(answer.text)
+
+    async def paused(self, place: Place) -> bool:
+        """Whether the engine says that it is paused: only one in development mode says anything."""
+        answer = await self._get(place, "/is_paused")
+        try:
+            return answer is not None and answer.status_code == 200 and answer.json()["is_paused"] is True
+        except (ValueError, LookupError, TypeError):
+            return False
 
     def _note(self, place: Place, reading: EngineReading) -> None:
         state = place.state
         state.engine_running = reading.running
         if reading.asleep and not state.sleeping:
             state.index.clear()  # engines drop their caches to sleep, and wake without
+        if state.sleeping and not reading.asleep:
+            state.health.slow_start.begin(self._pool.clock())
         state.sleeping = bool(reading.asleep)
         state.scraped_at, state.in_flight_scraped = self._pool.clock(), state.in_flight
         self._note_run(state, reading)
@@ -138,6 +193,8 @@ class Prober:
         if restarted:
             _log.info("endpoint %s has restarted: its cache is empty", name)
             state.restarted()
+            state.health.slow_start.begin(self._pool.clock())
+            self._told.discard(name)
 
     def _warn_of_useless_affinity(self, state: EndpointState) -> None:
         """Once, when it begins: requests are sent to where a prefix is believed to be, and the engine finds none."""

@@ -11,7 +11,7 @@ import re
 import ssl
 from collections.abc import Sequence
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from router.connection import Connection
@@ -31,6 +31,19 @@ TARGET: Final = re.compile(rb"/[!-~]*")
 OURS: Final = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"expect")
 )
+
+
+# A piece that comes so long (seconds) after the head of its answer is the engine's work: what comes with the head may
+# be only its server's greeting, as in `/v1/responses`.
+WORK_SECONDS: Final = 0.1
+
+
+class Flow(NamedTuple):
+    """Answers under way. `streams`: of which a next piece could come at any time; `quiet`: seconds since the last piece
+    of any came that was the engine's work, None where there was none."""
+
+    streams: int
+    quiet: float | None
 
 
 class Upstream:
@@ -86,6 +99,17 @@ class Upstream:
         """Connections with an exchange under way."""
         return len(self._busy)
 
+    def flow(self) -> Flow:
+        """How the answers under way come along. Costs a walk over the busy connections, and nothing per piece."""
+        streams, last = 0, 0.0
+        for connection in self._busy:
+            at = connection.flowing_at
+            if at is not None:
+                streams += 1
+                if at - connection.head_at >= WORK_SECONDS and at > last:
+                    last = at
+        return Flow(streams, monotonic() - last if last else None)
+
     async def send(
         self,
         method: bytes,
@@ -121,7 +145,7 @@ class Upstream:
             connection.discard()
 
     def abandon(self, error: EngineError) -> None:
-        """End every exchange under way with `error` and close its connection: the engine is to do nothing more for us."""
+        """End every exchange under way with `error` and close its connection: the engine is to do nothing more."""
         for connection in list(self._busy):
             connection.fail(error)
 

@@ -37,7 +37,10 @@ NEIGHBOURS = {
     "metrics": {"pool_metrics", "pools"},
     "kv_events": {"kv_feed"},
     "kv_feed": {"kv_events"},
-    "probe": {"pools", "metrics"},
+    "probe": {"canary", "metrics", "pools", "watch"},
+    "proof": {"canary", "pools"},
+    "status_log": {"metrics"},
+    "watch": {"canary", "metrics", "pools", "proof", "status_log"},
     "measure": {"counting"},
     "origin": {"client"},
     "calls": {"client", "measure", "metrics", "pools", "relay", "tickets"},
@@ -102,7 +105,7 @@ def test_policies_are_pure(name: str, tree: ast.Module) -> None:
 
 
 def test_only_the_mapper_and_background_loops_catch_everything() -> None:
-    allowed = {"router.gateway", "router.probe", "router.kv_events", "router.response", "router.client"}
+    allowed = {"router.gateway", "router.probe", "router.watch", "router.kv_events", "router.response", "router.client"}
     for name, _, tree in MODULES:
         for node in ast.walk(tree):
             if isinstance(node, ast.ExceptHandler):

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from policies.endpoint_state import EndpointState
-from policies.scorers.engine_load import STALE_SECONDS, fresh
+from policies.scorers.engine_load import STALE_SECONDS, freshness
 from policies.view import View
 from policies.waiting import Waiting
 
 
 class EngineWaiting:
     """Requests waiting per unit of the endpoint's weight; where no scrape is young enough, those that we have sent and
-    that have no first token yet."""
+    that have no first token yet. In between a mixture."""
 
     name: ClassVar[str] = "engine-waiting"
 
@@ -27,6 +27,7 @@ class EngineWaiting:
         return [self._waiting(state, view.now) / state.endpoint.weight for state in view.states]
 
     def _waiting(self, state: EndpointState, now: float) -> float:
-        if state.engine_waiting is None or not fresh(state, now, self._stale):
-            return float(state.pending_prefills)
-        return state.engine_waiting
+        own = float(state.pending_prefills)
+        if state.engine_waiting is None:
+            return own
+        return own + (state.engine_waiting - own) * freshness(state, now, self._stale)

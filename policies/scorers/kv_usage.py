@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from policies.endpoint_state import EndpointState
-from policies.scorers.engine_load import STALE_SECONDS, fresh
+from policies.scorers.engine_load import STALE_SECONDS, freshness
 from policies.view import View
 from policies.waiting import Waiting
 
@@ -16,8 +16,8 @@ from policies.waiting import Waiting
 class KvUsage:
     """Share in use, 0 to 1: the larger of what the engine last reported and what our requests in flight need.
 
-    The first is as old as the scrape and does not count after `stale_seconds`; the second knows this very moment but
-    nothing of other clients. 0 where neither is known.
+    The first is as old as the scrape, fades with its age and does not count after `stale_seconds`; the second knows
+    this very moment but nothing of other clients. 0 where neither is known.
     """
 
     name: ClassVar[str] = "kv-usage"
@@ -29,7 +29,7 @@ class KvUsage:
         return [max(self._reported(state, view.now), _sent(state)) for state in view.states]
 
     def _reported(self, state: EndpointState, now: float) -> float:
-        return state.kv_usage if state.kv_usage is not None and fresh(state, now, self._stale) else 0.0
+        return state.kv_usage * freshness(state, now, self._stale) if state.kv_usage is not None else 0.0
 
 
 def _sent(state: EndpointState) -> float:

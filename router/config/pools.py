@@ -10,6 +10,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import Field
 
+from policies.outliers import MAX_EJECTED_SHARE
 from policies.types import Role
 from router.config.section import Section
 from router.config.types import (
@@ -99,6 +100,21 @@ class HealthConfig(Section):
     unhealthy_after: Count = Field(default=2, description="Failed probes in a row until an endpoint gets nothing.")
     healthy_after: Count = Field(default=1, description="Good probes in a row until it serves again.")
     scrape_interval: Seconds = Field(default=2.0, description="Seconds between two reads of an engine's metrics.")
+    canary_timeout: Seconds = Field(
+        default=5.0, description="Seconds that the gateway's own tiny request to an ejected endpoint may take at least."
+    )
+    detect_hung: bool = Field(
+        default=True,
+        description="Whether an engine that is silent for too long is tested, and ejected though its probes are good.",
+    )
+    max_ejected_share: Annotated[float, NO_BOOL, Ge(0), Le(1)] = Field(
+        default=MAX_EJECTED_SHARE,
+        description="Share of the endpoints that may be taken out at once though their probes are good.",
+    )
+    slow_start: SecondsOrNone = Field(
+        default=10.0,
+        description="Seconds until an endpoint that starts or returns gets all its seats; 0: at once.",
+    )
 
 
 class PoolConfig(Section):

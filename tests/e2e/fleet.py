@@ -33,7 +33,8 @@ WAIT_SECONDS = 20.0
 """For what happens within a fraction of a second on a machine that is not busy."""
 ENGINE = {"prefill_tokens_per_second": 150_000, "decode_step_seconds": 0.001, "max_model_len": 400_000}
 """Ten times faster than the gateway believes at first, so that tests are over soon."""
-HEALTH = {"interval": 0.05, "timeout": 1.0, "scrape_interval": 0.05}
+HEALTH = {"interval": 0.05, "timeout": 1.0, "scrape_interval": 0.05, "detect_hung": False, "slow_start": 0}
+"""Engines are made to hang so that requests wait for as long as a test likes; what finds them out has its own tests."""
 
 _names = count()
 

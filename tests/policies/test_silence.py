@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.scorers.predicted_ttft import PredictedTtft
-from policies.silence import GRACE_SECONDS, PATIENCE, Silence
+from policies.silence import (
+    CANARY_MARGIN,
+    ENOUGH,
+    GRACE_SECONDS,
+    LEAST_QUIET,
+    PATIENCE,
+    PRIOR_SECONDS,
+    SUSPECT_MARGIN,
+    TRUST_SECONDS,
+    Silence,
+)
+from policies.spread import STEP
 from tests.policies.builders import make_request, make_state, make_view, make_waiting
 
 DUE = PATIENCE * 1.0 + GRACE_SECONDS  # of what is predicted to take a second
@@ -94,3 +105,108 @@ def test_a_stream_owes_its_first_token_and_an_answer_in_one_piece_its_end() -> N
         assert state.silence.overdue(10.0) == 0.0, "an answer of 10,000 tokens takes longer"
         reservation.release(1000.0)
         assert len(state.silence) == 0
+
+
+def taught(*seconds: float, wholes: bool = False) -> Silence:
+    """It has seen each of these 30 times; the last sign came at 0."""
+    silence = Silence()
+    for took in seconds * 30:
+        silence.expects(1, took, -took, first=not wholes)
+        silence.heard(1, 0.0)
+    return silence
+
+
+def first_suspicion(silence: Silence, *, streams: bool = False, within: float = 60.0) -> float | None:
+    """When a watcher that looks a hundred times a second would first suspect it."""
+    return next((at / 100 for at in range(int(within * 100)) if silence.suspicious(at / 100, streams)), None)
+
+
+def test_until_enough_first_tokens_were_seen_they_may_take_seconds() -> None:
+    silence = Silence()
+    assert silence.first_token_seconds == PRIOR_SECONDS
+    for _ in range(ENOUGH):
+        silence.expects(1, 0.1, 0.0)
+        silence.heard(1, 0.2)
+    assert 0.2 <= silence.first_token_seconds <= 0.2 * STEP
+    silence.forget()
+    assert silence.first_token_seconds == PRIOR_SECONDS
+
+
+def test_an_engine_that_owes_a_first_token_is_suspected_when_that_is_later_than_any_before() -> None:
+    for p99 in (0.02, 0.5, 3.0):
+        silence = taught(p99)
+        silence.expects(2, 0.01, 0.0)
+        at = first_suspicion(silence)
+        assert at is not None
+        assert max(LEAST_QUIET, p99) <= at <= max(LEAST_QUIET, STEP * p99 + SUSPECT_MARGIN) + 0.01
+
+
+@given(st.floats(0.001, 20.0))
+def test_suspicion_and_canary_together_take_no_longer_than_twice_the_p99_and_a_second(p99: float) -> None:
+    silence = taught(p99)
+    silence.expects(2, 0.01, 0.0)
+    learned = silence.first_token_seconds
+    at = first_suspicion(silence)
+    assert at is not None
+    looks = 0.15  # a tenth of a second between two, and what they take
+    assert at + silence.canary_seconds(0.0, at) + looks <= 2 * learned + 1.0
+
+
+def test_what_is_predicted_to_take_long_may_take_long() -> None:
+    silence = taught(0.02)
+    silence.expects(2, 7.0, 0.0)
+    at = first_suspicion(silence)
+    assert at is not None
+    assert at >= 7.0
+    assert silence.canary_seconds(12.0, 2.0) == 10.0 + CANARY_MARGIN, "what must be done by now is not waited for again"
+
+
+def test_any_sign_of_work_clears_it() -> None:
+    silence = taught(0.02)
+    silence.expects(2, 0.01, 0.0)
+    silence.spoke(4.0)
+    assert not silence.suspicious(4.2, streams=True)
+    assert silence.suspicious(4.4, streams=True)
+    silence.alive(4.5)
+    assert silence.alive_since(4.4)
+    assert not silence.suspicious(4.5 + TRUST_SECONDS - 0.01, streams=True)
+    assert silence.suspicious(4.5 + TRUST_SECONDS, streams=True)
+
+
+def test_streams_under_way_that_say_nothing_are_suspicious_though_no_first_token_is_owed() -> None:
+    silence = taught(1.0)
+    assert first_suspicion(silence) is None
+    at = first_suspicion(silence, streams=True)
+    assert at is not None
+    assert at >= 1.0, "prefills of others hold decodes up for as long as a first token takes"
+    for piece in range(ENOUGH + 2):
+        silence.spoke(piece * 0.1)
+    quiet_from = (ENOUGH + 1) * 0.1
+    assert not silence.suspicious(quiet_from + 0.2, streams=True)
+    assert silence.suspicious(quiet_from + 0.2 * STEP + SUSPECT_MARGIN + 0.01, streams=True), "it never paused so long"
+
+
+def test_nothing_is_suspicious_where_nothing_is_owed() -> None:
+    silence = taught(0.02)
+    assert first_suspicion(silence) is None
+    silence.expects(2, 0.01, 100.0)
+    silence.left(2)
+    assert not silence.suspicious(200.0, streams=False)
+
+
+def test_one_that_has_left_takes_its_age_with_it() -> None:
+    silence = taught(1.0)
+    silence.expects(2, 0.01, 0.0)
+    silence.expects(3, 0.01, 9.0)
+    silence.left(2)
+    assert not silence.suspicious(9.9, streams=False), "the other has waited for less than a second"
+    assert silence.suspicious(10.5, streams=False)
+
+
+def test_where_only_whole_answers_are_seen_their_times_are_the_measure() -> None:
+    silence = taught(2.0, wholes=True)
+    assert 2.0 <= silence.first_token_seconds <= 2.0 * STEP
+    silence.expects(2, 0.5, 0.0, first=False)
+    at = first_suspicion(silence)
+    assert at is not None
+    assert 2.0 <= at <= 2.0 * STEP + SUSPECT_MARGIN + 0.01

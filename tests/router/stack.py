@@ -97,6 +97,8 @@ class RecordingEngine:
             writer.write(whole(b""))
         elif head.startswith(b"GET /metrics"):
             writer.write(whole(b'vllm:cache_config_info{block_size="16",num_gpu_blocks="1000"} 1.0\n'))
+        elif head.startswith(b"GET /v1/models"):
+            writer.write(whole(b'{"object":"list","data":[{"id":"tiny","max_model_len":4096}]}'))
         else:
             self.received.append(request)
             await self.reply(request, writer)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
 
 from policies.endpoint_state import EndpointState
-from policies.types import Endpoint
+from policies.scorers.engine_load import STALE_SECONDS
+from policies.types import Endpoint, EngineModel
 from router.errors import NoEndpoint
 from router.metrics import Metrics
 from router.pools import Place, Pool
@@ -26,13 +28,18 @@ PAGE = (
     b'vllm:cache_config_info{block_size="16",num_gpu_blocks="%d"} 1\n'
 )
 
+NOT_FOUND = whole(b'{"detail":"Not Found"}', b"404 Not Found")
+
 
 class Engine:
-    """Answers GETs with whatever `answers` has for the path; nothing: it closes; None: it is silent."""
+    """Answers with whatever `answers` has for the path, 404 where that is nothing; `b""`: it closes; None: it is silent
+    until `answers` says otherwise. `asked` has the paths, `bodies` what came with them."""
 
     def __init__(self) -> None:
         self.answers: dict[str, bytes | None] = {"/health": whole(b""), "/metrics": whole(PAGE % 800)}
         self.asked: list[str] = []
+        self.bodies: list[bytes] = []
+        self.clients: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -40,15 +47,19 @@ class Engine:
 
     def stop(self) -> None:
         self._server.close()
+        for writer in self.clients:
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.clients.add(writer)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 path = head.split()[1].decode()
+                length = re.search(rb"content-length: (\d+)", head.lower())
+                self.bodies.append(await reader.readexactly(int(length[1])) if length else b"")
                 self.asked.append(path)
-                answer = self.answers[path]
-                if answer is None:
-                    await reader.read()
+                while (answer := self.answers.get(path, NOT_FOUND)) is None and not writer.transport.is_closing():  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)  # `answers` is changed by whoever tests
                 if not answer:
                     return
                 writer.write(answer)
@@ -56,6 +67,7 @@ class Engine:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            self.clients.discard(writer)
             writer.transport.abort()
 
 
@@ -252,4 +264,82 @@ async def test_useless_affinity_is_warned_of_once_and_again_when_it_comes_back(
             feedback.answered(1000, 900, 0)
         await prober.scrape(place)
     assert len(caplog.records) == 2
+    await prober.stop()
+
+
+MODELS = b'{"object":"list","data":[{"id":"base","max_model_len":8192},{"id":"adapter","max_model_len":null}]}'
+
+
+async def test_models_are_asked_for_once_for_each_time_that_the_engine_comes_up(engine: Engine) -> None:
+    _, place, prober = probed(engine)
+    engine.answers["/v1/models"] = whole(MODELS)
+    for _ in range(3):
+        await prober.models(place)
+    assert place.state.served == (EngineModel("base", 8192), EngineModel("adapter", None))
+    assert engine.asked.count("/v1/models") == 1
+    engine.answers["/v1/models"] = whole(MODELS.replace(b"base", b"other"))
+    for started in (1, 2):
+        engine.answers["/metrics"] = whole(b"process_start_time_seconds %d\n" % started)
+        await prober.scrape(place)
+    await prober.models(place)
+    assert place.state.served[0].name == "other"
+    await prober.stop()
+
+
+@pytest.mark.parametrize("answer", [NOT_FOUND, whole(b"not json"), whole(b'{"data":7}'), whole(b"[]")])
+async def test_an_engine_that_does_not_tell_its_models_serves_all_the_same(engine: Engine, answer: bytes) -> None:
+    pool, place, prober = probed(engine)
+    engine.answers["/v1/models"] = answer
+    await prober.probe(place)
+    await prober.models(place)
+    assert place.state.served is None
+    assert place.available(pool.clock())
+    await prober.stop()
+
+
+async def test_a_model_that_the_engine_does_not_serve_is_warned_of_once(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, place, _ = probed(engine)
+    prober = Prober(pool, replace(SETTINGS, engine_models=("base", "gone")), Metrics())
+    engine.answers["/v1/models"] = whole(MODELS)
+    with caplog.at_level("WARNING", logger="promptlane.probe"):
+        for started in (1, 2, 3):
+            engine.answers["/metrics"] = whole(b"process_start_time_seconds %d\n" % started)
+            await prober.scrape(place)
+            await prober.models(place)
+    assert engine.asked.count("/v1/models") == 3
+    assert [record.args for record in caplog.records] == [("e0", "gone")]
+    await prober.stop()
+
+
+async def test_news_of_sleep_that_is_old_keeps_no_engine_out(engine: Engine) -> None:
+    pool, place, prober = probed(engine)
+    await prober.probe(place)
+    engine.answers["/metrics"] = whole(b'vllm:engine_sleep_state{sleep_state="awake"} 0\n')
+    await prober.scrape(place)
+    assert (place.state.status(pool.clock()), place.available(pool.clock())) == ("sleeping", False)
+    engine.answers["/metrics"] = NOT_FOUND
+    await prober.scrape(place)
+    assert not place.available(pool.clock()), "one page that is missing says nothing"
+    assert place.state.scraped_at is not None
+    place.state.scraped_at -= STALE_SECONDS
+    await prober.scrape(place)
+    assert place.available(pool.clock())
+    await prober.stop()
+
+
+async def test_an_engine_that_wakes_or_restarts_starts_gently(engine: Engine) -> None:
+    pool, place, prober = probed(engine)
+    place.state.health.slow_start.seconds = 1000.0
+    await prober.probe(place)
+    for awake, status in ((1, "healthy"), (0, "sleeping"), (1, "starting")):
+        engine.answers["/metrics"] = whole(b'vllm:engine_sleep_state{sleep_state="awake"} %d\n' % awake)
+        await prober.scrape(place)
+        assert place.state.status(pool.clock()) == status
+    place.state.health.slow_start.end()
+    for started, status in ((1, "healthy"), (2, "starting")):
+        engine.answers["/metrics"] = whole(b"process_start_time_seconds %d\n" % started)
+        await prober.scrape(place)
+        assert place.state.status(pool.clock()) == status
     await prober.stop()

@@ -46,14 +46,13 @@ def test_an_engine_that_reports_less_than_we_have_there_is_not_believed() -> Non
     assert score(EngineLoad(), state) == 3
 
 
-@pytest.mark.parametrize("age", [0.0, 10.0, 10.1, 600.0])
-def test_figures_count_for_ten_seconds(age: float) -> None:
+@pytest.mark.parametrize(("age", "part"), [(0.0, 1.0), (5.0, 1.0), (7.5, 0.5), (10.0, 0.0), (600.0, 0.0)])
+def test_figures_count_for_five_seconds_and_fade_in_five_more(age: float, part: float) -> None:
     state = make_state(kv_capacity_tokens=1000)
     scraped(state, running=4.0, waiting=3.0, kv=0.5)
-    young = age <= 10.0
-    assert score(EngineLoad(), state, age) == (8 if young else 1)
-    assert score(EngineWaiting(), state, age) == (3 if young else 0)
-    assert score(KvUsage(), state, age) == (0.5 if young else 0.0)
+    assert score(EngineLoad(), state, age) == 1 + 7 * part
+    assert score(EngineWaiting(), state, age) == 3 * part
+    assert score(KvUsage(), state, age) == 0.5 * part
 
 
 def test_an_engine_that_was_never_scraped_has_the_load_that_we_gave_it() -> None:
