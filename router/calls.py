@@ -23,6 +23,7 @@ from router.wire.usage import Usage
 
 if TYPE_CHECKING:
     from router.relay import Answer
+    from router.resume import Resumable
 
 # What is counted as status when the client closed its connection first (nginx's convention).
 CLIENT_CLOSED = 499
@@ -67,7 +68,8 @@ class ServedModel:
 class Call:
     """Mutable, owned by the one task that handles the request. Times are monotonic seconds.
 
-    `hides_usage`: the stream's usage was asked for by the gateway alone and is not the client's to see.
+    `hides_usage`: the stream's usage was asked for by the gateway alone and is not the client's to see. `resume`: what
+    its stream needs to go on elsewhere; None where it cannot.
     """
 
     client: Client
@@ -79,6 +81,7 @@ class Call:
     measured: Measured | None = None
     grant: LimitGrant | None = None
     hides_usage: bool = False
+    resume: Resumable | None = None
     ticket: Ticket | None = None
     answer: Answer | None = None
     status: int = 0

@@ -15,6 +15,7 @@ from router.upstream import Response
 from router.wire.first_token import shows_token
 from router.wire.http import Header
 from router.wire.stream_usage import UsageRemover
+from router.wire.token_tap import TokenTap
 from router.wire.usage import find_usage
 
 # Answers up to this size go out in one piece with their length, so that a failure half-way can still be tried
@@ -25,9 +26,11 @@ _TAIL_PIECES = 4
 
 
 class Answer:
-    """Passes one answer on. `clock`: monotonic seconds."""
+    """Passes one answer on. `clock`: monotonic seconds. `token_at`: when its engine's first token came."""
 
-    __slots__ = ("_alias", "_awaits_token", "_call", "_clock", "_hidden", "_response", "_tail", "_write")
+    __slots__ = (
+        "_alias", "_awaits_token", "_call", "_clock", "_front", "_hidden", "_response", "_tail", "_write", "token_at",
+    )  # fmt: skip
 
     def __init__(self, call: Call, response: Response, clock: Callable[[], float]) -> None:
         self._call = call
@@ -37,8 +40,16 @@ class Answer:
         self._write = call.client.write
         self._alias = call.model.alias_rewriter() if call.model is not None else None
         self._hidden = UsageRemover(call.fingerprint) if call.hides_usage and self._has_events else None
+        resumable = call.resume if response.status == 200 and self._has_events else None
+        self._front = resumable.tap() if resumable is not None else None
         self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
         self._awaits_token = True
+        self.token_at: float | None = None
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another engine's answer could follow: whole events, of which is known what they said."""
+        return self._front is not None
 
     @property
     def at_event_boundary(self) -> bool:
@@ -78,18 +89,40 @@ class Answer:
             headers = [*headers, (b"content-length", b"%d" % self._response.content_length)]
         client.head(self._response.status, headers)
         try:
-            await self._response.relay(self._piece)
+            await self._pass_stream()
         except EngineError:
-            await self._give_up()
+            if self._front is None:  # else the stream may go on
+                await self.give_up()
             raise
+
+    async def go_on(self, response: Response, front: TokenTap) -> None:
+        """Passes on another engine's answer as the rest of this one's stream. Raises EngineError when it fails too."""
+        self._response, self._front, self._awaits_token = response, front, True
+        await self._pass_stream()
+
+    async def end_with(self, events: bytes) -> None:
+        """The end of a stream whose engine did not live to write it."""
+        self._tail.append(events)
+        out = self._changed(events) + self._rest()
+        self._note_usage()
+        await self._call.client.finish(out)
+
+    async def _pass_stream(self) -> None:
+        try:
+            await self._response.relay(self._piece)
+            last = self._front.end() if self._front is not None else b""
         finally:
             self._note_usage()
-        await client.finish(self._rest())
+        await self._call.client.finish(self._changed(last) + self._rest())
 
     def _piece(self, chunk: bytes) -> Awaitable[None] | None:
         """The hot path of a stream: called from the parser for every piece; an awaitable when the client is slow."""
         if self._awaits_token:
             self._note_first(chunk)
+        if self._front is not None:
+            chunk = self._front.feed(chunk)
+            if not chunk:
+                return None
         self._tail.append(chunk)
         if self._hidden is not None:
             chunk = self._hidden.feed(chunk)
@@ -107,7 +140,7 @@ class Answer:
         rest = self._hidden.flush() if self._hidden is not None else b""
         return rest if self._alias is None else self._alias.feed(rest) + self._alias.flush()
 
-    async def _give_up(self) -> None:
+    async def give_up(self) -> None:
         """The engine broke off: a client that has begun to read gets the whole events that were held back. For one
         that has not, another engine may begin anew."""
         if self._hidden is None or not self._call.client.started:
@@ -131,5 +164,6 @@ class Answer:
         if self._has_events and not shows_token(chunk, self._call.spec.name):
             return
         self._awaits_token = False
+        self.token_at = self._clock()
         if self._call.ticket is not None:
             self._call.ticket.first_token()

@@ -40,8 +40,9 @@ NEIGHBOURS = {
     "probe": {"pools", "metrics"},
     "measure": {"counting"},
     "origin": {"client"},
-    "calls": {"client", "measure", "metrics", "pools", "relay", "tickets"},
+    "calls": {"client", "measure", "metrics", "pools", "relay", "resume", "tickets"},
     "relay": {"calls", "upstream"},
+    "resume": {"calls", "metrics", "pools", "tickets", "upstream"},
     "routing_headers": {"tickets"},
 }
 PURE = {"policies", "xxhash"}
