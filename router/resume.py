@@ -37,7 +37,8 @@ from router.wire.continuation import (
 )
 from router.wire.http import PRIORITY_HEADER, SESSION_HEADER, request_headers
 from router.wire.openai import Body, asks_usage
-from router.wire.token_tap import Progress, TokenTap
+from router.wire.progress import Progress
+from router.wire.token_tap import TokenTap
 from router.wire.usage import Usage
 
 _log = logging.getLogger("promptlane.resume")

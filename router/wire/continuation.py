@@ -14,9 +14,11 @@ import msgspec
 
 from policies.resume import CARRIED, IDLE
 from router.errors import BadEngineResponse
+from router.wire.chunks import CHOICES, Chunk, read_chunk, without_ids
 from router.wire.fields import Fields, decode
 from router.wire.openai import CONTROL_FIELDS, Body
-from router.wire.token_tap import CHOICES, Chunk, Progress, TokenTap, read_chunk, without_ids
+from router.wire.progress import Progress
+from router.wire.token_tap import TokenTap
 from router.wire.usage import Usage, find_usage
 from router.wire.values import given
 

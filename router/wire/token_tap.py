@@ -12,136 +12,32 @@ are escaped, so that a key with bare quotes is never text that a model wrote.
 from __future__ import annotations
 
 import re
-from array import array
 from typing import Final
 
-import msgspec
-
 from router.errors import EngineAborted, EngineError
-from router.wire.values import given
+from router.wire.chunks import CHOICES, GAVE_UP, Choice, Chunk, read_chunk, without_ids
+from router.wire.progress import MAX_PROMPT_BYTES, Progress
 
 _BLANK: Final = re.compile(rb"\n\r?\n")  # what ends an event, also at lines that end in CR LF
-_PROMPT: Final = b'"prompt_token_ids":['
-_IDS: Final = b'"token_ids":['
 # What a chunk of text has before its ids, and before its text, in vLLM's order of fields.
 _BEFORE_IDS: Final = {
     "chat": b'"finish_reason":null,"token_ids":[',
     "completions": b'"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":[',
 }
 _BEFORE_TEXT: Final = {"chat": b'"delta":{"content":"', "completions": b'"text":"'}
-CHOICES: Final = b'"choices":'
+_NOTHING: Final = b'"delta":{},'
 _QUOTE: Final = 0x22
-# What is kept of one stream at most: 4 bytes a token, and a prompt's ids as they were written, some 6 bytes each.
-# Beyond, it goes on but cannot be continued.
-MAX_TOKENS: Final = 256 * 1024
-MAX_PROMPT_BYTES: Final = 2 * 1024 * 1024
 # Bytes of one event: the first has the ids of the prompt.
 MAX_EVENT_BYTES: Final = MAX_PROMPT_BYTES + 64 * 1024
-_GAVE_UP: Final = "The engine gave this request up."
-
-
-class Progress:
-    """What one stream has said so far, over all engines that had part in it.
-
-    `head`: how each of its chunks begins, up to its choices. `prompt`: the prompt's ids, as JSON wrote them. `ids`: of
-    the answer; the client has the text of the first `said`. `merged`: such a count at the end of a chunk of several
-    tokens, of which the last ones' text may not have come. `last`: the event with the last text. `text`: all of it,
-    where it is kept. `lost`: why it cannot be continued; empty while it can.
-    """
-
-    __slots__ = (
-        "done", "finished", "head", "ids", "keeps_text", "last", "lost", "merged", "prompt", "said", "text",
-        "usage_sent",
-    )  # fmt: skip
-
-    def __init__(self, *, keeps_text: bool = False) -> None:
-        self.head = b""
-        self.prompt = b""
-        self.ids = array("I")
-        self.said = 0
-        self.merged = 0
-        self.last = b""
-        self.keeps_text = keeps_text
-        self.text: list[str] = []
-        self.lost = ""
-        self.finished = False
-        self.usage_sent = False
-        self.done = False
-
-    @property
-    def prompt_tokens(self) -> int:
-        return self.prompt.count(b",") + 1 if self.prompt else 0
-
-    def lose(self, why: str) -> None:
-        """From here on it cannot be continued: what was kept for that is let go."""
-        self.lost = self.lost or why
-        self.prompt, self.ids, self.text = b"", array("I"), []
-        self.said = self.merged = 0
-
-    def add_ids(self, raw: bytes) -> None:
-        """The ids of one chunk, as JSON wrote them."""
-        if self.lost:
-            return
-        try:
-            if raw.isdigit():
-                self.ids.append(int(raw))
-            elif raw:
-                before = len(self.ids)
-                self.ids.extend(map(int, raw.split(b",")))
-                if len(self.ids) > before + 1:
-                    self.merged = len(self.ids)
-        except (ValueError, OverflowError):
-            self.lose("ids")
-        if len(self.ids) > MAX_TOKENS:
-            self.lose("length")
-
-    def rewind(self) -> None:
-        """Forgets the ids whose text nobody has: whoever goes on from here says them again."""
-        del self.ids[self.said :]
-
-
-class _Delta(msgspec.Struct, gc=False):
-    role: str | None = None
-    content: str | None = None
-
-
-class Choice(msgspec.Struct, gc=False):
-    index: int = 0
-    delta: _Delta | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-
-    @property
-    def said(self) -> str | None:
-        """The text that this chunk adds; None for one without (a role, a parser's markers, reasoning)."""
-        return self.text if self.delta is None else self.delta.content
-
-
-class Chunk(msgspec.Struct, gc=False):
-    """An event of a stream, of either API."""
-
-    choices: list[Choice] | None = None
-    usage: msgspec.Raw = msgspec.Raw()
-    system_fingerprint: str | None = None
-    error: msgspec.Raw = msgspec.Raw()
-
-    @property
-    def has_usage(self) -> bool:
-        return bytes(memoryview(self.usage)[:1]) == b"{"
-
-
-_decode = msgspec.json.Decoder(Chunk).decode
 
 
 class TokenTap:
     """Stands where an engine's stream comes in. Feed every piece in order, then `end`. Both raise EngineAborted."""
 
-    __slots__ = ("_before_ids", "_before_text", "_chat", "_failure", "_part", "_skip", "_through", "progress")
+    __slots__ = ("_before_ids", "_before_text", "_failure", "_part", "_skip", "_through", "progress")
 
     def __init__(self, progress: Progress, api: str) -> None:
         self.progress = progress
-        self._chat = api == "chat"
         self._before_ids = _BEFORE_IDS[api]
         self._before_text = _BEFORE_TEXT[api]
         self._skip = len(progress.head)  # no text begins before this
@@ -249,7 +145,7 @@ class TokenTap:
         """Keeps what a chunk says. False: without ids it would not have been sent. Raises EngineAborted."""
         progress, said = self.progress, choice.said
         if choice.finish_reason in ("abort", "error"):
-            raise EngineAborted(_GAVE_UP)
+            raise EngineAborted(GAVE_UP)
         if choice.delta is not None and choice.delta.role is not None and not said:
             return True
         if ids is not None:
@@ -258,7 +154,7 @@ class TokenTap:
             progress.lose("ids")  # an engine that does not tell them
         if said is None and not choice.finish_reason:
             progress.lose("parser")  # what the client gets is not what the model wrote
-            return ids is None
+            return ids is None or _NOTHING not in event
         if said:
             progress.said, progress.last = len(progress.ids), event
             if progress.keeps_text:
@@ -266,30 +162,3 @@ class TokenTap:
         if choice.finish_reason:
             progress.finished, progress.said = True, len(progress.ids)
         return True
-
-
-def read_chunk(event: bytes) -> Chunk | None:
-    """None for what is no chunk. Raises EngineAborted for an engine's error."""
-    try:
-        chunk = _decode(event.strip().removeprefix(b"data:"))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # what has another shape is one of them too
-        return None
-    if given(chunk.error):
-        raise EngineAborted(_GAVE_UP)
-    return chunk
-
-
-def without_ids(event: bytes) -> tuple[bytes, bytes | None, bytes | None]:
-    """The event with null for its ids, and the ids of the prompt and of the answer as JSON wrote them, if there are."""
-    bare, prompt = _cut(event, _PROMPT)
-    bare, ids = _cut(bare, _IDS)
-    return bare, prompt, ids
-
-
-def _cut(event: bytes, key: bytes) -> tuple[bytes, bytes | None]:
-    at = event.rfind(key)
-    end = event.find(b"]", at)
-    if at < 0 or end < 0:
-        return event, None
-    start = at + len(key)
-    return event[: start - 1] + b"null" + event[end + 1 :], event[start:end]
