@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -20,7 +21,7 @@ import msgspec
 from policies.resume import Way, hindrance, may_go_on, tokens_left, way
 from policies.types import InferenceRequest, Outcome, Tenant
 from router.calls import Call
-from router.errors import EngineError, EngineStatus, GatewayError, StreamInterrupted, TotalTimeout
+from router.errors import EngineError, EngineStatus, GatewayError, NoEndpoint, StreamInterrupted, TotalTimeout
 from router.metrics import Metrics
 from router.pools import Pool
 from router.tickets import Ticket
@@ -169,7 +170,7 @@ class _Resumer:
         """One continuation at one endpoint; what it failed with. Raises StreamInterrupted where none may be had."""
         call, before = self._call, self.progress.said
         try:
-            ticket = call.ticket = await self._pool.dispatch(self._continued(), frozenset(call.tried))
+            ticket = call.ticket = await self._dispatch()
         except GatewayError as nobody:
             self._count("no_endpoint")
             raise StreamInterrupted.for_good() from nobody
@@ -189,6 +190,16 @@ class _Resumer:
             if self._answer.token_at is not None:
                 pause = self._answer.token_at - self._failed_at
                 self._metrics.observe("promptlane_resume_seconds", pause, self._pool.name)
+
+    async def _dispatch(self) -> Ticket:
+        """To one that has not failed since the last progress; where there is none, to one that may be back, the last
+        to fail last of all: a broken connection is not always a broken engine."""
+        request, last = self._continued(), self._call.ticket
+        failed = frozenset({last.endpoint} if last is not None else ())
+        for excluded in (frozenset(self._call.tried), failed):
+            with suppress(NoEndpoint):
+                return await self._pool.dispatch(request, excluded)
+        return await self._pool.dispatch(request)
 
     def _continued(self) -> InferenceRequest:
         """The continuation as policies see it: what was said is prompt now. It waits as long as a new one may, and
