@@ -29,11 +29,15 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A service class. `priority`: 0, 1, 2, ..., lower goes first. `rto_seconds`: the promised recovery time."""
+    """A service class. `priority`: 0, 1, 2, ..., lower goes first. `rto_seconds`: the promised recovery time.
+
+    `resume`: whether streams that an engine breaks off go on at another.
+    """
 
     name: str
     priority: int
     rto_seconds: float
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class _TenantBuilder:
         routes = {alias: ModelRoute(alias, model.pool, model.engine_model) for alias, model in tenant.models.items()}
         return Tenant(
             id=name,
-            tier=Tier(tenant.tier, self._ranks[tier.priority], tier.rto_seconds),
+            tier=Tier(tenant.tier, self._ranks[tier.priority], tier.rto_seconds, tier.resume),
             cache_salt=cache_salt(self._process.secret, name),
             models=routes,
             limits=LimitSpec(**tenant.limits.model_dump()),

@@ -19,6 +19,7 @@ from router.hedging import Race
 from router.metrics import Metrics
 from router.pools import Pool
 from router.relay import WHOLE_BYTES, Answer
+from router.resume import go_on
 from router.tickets import Ticket
 from router.wire.http import PRIORITY_HEADER, SESSION_HEADER, Header, request_headers, response_headers
 from router.wire.openai import with_priority
@@ -83,6 +84,9 @@ class _Forwarding:
                 return
             except EngineError as error:
                 self._failed = error
+            if self._call.client.started:
+                await self._go_on(self._failed)
+                return
             await self._again(self._failed)
 
     # -- before an attempt -------------------------------------------------------------------------------------------
@@ -115,9 +119,6 @@ class _Forwarding:
 
     async def _again(self, failed: EngineError) -> None:
         """Returns when another attempt is due. Raises the failure when there is none."""
-        if self._call.client.started:
-            self._continue(failed)
-            return
         now, retry, metrics = self._common.clock(), self._pool.attempts.retry, self._common.metrics
         outcome = self._call.failure(failed, now)
         self._reached += reached(outcome)
@@ -133,12 +134,11 @@ class _Forwarding:
         if delay:
             await self._common.sleep(delay)
 
-    def _continue(self, failed: EngineError) -> None:
+    async def _go_on(self, failed: EngineError) -> None:
         """The client has begun to read: only an answer that goes on where it broke is of use to it."""
-        body = self._call.continuation(failed)
-        if body is None:
+        if self._call.resume is None:
             raise failed
-        self._body = body
+        await go_on(self._call, self._pool, failed, self._body, self._common.clock, self._common.metrics)
 
     # -- an attempt --------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from router.wire.usage import Usage
 
 if TYPE_CHECKING:
     from router.relay import Answer
+    from router.resume import Resumable
 
 # What is counted as status when the client closed its connection first (nginx's convention).
 CLIENT_CLOSED = 499
@@ -74,7 +75,8 @@ class Call:
 
     `hides_usage`: the stream's usage was asked for by the gateway alone and is not the client's to see. `refused`: the
     status of an error inside the stream that the request caused. `claim`: asked before the first byte for the client,
-    while another copy of the request may be under way.
+    while another copy of the request may be under way. `resume`: what its
+    stream needs to go on elsewhere; None where it cannot.
     """
 
     client: Client
@@ -86,6 +88,7 @@ class Call:
     measured: Measured | None = None
     grant: LimitGrant | None = None
     hides_usage: bool = False
+    resume: Resumable | None = None
     ticket: Ticket | None = None
     answer: Answer | None = None
     status: int = 0
@@ -122,19 +125,15 @@ class Call:
 
     def twin(self, ticket: Ticket) -> Call:
         """A copy of the request for another endpoint: of one client, and with its own answer."""
-        return replace(self, ticket=ticket, answer=None, first_byte_at=None, usage=None)
+        resume = self.resume.anew() if self.resume is not None else None
+        return replace(self, ticket=ticket, answer=None, first_byte_at=None, usage=None, resume=resume)
 
     def adopt(self, twin: Call) -> None:
         """The client got the twin's answer: what is known of it is known of the request."""
-        self.ticket, self.answer, self.status = twin.ticket, twin.answer, twin.status
+        self.ticket, self.answer, self.status, self.resume = twin.ticket, twin.answer, twin.status, twin.resume
         self.first_byte_at, self.usage, self.refused, self.sent_at = (
             twin.first_byte_at, twin.usage, twin.refused, twin.sent_at
         )  # fmt: skip
-
-    def continuation(self, error: EngineError) -> bytes | None:
-        """The body that asks another engine to go on with a stream that broke after the client had begun to read; None:
-        it cannot be continued, and the client is told."""
-        return None
 
     def outcome(self, now: float) -> Outcome:
         """What an attempt showed of its endpoint when the engine answered."""

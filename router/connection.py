@@ -15,7 +15,7 @@ import asyncio
 from time import monotonic
 from typing import Protocol, cast
 
-from router.errors import BadEngineResponse, EngineClosed, EngineError, EngineTimeout
+from router.errors import BadEngineResponse, EngineClosed, EngineError, EngineTimeout, TotalTimeout
 from router.timeouts import LazyTimer, Timeouts
 from router.wire.framing import CHUNKED, HEAD, IDLE, LENGTH, UNTIL_EOF, ChunkedBody, Headers, HeadReader
 
@@ -247,7 +247,8 @@ class Connection(asyncio.Protocol):
         if due > monotonic():
             self._timer.arm(due, self._tick)
         else:
-            self.fail(EngineTimeout(f"The engine did not answer within its time limit ({limit})."))
+            kind = TotalTimeout if limit == "total" else EngineTimeout
+            self.fail(kind(f"The engine did not answer within its time limit ({limit})."))
 
     def _note_unsent(self) -> None:
         """The first-byte clock does not run while the engine is still taking the request, however slowly."""

@@ -21,12 +21,14 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     ├── EngineError               source engine, retryable elsewhere
     │   ├── ConnectFailed         502 engine_unreachable
     │   ├── EngineTimeout         504 engine_timeout
-    │   │   └── ConnectTimeout    504 engine_timeout
+    │   │   ├── ConnectTimeout    504 engine_timeout
+    │   │   └── TotalTimeout      504 engine_timeout
     │   ├── EngineHung            504 engine_hung
     │   ├── EngineAborted         502 engine_aborted
     │   ├── EngineClosed          502 engine_closed
     │   ├── BadEngineResponse     502 bad_engine_response
     │   └── EngineStatus          the engine's own 5xx answer
+    ├── StreamInterrupted         502 stream_interrupted, source engine
     └── InternalError             500 internal_error, source gateway
 """
 
@@ -214,6 +216,10 @@ class ConnectTimeout(EngineTimeout):
     cause = FailureCause.CONNECT
 
 
+class TotalTimeout(EngineTimeout):
+    """The engine works, but the whole exchange has had its time: there is none left for another engine either."""
+
+
 class EngineHung(EngineError):
     """The engine makes no progress though it says that it is well: what it had is taken away from it."""
 
@@ -250,6 +256,18 @@ class EngineStatus(EngineError):
         self.engine_status = status
         self.engine_headers = headers
         self.engine_body = body
+
+
+class StreamInterrupted(GatewayError):
+    """An engine failed in the middle of an answer whose beginning the client has, and nobody could go on with it."""
+
+    source = "engine"
+    status = 502
+    code = "stream_interrupted"
+
+    @classmethod
+    def for_good(cls) -> StreamInterrupted:
+        return cls("The engine failed in the middle of this answer, and it could not be continued.")
 
 
 class InternalError(GatewayError):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from policies.admission.limits import TenantLimits
@@ -31,6 +32,7 @@ from router.errors import (
 from router.measure import INLINE_BYTES, Measurer
 from router.metrics import Metrics
 from router.origin import Origin, credential, request_id
+from router.resume import resumable
 from router.routing_headers import limit_headers, prediction_headers, routing_headers
 from router.tenants import Identity, TenantDirectory
 from router.wire.errors import advice, error_body, error_event, error_headers, says_what
@@ -109,7 +111,11 @@ class Gateway:
         await self._measure(call, identity.tenant, model, body, len(data))
         self._admit(call)
         call.hides_usage = body.hides_usage
-        rewritten = await _rewrite(body, model.route.engine_model, identity.tenant.cache_salt, len(data))
+        call.resume = resumable(call, identity.tenant, body, model.route.engine_model)
+        ask_ids = call.resume is not None
+        rewritten = await _rewrite(
+            body, model.route.engine_model, identity.tenant.cache_salt, len(data), ask_ids=ask_ids
+        )
         await self._attempts.forward(call, model.pool, rewritten)
 
     def identify(self, client: Client, api: str) -> Identity:
@@ -220,10 +226,9 @@ def _rate_limited(verdict: Rejection) -> RateLimited:
     return RateLimited(message, kind=kind, retry_after=verdict.retry_after, final=never)
 
 
-async def _rewrite(body: Body, engine_model: str, cache_salt: str, size: int) -> bytes:
-    if size <= INLINE_BYTES:
-        return engine_body(body.fields, engine_model, cache_salt, ask_usage=body.hides_usage)
-    return await asyncio.to_thread(engine_body, body.fields, engine_model, cache_salt, ask_usage=body.hides_usage)
+async def _rewrite(body: Body, engine_model: str, cache_salt: str, size: int, *, ask_ids: bool) -> bytes:
+    rewrite = partial(engine_body, body.fields, engine_model, cache_salt, ask_usage=body.hides_usage, ask_ids=ask_ids)
+    return rewrite() if size <= INLINE_BYTES else await asyncio.to_thread(rewrite)
 
 
 async def read(spec: ApiSpec, data: bytes) -> Body:

@@ -40,6 +40,12 @@ COUNTERS = {
         "Late short requests by what came of a second copy: it answered first (result=won), the first did (lost), "
         "neither did (failed), no other endpoint was free (nowhere), hedging.share allowed no more (refused).",
     ),
+    "promptlane_resumes": (
+        ("pool", "way", "result"),
+        "Streams that broke and could have gone on elsewhere: by their tokens, by their text or begun again "
+        "(way=tokens|text|again), with what came of the attempt (result=ok|failed), or not attempted "
+        "(result=complete: nothing was missing; declined; no_endpoint).",
+    ),
     "promptlane_prompt_tokens": (("tenant", "model"), "Prompt tokens, as engines reported them."),
     "promptlane_completion_tokens": (("tenant", "model"), "Completion tokens, as engines reported them."),
     "promptlane_cached_tokens": (
@@ -72,6 +78,7 @@ COUNTERS = {
 HISTOGRAMS = {
     "promptlane_request_seconds": (_LABELS, "From the request's arrival to the end of its answer."),
     "promptlane_first_byte_seconds": (_LABELS, "From the request's arrival to the first byte of its answer."),
+    "promptlane_resume_seconds": (("pool",), "From the failure of a stream's engine to the next token, by another."),
     "promptlane_queue_seconds": (("pool", "lane"), "Time a request waited for an endpoint with room."),
 }
 

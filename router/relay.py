@@ -2,7 +2,7 @@
 usage taken out that the gateway alone had asked for; its beginning is kept back until there is something to see, and
 its end is judged.
 
-    engine -> judge (whole events, none before the first content) -> usage -> alias -> client
+    engine -> tap (token ids) -> judge (whole events, none before the first content) -> usage -> alias -> client
 
 Floor: an adapter between `router.upstream` and `router.client`, used by `router.attempts`.
 """
@@ -20,6 +20,7 @@ from router.wire.endings import StreamJudge, failure_of
 from router.wire.first_token import shows_token
 from router.wire.http import Header
 from router.wire.stream_usage import UsageRemover
+from router.wire.token_tap import TokenTap
 from router.wire.usage import find_usage
 
 # Answers up to this size go out in one piece with their length, so that a failure half-way can still be tried
@@ -31,11 +32,12 @@ _TAIL_PIECES = 4
 
 class Answer:
     """Passes one answer on. `clock`: monotonic seconds. `hold_back`: seconds for which a beginning without content is
-    kept from the client, who has not begun to read yet; 0 keeps nothing."""
+    kept from the client, who has not begun to read yet; 0 keeps nothing. `token_at`: when its engine's first token
+    came."""
 
     __slots__ = (
-        "_alias", "_awaits_token", "_call", "_clock", "_headers", "_hidden", "_hold_back", "_judge", "_owed",
-        "_response", "_tail", "_timer", "_write",
+        "_alias", "_awaits_token", "_call", "_clock", "_front", "_headers", "_hidden", "_hold_back", "_judge", "_owed",
+        "_response", "_tail", "_timer", "_write", "token_at",
     )  # fmt: skip
 
     def __init__(self, call: Call, response: Response, clock: Callable[[], float], hold_back: float) -> None:
@@ -53,8 +55,15 @@ class Answer:
         judged = events and response.status < 400 and bool(call.spec.output_fields)
         self._judge = StreamJudge(call.spec, hold=hold_back > 0 and not call.client.started) if judged else None
         self._hidden = UsageRemover(call.fingerprint) if call.hides_usage and judged else None
+        self._front = call.resume.tap() if call.resume is not None and judged and response.status == 200 else None
         self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
         self._awaits_token = True
+        self.token_at: float | None = None
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether another engine's answer could follow: whole events, of which is known what they said."""
+        return self._front is not None
 
     @property
     def at_event_boundary(self) -> bool:
@@ -103,11 +112,28 @@ class Answer:
         if self._alias is None and self._judge is None and self._response.content_length is not None:
             self._headers = [*self._headers, (b"content-length", b"%d" % self._response.content_length)]
         try:
-            await self._relay()
-            rest = self._rest()
+            await self._pass_stream()
         except EngineError:
-            await self._give_up()
+            if self._front is None:  # else the stream may go on
+                await self.give_up()
             raise
+
+    async def go_on(self, response: Response, front: TokenTap) -> None:
+        """Passes on another engine's answer as the rest of this one's stream. Raises EngineError when it fails too."""
+        self._response, self._front, self._awaits_token = response, front, True
+        await self._pass_stream()
+
+    async def end_with(self, events: bytes) -> None:
+        """The end of a stream whose engine did not live to write it."""
+        self._tail.append(events)
+        rest = self._rest(events)
+        self._note_usage()
+        await self._call.client.finish(rest)
+
+    async def _pass_stream(self) -> None:
+        try:
+            await self._relay()
+            rest = self._rest(self._front.end() if self._front is not None else b"")
         finally:
             self._note_usage()
         self._begin()
@@ -129,6 +155,10 @@ class Answer:
         """The hot path of a stream: called from the parser for every piece; an awaitable when the client is slow."""
         if self._awaits_token:
             self._note_first(chunk)
+        if self._front is not None:
+            chunk = self._front.feed(chunk)
+            if not chunk:
+                return None
         self._tail.append(chunk)
         judge = self._judge
         if judge is not None:
@@ -161,17 +191,19 @@ class Answer:
             data = self._hidden.feed(data)
         return data if self._alias is None else self._alias.feed(data)
 
-    def _rest(self) -> bytes:
-        """What is still held back at a clean end. Raises EngineError where that is no good end of a stream."""
-        rest = self._through(self._judge.flush()) if self._judge is not None else b""
-        if self._judge is not None:
-            if self._judge.failure is not None:
-                raise self._judge.failure
-            self._call.refused = self._judge.refused
+    def _rest(self, last: bytes = b"") -> bytes:
+        """What is still held back at a clean end, with these `last` events. Raises EngineError where that is no good end
+        of a stream."""
+        rest, judge = b"", self._judge
+        if judge is not None:
+            rest = self._through(judge.feed(last) + judge.flush())
+            if judge.failure is not None:
+                raise judge.failure
+            self._call.refused = judge.refused
         held = self._hidden.flush() if self._hidden is not None else b""
         return rest + held if self._alias is None else rest + self._alias.feed(held) + self._alias.flush()
 
-    async def _give_up(self) -> None:
+    async def give_up(self) -> None:
         """The engine broke off: a client that has begun to read gets the whole events that were held back. For one
         that has not, another engine may begin anew."""
         if self._hidden is None or not self._call.client.started:
@@ -246,5 +278,6 @@ class Answer:
         if self._judge is not None and not shows_token(chunk, self._call.spec.name):
             return
         self._awaits_token = False
+        self.token_at = self._clock()
         if self._call.ticket is not None:
             self._call.ticket.first_token()

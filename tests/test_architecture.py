@@ -43,10 +43,11 @@ NEIGHBOURS = {
     "watch": {"canary", "metrics", "pools", "proof", "status_log"},
     "measure": {"counting"},
     "origin": {"client"},
-    "calls": {"client", "measure", "metrics", "pools", "relay", "tickets"},
+    "calls": {"client", "measure", "metrics", "pools", "relay", "resume", "tickets"},
     "relay": {"calls", "upstream"},
     "attempts": {"calls", "hedging", "metrics", "pools", "relay", "tickets"},
     "hedging": {"calls"},
+    "resume": {"calls", "metrics", "pools", "tickets", "upstream"},
     "routing_headers": {"tickets"},
 }
 PURE = {"policies", "xxhash"}

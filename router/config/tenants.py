@@ -20,10 +20,13 @@ DEFAULT_TIER = "silver"
 class TierConfig(Section):
     priority: Annotated[int, NO_BOOL, Ge(0), Le(1_000_000)] = Field(description="Lower goes first.")
     rto_seconds: Seconds = Field(description="Seconds within which a standby takes over.")
+    resume: bool = Field(
+        default=False, description="Whether a stream that its engine breaks off goes on at another endpoint."
+    )
 
 
 DEFAULT_TIERS: Mapping[str, TierConfig] = {
-    "platinum": TierConfig(priority=0, rto_seconds=5),
+    "platinum": TierConfig(priority=0, rto_seconds=5, resume=True),
     "gold": TierConfig(priority=10, rto_seconds=15),
     "silver": TierConfig(priority=20, rto_seconds=60),
 }

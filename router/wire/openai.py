@@ -135,10 +135,22 @@ def read_prompt(spec: ApiSpec, fields: Fields) -> Prompt:
     return prompt
 
 
-def engine_body(fields: Fields, engine_model: str, cache_salt: str, *, ask_usage: bool = False) -> bytes:
+def asks_usage(fields: Fields) -> bool:
+    """Whether a client asks for its stream's usage, in words that leave no doubt."""
+    raw = fields.get("stream_options")
+    try:
+        options = None if raw is None else _stream_options.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return options is not None and options.include_usage is True
+
+
+def engine_body(
+    fields: Fields, engine_model: str, cache_salt: str, *, ask_usage: bool = False, ask_ids: bool = False
+) -> bytes:
     """The body an engine gets: its own model name, the tenant's cache salt, no control field of the client's.
 
-    `ask_usage`: asks for the stream's usage too (see `Body.hides_usage`).
+    `ask_usage`: asks for the stream's usage too (see `Body.hides_usage`); `ask_ids`: for its token ids.
     """
     kept: dict[str, Any] = {name: raw for name, raw in fields.items() if name not in CONTROL_FIELDS}
     if "vllm_xargs" in kept:
@@ -147,6 +159,8 @@ def engine_body(fields: Fields, engine_model: str, cache_salt: str, *, ask_usage
     kept["cache_salt"] = cache_salt
     if ask_usage:
         kept["stream_options"] = _asking_usage(fields.get("stream_options"))
+    if ask_ids:
+        kept["return_token_ids"] = True
     return _encode(kept)
 
 

@@ -1,0 +1,303 @@
+"""A stream that its engine broke off goes on at another endpoint: the client sees one stream.
+
+Floor: an adapter; whether and how a stream may go on is asked of `policies.resume`, what goes over the wire is in
+`router.wire.token_tap` and `router.wire.continuation`. Who does not have resume in its tier pays for none of it.
+
+    broken -> may it go on? -> dispatch elsewhere -> ask for what is missing -> relay -> whole
+                 |                    |                         |                |
+                 +---- declined ------+------- no endpoint      +--- failed: from the top, from where it now stands
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from policies.resume import Way, hindrance, may_go_on, tokens_left, way
+from policies.types import InferenceRequest, Outcome, Tenant
+from router.calls import Call
+from router.errors import EngineError, EngineStatus, GatewayError, NoEndpoint, StreamInterrupted, TotalTimeout
+from router.metrics import Metrics
+from router.pools import Pool
+from router.tickets import Ticket
+from router.upstream import Response
+from router.wire.continuation import (
+    COMPLETIONS,
+    Continuation,
+    Request,
+    ending,
+    ends_unfinished,
+    judged_fields,
+    may_be_ahead,
+    said_usage,
+)
+from router.wire.http import PRIORITY_HEADER, SESSION_HEADER, request_headers
+from router.wire.openai import Body, asks_usage
+from router.wire.progress import Progress
+from router.wire.token_tap import TokenTap
+from router.wire.usage import Usage
+
+_log = logging.getLogger("promptlane.resume")
+
+_ANSWER_BYTES: Final = 1024 * 1024  # of an engine's answer to a question of ours, or of its refusal
+# Tokens that are read to see whether text ends in the middle of a character: a character has at most 4 bytes, and a
+# token at least one.
+_TAIL_TOKENS: Final = 16
+_CHARACTER_TOKENS: Final = 4
+
+
+class _Card(msgspec.Struct, gc=False):
+    id: str = ""
+    max_model_len: int | None = None
+
+
+class _Cards(msgspec.Struct, gc=False):
+    data: list[_Card] = []
+
+
+class _Text(msgspec.Struct, gc=False):
+    prompt: str = ""
+
+
+_cards = msgspec.json.Decoder(_Cards).decode
+_text = msgspec.json.Decoder(_Text).decode
+
+
+class Resumable:
+    """A request whose stream may go on elsewhere: what it takes of the request, and how far the stream is."""
+
+    __slots__ = ("progress", "request")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.progress = Progress()
+
+    def anew(self) -> Resumable:
+        """For another copy of the request, whose stream may be another."""
+        return Resumable(self.request)
+
+    def tap(self) -> TokenTap:
+        """For a stream that begins: of what came before it, the client has seen nothing."""
+        self.progress = Progress(keeps_text=self.request.media)
+        return TokenTap(self.progress, self.request.api)
+
+
+def resumable(call: Call, tenant: Tenant, body: Body, engine_model: str) -> Resumable | None:
+    """None where the tier does not have it, or the request is not one whose stream another engine could continue."""
+    if not tenant.tier.resume or not body.stream or not call.spec.usage_on_request:
+        return None
+    measured, fields = call.measured, judged_fields(body.fields)
+    if measured is None or measured.prompts > 1 or not (body.hides_usage or asks_usage(body.fields)):
+        return None
+    media = call.spec.name == "chat" and measured.extra_tokens > 0
+    if hindrance(fields) is not None or (media and "continue_final_message" in fields):
+        return None
+    return Resumable(Request(call.spec.name, body, engine_model, tenant.cache_salt, media=media))
+
+
+async def go_on(
+    call: Call, pool: Pool, error: EngineError, body: bytes, clock: Callable[[], float], metrics: Metrics
+) -> None:
+    """Brings a stream that broke with `error` to its end. `body`: what engines get to begin it.
+
+    Raises StreamInterrupted where that cannot be done; the client then has whole events, and all tokens once.
+    """
+    if call.answer is None or not call.answer.may_go_on:
+        raise error
+    resumer = _Resumer(call, pool, body, clock, metrics)
+    try:
+        await resumer.run(error)
+    except StreamInterrupted:
+        if call.answer is not None:
+            await call.answer.give_up()
+        if call.usage is None:
+            call.usage = said_usage(resumer.progress)
+        raise
+
+
+class _Resumer:
+    def __init__(self, call: Call, pool: Pool, body: bytes, clock: Callable[[], float], metrics: Metrics) -> None:
+        assert call.resume is not None  # noqa: S101  # who calls has asked
+        assert call.answer is not None  # noqa: S101  # a stream has begun
+        self._call = call
+        self._answer = call.answer
+        self._pool = pool
+        self._body = body
+        self._clock = clock
+        self._metrics = metrics
+        self._request = call.resume.request
+        self.progress = call.resume.progress
+        self._way = Way.AGAIN
+        self._failed_at = 0.0
+
+    async def run(self, error: EngineError) -> None:
+        progress, failures, resumes = self.progress, 0, 0
+        while True:
+            self._failed_at = self._clock()
+            failures += 1
+            self._way = way(said=progress.said, media=self._request.media)
+            if self._is_whole():
+                await self._answer.end_with(ending(progress, self._request.api, self._call.fingerprint or b""))
+                return self._count("complete")
+            status = error.engine_status if isinstance(error, EngineStatus) else 0
+            if self._cannot(error) or not may_go_on(error.cause, status, failures, resumes):
+                self._count("declined")
+                raise StreamInterrupted.for_good() from error
+            resumes += 1
+            before = progress.said
+            failed = await self._attempt()
+            if failed is None:
+                return None
+            error = failed
+            if progress.said > before:  # that one brought something: who failed before it may be back
+                failures, self._call.tried = 0, set()
+            if self._call.ticket is not None:
+                self._call.tried.add(self._call.ticket.endpoint)
+
+    def _is_whole(self) -> bool:
+        progress = self.progress
+        if progress.lost or not progress.prompt:
+            return False
+        return progress.finished or tokens_left(self._request.bound, progress.said, 0, None) == 0
+
+    def _cannot(self, error: EngineError) -> bool:
+        progress = self.progress
+        tells = progress.prompt or self._way is Way.AGAIN
+        return bool(progress.lost or not tells or isinstance(error, TotalTimeout) or ends_unfinished(progress))
+
+    async def _attempt(self) -> EngineError | None:
+        """One continuation at one endpoint; what it failed with. Raises StreamInterrupted where none may be had."""
+        call, before = self._call, self.progress.said
+        try:
+            ticket = call.ticket = await self._dispatch()
+        except GatewayError as nobody:
+            self._count("no_endpoint")
+            raise StreamInterrupted.for_good() from nobody
+        call.attempts += 1
+        self._answer.token_at = None
+        outcome: Outcome | None = None
+        try:
+            outcome = await self._relay(ticket)
+            self._count("ok")
+            return None
+        except EngineError as error:
+            outcome = replace(call.failure(error, self._clock()), started=self.progress.said > before)
+            self._count("failed")
+            return error
+        finally:
+            ticket.settle(outcome)
+            if self._answer.token_at is not None:
+                pause = self._answer.token_at - self._failed_at
+                self._metrics.observe("promptlane_resume_seconds", pause, self._pool.name)
+
+    async def _dispatch(self) -> Ticket:
+        """To one that has not failed since the last progress; where there is none, to one that may be back, the last
+        to fail last of all: a broken connection is not always a broken engine."""
+        request, last = self._continued(), self._call.ticket
+        failed = frozenset({last.endpoint} if last is not None else ())
+        for excluded in (frozenset(self._call.tried), failed):
+            with suppress(NoEndpoint):
+                return await self._pool.dispatch(request, excluded)
+        return await self._pool.dispatch(request)
+
+    def _continued(self) -> InferenceRequest:
+        """The continuation as policies see it: what was said is prompt now. It waits as long as a new one may, and
+        goes before those that came after the request that it continues."""
+        request, progress = self._call.request, self.progress
+        return replace(
+            request,
+            prompt_tokens=(progress.prompt_tokens or request.prompt_tokens) + progress.said,
+            max_output_tokens=max(1, request.max_output_tokens - progress.said),
+            deadline=self._clock() + request.deadline - request.arrived_at,
+        )
+
+    async def _relay(self, ticket: Ticket) -> Outcome:
+        sent_at = self._clock()
+        path, body = await self._question(ticket)
+        response = await self._send(ticket, b"POST", path, body)
+        try:
+            if response.status != 200:
+                raise EngineStatus(response.status, response.headers, await response.read(_ANSWER_BYTES))
+            front = self._front()
+            said = self.progress.said
+            _log.info("request %s goes on at %s by %s: %d tokens said", self._call.id, ticket.endpoint, self._way, said)
+            await self._answer.go_on(response, front)
+        finally:
+            response.abort()
+        usage = (front.reported if isinstance(front, Continuation) else self._call.usage) or Usage(None, None, None)
+        return Outcome(
+            status=response.status,
+            started=True,
+            ttft_seconds=response.first_byte_at - sent_at,
+            total_seconds=self._clock() - sent_at,
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            completion_tokens=usage.completion_tokens,
+        )
+
+    def _front(self) -> TokenTap:
+        progress, api = self.progress, self._request.api
+        if not progress.head:  # not even a role is out
+            return TokenTap(progress, api)
+        return Continuation(progress, api, reshapes=self._way is Way.TOKENS and api == "chat")
+
+    async def _question(self, ticket: Ticket) -> tuple[bytes, bytes]:
+        """Path and body of the request for what is missing."""
+        progress, request, path = self.progress, self._request, self._call.spec.path.encode()
+        if self._way is Way.AGAIN:
+            return path, self._body
+        if self._way is Way.TEXT:
+            return path, request.by_text(progress, tokens_left(request.bound, progress.said, 0, None))
+        if may_be_ahead(progress):
+            await self._settle_tail(ticket)
+        context = await self._context(ticket) if request.bound is None else None
+        left = tokens_left(request.bound, progress.said, progress.prompt_tokens, context)
+        if left is None:
+            self._count("declined")
+            raise StreamInterrupted.for_good()
+        return COMPLETIONS, request.by_tokens(progress, left)
+
+    async def _settle_tail(self, ticket: Ticket) -> None:
+        """Takes back the ids at the end whose text has not come: those of a character that is not whole. Of one chunk
+        with several tokens only a tokenizer can tell."""
+        progress = self.progress
+        tail = progress.ids[max(0, progress.said - _TAIL_TOKENS) : progress.said].tolist()
+        for dropped in range(min(_CHARACTER_TOKENS, len(tail))):
+            asked = msgspec.json.encode({"model": self._request.model, "tokens": tail[: len(tail) - dropped]})
+            if not _text(await self._ask(ticket, b"POST", b"/detokenize", asked)).prompt.endswith("\ufffd"):
+                progress.said -= dropped
+                return
+        self._count("declined")
+        raise StreamInterrupted.for_good()
+
+    async def _context(self, ticket: Ticket) -> int | None:
+        """The most tokens that the model can look at, prompt and answer: what an answer without a bound ends at."""
+        cards = _cards(await self._ask(ticket, b"GET", b"/v1/models", b"")).data
+        return next((card.max_model_len for card in cards if card.id == self._request.model), None)
+
+    async def _ask(self, ticket: Ticket, method: bytes, path: bytes, body: bytes) -> bytes:
+        """A small question to the engine. Raises EngineError, also for an answer that is no JSON of the right shape."""
+        response = await self._send(ticket, method, path, body)
+        try:
+            data = await response.read(_ANSWER_BYTES)
+        finally:
+            response.abort()
+        if response.status != 200:
+            raise EngineStatus(response.status, response.headers, data)
+        return data
+
+    async def _send(self, ticket: Ticket, method: bytes, path: bytes, body: bytes) -> Response:
+        headers = request_headers(self._call.client.raw_headers, self._call.id.encode())
+        if ticket.priority is not None:
+            headers.append((PRIORITY_HEADER, b"%d" % ticket.priority))
+        if ticket.session is not None:
+            headers.append((SESSION_HEADER, ticket.session.encode()))
+        return await ticket.upstream.send(method, path, headers, body)
+
+    def _count(self, result: str) -> None:
+        self._metrics.add("promptlane_resumes", self._pool.name, self._way.value, result)

@@ -1,0 +1,79 @@
+"""The events of a stream of OpenAI's two APIs, as far as they must be understood to continue it, and their token ids.
+
+Floor: sans-IO. In a JSON string quotes are escaped, so that a key with bare quotes is never text that a model wrote.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from router.errors import EngineAborted
+from router.wire.values import given
+
+CHOICES: Final = b'"choices":'
+GAVE_UP: Final = "The engine gave this request up."
+_PROMPT: Final = b'"prompt_token_ids":['
+_IDS: Final = b'"token_ids":['
+
+
+class _Delta(msgspec.Struct, gc=False):
+    role: str | None = None
+    content: str | None = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    index: int = 0
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    @property
+    def said(self) -> str | None:
+        """The text that this chunk adds; None for one without (a role, a parser's markers, reasoning)."""
+        return self.text if self.delta is None else self.delta.content
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """An event of a stream, of either API."""
+
+    choices: list[Choice] | None = None
+    usage: msgspec.Raw = msgspec.Raw()
+    system_fingerprint: str | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def has_usage(self) -> bool:
+        return bytes(memoryview(self.usage)[:1]) == b"{"
+
+
+_decode = msgspec.json.Decoder(Chunk).decode
+
+
+def read_chunk(event: bytes) -> Chunk | None:
+    """None for what is no chunk. Raises EngineAborted for an engine's error."""
+    try:
+        chunk = _decode(event.strip().removeprefix(b"data:"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # what has another shape is one of them too
+        return None
+    if given(chunk.error):
+        raise EngineAborted(GAVE_UP)
+    return chunk
+
+
+def without_ids(event: bytes) -> tuple[bytes, bytes | None, bytes | None]:
+    """The event with null for its ids, and the ids of the prompt and of the answer as JSON wrote them, if there are."""
+    bare, prompt = _cut(event, _PROMPT)
+    bare, ids = _cut(bare, _IDS)
+    return bare, prompt, ids
+
+
+def _cut(event: bytes, key: bytes) -> tuple[bytes, bytes | None]:
+    at = event.rfind(key)
+    end = event.find(b"]", at)
+    if at < 0 or end < 0:
+        return event, None
+    start = at + len(key)
+    return event[: start - 1] + b"null" + event[end + 1 :], event[start:end]

@@ -1,0 +1,164 @@
+"""A stream's token ids, taken out of it and kept, so that the stream can be continued elsewhere if its engine fails.
+
+Floor: sans-IO. The gateway asks vLLM for `return_token_ids`, and the client gets the bytes that vLLM 0.32 would have
+sent without it: ids become `null`, and a chunk that would not have been sent, as it has nothing but ids, is dropped.
+Only whole events leave, so that a stream that breaks has broken between two of them; an engine's word that it failed
+(an error event, an `abort` ending, an end before the answer's) becomes an `EngineAborted` and never reaches the client.
+
+The hot path is a chunk of text in one piece: three searches and two slices, nothing is parsed. In a JSON string quotes
+are escaped, so that a key with bare quotes is never text that a model wrote.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from router.errors import EngineAborted, EngineError
+from router.wire.chunks import CHOICES, GAVE_UP, Choice, Chunk, read_chunk, without_ids
+from router.wire.progress import MAX_PROMPT_BYTES, Progress
+
+_BLANK: Final = re.compile(rb"\n\r?\n")  # what ends an event, also at lines that end in CR LF
+# What a chunk of text has before its ids, and before its text, in vLLM's order of fields.
+_BEFORE_IDS: Final = {
+    "chat": b'"finish_reason":null,"token_ids":[',
+    "completions": b'"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":[',
+}
+_BEFORE_TEXT: Final = {"chat": b'"delta":{"content":"', "completions": b'"text":"'}
+_NOTHING: Final = b'"delta":{},'
+_QUOTE: Final = 0x22
+# Bytes of one event: the first has the ids of the prompt.
+MAX_EVENT_BYTES: Final = MAX_PROMPT_BYTES + 64 * 1024
+
+
+class TokenTap:
+    """Stands where an engine's stream comes in. Feed every piece in order, then `end`. Both raise EngineAborted."""
+
+    __slots__ = ("_before_ids", "_before_text", "_failure", "_part", "_skip", "_through", "progress")
+
+    def __init__(self, progress: Progress, api: str) -> None:
+        self.progress = progress
+        self._before_ids = _BEFORE_IDS[api]
+        self._before_text = _BEFORE_TEXT[api]
+        self._skip = len(progress.head)  # no text begins before this
+        self._part = bytearray()  # of an event whose end has not come
+        self._through = False  # an event was too long: pieces pass as they come
+        self._failure: EngineError | None = None  # to be raised once what came before it is out
+
+    def feed(self, piece: bytes) -> bytes:
+        """The piece as the client gets it, whole events only."""
+        if not self._part and piece.find(b"\n\n") == len(piece) - 2 >= 0:
+            return self._event(piece)
+        return self._split(piece)
+
+    def end(self) -> bytes:
+        """The engine has ended the body in order: whether it had ended the answer is another question."""
+        if self._failure is not None:
+            raise self._failure
+        if self.progress.head:
+            self._must_be_finished()
+        rest = bytes(self._part)
+        self._part.clear()
+        return rest
+
+    def _split(self, piece: bytes) -> bytes:
+        if self._failure is not None:
+            raise self._failure
+        if self._through:
+            return piece
+        part, at = self._part, 0
+        search_from = max(0, len(part) - 2)
+        part += piece
+        out: list[bytes] = []
+        try:
+            for blank in _BLANK.finditer(part, search_from):
+                out.append(self._event(bytes(part[at : blank.end()])))
+                at = blank.end()
+        except EngineError as failure:
+            if not any(out):
+                raise
+            self._failure = failure
+        del part[:at]
+        if len(part) > MAX_EVENT_BYTES:
+            self._through = True
+            self.progress.lose("length")
+            out.append(bytes(part))
+            part.clear()
+        return b"".join(out)
+
+    def _event(self, event: bytes) -> bytes:
+        """What goes out for one whole event."""
+        at = event.rfind(self._before_ids)
+        text = event.find(self._before_text, self._skip)
+        progress = self.progress
+        if at < 0 or text < 0 or progress.keeps_text or not progress.head:
+            return self._examine(event)
+        start = at + len(self._before_ids)
+        end = event.find(b"]", start)
+        progress.add_ids(event[start:end])
+        if event[text + len(self._before_text)] != _QUOTE:
+            progress.said, progress.last = len(progress.ids), event
+        return event[: start - 1] + b"null" + event[end + 1 :]
+
+    def _examine(self, event: bytes) -> bytes:
+        """Any other event: the first, the last ones, errors, comments, and whatever an engine may think of."""
+        if not event.startswith(b"data:"):
+            return event
+        if event[5:].strip() == b"[DONE]":
+            self._must_be_finished()
+            self.progress.done = True
+            return event
+        bare, prompt, ids = without_ids(event)
+        chunk = read_chunk(bare)
+        if chunk is None or chunk.choices is None or len(chunk.choices) > 1:
+            self.progress.lose("format")
+            return bare
+        self._note_prompt(bare, prompt)
+        if not chunk.choices:
+            self._note_usage(chunk)
+            return bare
+        return bare if self._note(chunk.choices[0], bare, ids) else b""
+
+    def _note_usage(self, chunk: Chunk) -> None:
+        if chunk.has_usage:
+            self._must_be_finished()
+            self.progress.usage_sent = True
+
+    def _must_be_finished(self) -> None:
+        """Before the end of an answer comes the end of what it says, or the engine has given it up."""
+        if not (self.progress.finished or self.progress.lost):
+            raise EngineAborted("The engine ended its answer before it was complete.")
+
+    def _note_prompt(self, event: bytes, prompt: bytes | None) -> None:
+        progress = self.progress
+        if not progress.head:
+            progress.head = event[: max(0, event.find(CHOICES))]
+            self._skip = len(progress.head)
+            if b'"id":' not in progress.head or b'"model":' not in progress.head:
+                progress.lose("format")
+        if prompt is not None and not progress.lost:
+            progress.prompt = prompt
+            if len(prompt) > MAX_PROMPT_BYTES:
+                progress.lose("length")
+
+    def _note(self, choice: Choice, event: bytes, ids: bytes | None) -> bool:
+        """Keeps what a chunk says. False: without ids it would not have been sent. Raises EngineAborted."""
+        progress, said = self.progress, choice.said
+        if choice.finish_reason in ("abort", "error"):
+            raise EngineAborted(GAVE_UP)
+        if choice.delta is not None and choice.delta.role is not None and not said:
+            return True
+        if ids is not None:
+            progress.add_ids(ids)
+        elif said:
+            progress.lose("ids")  # an engine that does not tell them
+        if said is None and not choice.finish_reason:
+            progress.lose("parser")  # what the client gets is not what the model wrote
+            return ids is None or _NOTHING not in event
+        if said:
+            progress.said, progress.last = len(progress.ids), event
+            if progress.keeps_text:
+                progress.text.append(said)
+        if choice.finish_reason:
+            progress.finished, progress.said = True, len(progress.ids)
+        return True
