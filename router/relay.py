@@ -157,6 +157,8 @@ class Answer:
             self._note_first(chunk)
         if self._front is not None:
             chunk = self._front.feed(chunk)
+            if self._front.failure is not None and not self._call.client.started:
+                raise self._front.failure  # the client has seen nothing: let another engine begin anew
             if not chunk:
                 return None
         self._tail.append(chunk)

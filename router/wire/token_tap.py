@@ -32,9 +32,11 @@ MAX_EVENT_BYTES: Final = MAX_PROMPT_BYTES + 64 * 1024
 
 
 class TokenTap:
-    """Stands where an engine's stream comes in. Feed every piece in order, then `end`. Both raise EngineAborted."""
+    """Stands where an engine's stream comes in. Feed every piece in order, then `end`. Both raise EngineAborted.
 
-    __slots__ = ("_before_ids", "_before_text", "_failure", "_part", "_skip", "_through", "progress")
+    `failure`: what the next call will raise, where good events came in one piece with the engine's failure."""
+
+    __slots__ = ("_before_ids", "_before_text", "_part", "_skip", "_through", "failure", "progress")
 
     def __init__(self, progress: Progress, api: str) -> None:
         self.progress = progress
@@ -43,7 +45,7 @@ class TokenTap:
         self._skip = len(progress.head)  # no text begins before this
         self._part = bytearray()  # of an event whose end has not come
         self._through = False  # an event was too long: pieces pass as they come
-        self._failure: EngineError | None = None  # to be raised once what came before it is out
+        self.failure: EngineError | None = None
 
     def feed(self, piece: bytes) -> bytes:
         """The piece as the client gets it, whole events only."""
@@ -53,8 +55,8 @@ class TokenTap:
 
     def end(self) -> bytes:
         """The engine has ended the body in order: whether it had ended the answer is another question."""
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         if self.progress.head:
             self._must_be_finished()
         rest = bytes(self._part)
@@ -62,8 +64,8 @@ class TokenTap:
         return rest
 
     def _split(self, piece: bytes) -> bytes:
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         if self._through:
             return piece
         part, at = self._part, 0
@@ -77,7 +79,7 @@ class TokenTap:
         except EngineError as failure:
             if not any(out):
                 raise
-            self._failure = failure
+            self.failure = failure
         del part[:at]
         if len(part) > MAX_EVENT_BYTES:
             self._through = True
