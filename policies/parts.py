@@ -66,7 +66,10 @@ FILTERS: Mapping[str, Part[Filter]] = MappingProxyType(
     {
         "available": Part("Healthy, awake and not draining.", lambda given, rng: Available()),
         "best-role": Part("The hot ones if any is left, else the warm, else the cold.", lambda given, rng: BestRole()),
-        "seat": Part("With fewer requests in flight than `max_in_flight`.", lambda given, rng: Seat()),
+        "seat": Part(
+            "With fewer requests in flight than `max_in_flight`, or than its slow start while others have room.",
+            lambda given, rng: Seat(),
+        ),
     }
 )
 

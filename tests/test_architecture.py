@@ -45,7 +45,7 @@ NEIGHBOURS = {
     "origin": {"client"},
     "calls": {"client", "measure", "metrics", "pools", "relay", "resume", "tickets"},
     "relay": {"calls", "upstream"},
-    "attempts": {"calls", "hedging", "metrics", "pools", "relay", "tickets"},
+    "attempts": {"calls", "hedging", "metrics", "pools", "relay", "resume", "tickets"},
     "hedging": {"calls"},
     "resume": {"calls", "metrics", "pools", "tickets", "upstream"},
     "routing_headers": {"tickets"},

@@ -110,7 +110,7 @@ def test_an_early_failure_counts_against_the_endpoint(stack: Stack) -> None:
     for number in range(20):
         stack.post(CHAT, chat(content=f"{number}", **ASKS), key="acme-key")
     after = metric(stack, "promptlane_attempt_failures_total", pool="acme", endpoint="acme-0", cause="engine_abort")
-    assert after - before == 3, "then its circuit is open"
+    assert 3 <= after - before < 20, "then its circuit is open, but for a try each second or later"
     assert not states[0].health.well
     assert states[1].health.well
 
