@@ -27,6 +27,7 @@ _PLAIN: Final = {
     "messages": b"event: content_block_delta\n",
     "responses": b"event: response.output_text.delta\n",
 }
+_NEXT_PLAIN: Final = {api: b"\n\n" + plain for api, plain in _PLAIN.items()}
 _FINISH: Final = b'"finish_reason":"'
 _ABORTED: Final = re.compile(rb'"finish_reason": ?"(?:abort|error)"')
 # Bytes of a beginning that are kept back at most: a role chunk has some hundred, per choice; one that carries the
@@ -43,21 +44,15 @@ class StreamJudge:
     """
 
     __slots__ = (
-        "_api",
-        "_events",
-        "_held",
-        "_held_bytes",
-        "_plain",
-        "_quiet",
-        "begun",
-        "complete",
-        "failure",
-        "refused",
-    )
+        "_api", "_events", "_held", "_held_bytes", "_line", "_next_plain", "_plain", "_quiet", "begun", "complete",
+        "failure", "refused",
+    )  # fmt: skip
 
     def __init__(self, spec: ApiSpec, *, hold: bool = True) -> None:
         self._api = spec.name
         self._plain = _PLAIN[spec.name]
+        self._line = len(self._plain)  # where the line with the data goes on
+        self._next_plain = _NEXT_PLAIN[spec.name]
         self._events = EventSplitter()
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -79,11 +74,12 @@ class StreamJudge:
 
     def feed(self, piece: bytes) -> bytes:
         """The piece as it may go on: empty while something is held back, more when that is let go."""
-        # From the right where a whole chunk is searched: that takes less than half of what `in` takes.
+        # One event, if its line ends where it ends. Searches for one byte and from the right cost least.
         if (
             self._quiet
+            and piece.endswith(b"\n\n")
             and piece.startswith(self._plain)
-            and piece.find(b"\n\n") == len(piece) - 2
+            and (piece.find(b"\n", self._line) == len(piece) - 2 or self._only_plain(piece))
             and piece.rfind(_FINISH) < 0
         ):
             return piece
@@ -100,6 +96,10 @@ class StreamJudge:
         if self.failure is None and not (self.complete or self.refused):
             self.failure = EngineClosed("The engine ended its answer before it was complete.")
         return b"" if self.failure is not None else self.release() + self._events.rest()
+
+    def _only_plain(self, piece: bytes) -> bool:
+        """Whether a piece that begins with a plain event holds several of them and nothing else."""
+        return piece.count(b"\n\n") == piece.count(self._next_plain) + 1
 
     def _examine(self, piece: bytes) -> bytes:
         split = self._events
@@ -119,7 +119,7 @@ class StreamJudge:
         return b"".join(out)
 
     def _event(self, event: bytes) -> bytes:
-        if self.begun and event.startswith(self._plain) and event.rfind(_FINISH) < 0:
+        if self.begun and event.startswith(self._plain) and (event.rfind(_FINISH) < 0 or not _ABORTED.search(event)):
             return event
         kind, status = events.kind_of(event, self._api)
         if kind is Kind.FAILED:

@@ -5,6 +5,7 @@ Floor: sans-IO. Asked for the events at both ends of a stream and for those that
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Any, Final
 
@@ -75,6 +76,13 @@ _named = msgspec.json.Decoder(_Named).decode
 _whole = msgspec.json.Decoder(_Whole).decode
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
+# What vLLM's chunks of text are, and the one before the first of them: every stream has these, so they are not parsed.
+_USUAL: Final = re.compile(
+    rb'"text":"(?:(?P<text>[^"])|")|"delta":\{(?:"role":"assistant",)?"content":"(?:(?P<content>[^"])|"\})'
+)
+_FINISH: Final = b'"finish_reason":"'
+_ERROR: Final = b'"error":'
+
 _GIVEN_UP: Final = ("abort", "error")
 # Of a delta that has nothing but these, and a role, nothing is seen.
 _NOTHING: Final = frozenset({b'""', b"null", b"[]", b"{}"})
@@ -105,6 +113,8 @@ def kind_of(event: bytes, api: str) -> tuple[Kind, int]:
     """What the event is, and the status of an error that the request caused: 0, or from 400 to 499."""
     if event.startswith(b":"):
         return Kind.OPENING, 0  # a comment
+    if event.startswith(b"data:") and (usual := _usual_kind(event)) is not None:
+        return usual, 0
     data = event_data(event)
     if data == b"[DONE]":
         return Kind.LAST, 0
@@ -130,6 +140,13 @@ def is_whole_answer(body: bytes, spec: ApiSpec) -> bool:
     if spec.name == "responses":
         return whole.status not in ("failed", "cancelled")
     return whole.choices is not None and not any(choice.finish_reason in _GIVEN_UP for choice in whole.choices)
+
+
+def _usual_kind(event: bytes) -> Kind | None:
+    found = _USUAL.search(event)
+    if found is None or _FINISH in event or _ERROR in event:
+        return None
+    return Kind.OPENING if found.lastgroup is None else Kind.CONTENT
 
 
 def _of_chunk(data: bytes) -> tuple[Kind, int]:

@@ -60,7 +60,7 @@ def check_stream(body: bytes, tokens: int) -> None:
 
 
 async def stream(client: httpx2.AsyncClient, tokens: int = ANSWER_TOKENS) -> bytes:
-    answer = await client.post(CHAT, json=chat(stream=True, max_tokens=tokens))
+    answer = await client.post(CHAT, json=chat(stream=True, max_tokens=tokens, ignore_eos=True))
     assert answer.status_code == 200, answer.text
     return answer.content
 

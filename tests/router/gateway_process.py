@@ -49,7 +49,7 @@ class HeldEngine(RecordingEngine):
         await writer.drain()
         self.began.set()
         await self.release.wait()
-        writer.write(b"c\r\ndata: last\n\n\r\n0\r\n\r\n")
+        writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
 
 
 class Engines:

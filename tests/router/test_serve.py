@@ -142,7 +142,7 @@ def test_a_stream_under_way_finishes_while_nobody_new_is_let_in(tmp_path: Path, 
             gateway.until(lambda: _refused(gateway), "no new connections")
             assert gateway.admin("/healthz").status_code == 200
             engines.release("e0")
-            assert rest(sock).endswith(b"data: last\n\n\r\n0\r\n\r\n")
+            assert rest(sock).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
         assert gateway.ended() == 0
         assert "Traceback" not in gateway.output
 
@@ -231,7 +231,7 @@ def test_reloads_swap_what_is_valid_and_keep_what_is_under_way(tmp_path: Path, e
             # A limit's use is remembered: the stream and this request, beside the first one.
             assert int(gateway.post(ASK)[1]["x-ratelimit-remaining-requests"]) == first - 2
             engines.release("e0")
-            assert rest(sock).endswith(b"data: last\n\n\r\n0\r\n\r\n")
+            assert rest(sock).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
         gateway.until(lambda: gateway.endpoints()["e0"]["in_flight"] == 0, "the seat is free again")
         _refuses_what_is_broken(gateway, changed)
 

@@ -162,6 +162,8 @@ def test_nothing_comes_out_before_the_first_content_and_then_all_does() -> None:
     ("said", "content"),
     [
         (b'{"reasoning":"hm"}', True),
+        (b'{"content":"","reasoning":"hm"}', True),
+        (b'{"role":"assistant","content":"\\""}', True),
         (b'{"tool_calls":[{"index":0}]}', True),
         (b'{"role":"assistant","content":"a"}', True),
         (b'{"role":"assistant","content":"","reasoning_content":null,"tool_calls":[]}', False),
@@ -201,6 +203,8 @@ def test_the_usual_piece_is_passed_without_a_copy() -> None:
     judge = StreamJudge(CHAT)
     judge.feed(ROLE + WORD)
     assert judge.feed(WORD) is WORD
+    several = 4 * WORD
+    assert judge.feed(several) is several
 
 
 # -- other APIs
@@ -218,7 +222,12 @@ def test_completions_end_with_done_and_begin_with_text() -> None:
     ("spec", "opening", "content", "last"),
     [
         (MESSAGES, START, SAID, named("message_delta", delta={"stop_reason": "end_turn"}) + named("message_stop")),
-        (RESPONSES, CREATED, DELTA, named("response.completed", response={"status": "completed"})),
+        (
+            RESPONSES,
+            CREATED,
+            DELTA,
+            named("response.completed", response={"status": "completed", "output": [{"text": "a"}]}),
+        ),
         (RESPONSES, CREATED, DELTA, named("response.incomplete", response={"status": "incomplete"})),
     ],
     ids=["messages", "responses", "responses cut by their bound"],
