@@ -42,7 +42,8 @@ NEIGHBOURS = {
     "origin": {"client"},
     "calls": {"client", "measure", "metrics", "pools", "relay", "resume", "tickets"},
     "relay": {"calls", "upstream"},
-    "resume": {"calls", "metrics", "pools", "tickets", "upstream"},
+    "resume": {"calls", "engine_line", "metrics", "pools", "tickets"},
+    "engine_line": {"calls", "tickets", "upstream"},
     "routing_headers": {"tickets"},
 }
 PURE = {"policies", "xxhash"}

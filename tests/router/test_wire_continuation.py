@@ -131,7 +131,9 @@ def test_only_a_last_chunk_of_several_tokens_may_hide_one() -> None:
 # -- what comes back
 
 
-def rest(api: str, progress: Progress, events: list[bytes], *, reshapes: bool | None = None) -> tuple[bytes, Continuation]:
+def rest(
+    api: str, progress: Progress, events: list[bytes], *, reshapes: bool | None = None
+) -> tuple[bytes, Continuation]:
     front = Continuation(progress, api, reshapes=api == "chat" if reshapes is None else reshapes)
     return b"".join(front.feed(event) for event in events) + front.end(), front
 
@@ -149,9 +151,12 @@ def test_a_continuation_reads_as_the_rest_of_the_stream(api: str) -> None:
     out, front = rest(api, progress, events)
     counts = b'{"prompt_tokens":3,"total_tokens":7,"completion_tokens":4}'
     expected = [said(api, "b", None), said(api, "", None), said(api, "cé", None, "length")]
-    assert out == b"".join(expected) + usage(api).replace(
-        b'{"prompt_tokens":3,"total_tokens":6,"completion_tokens":3}', counts
-    ) + DONE
+    assert (
+        out
+        == b"".join(expected)
+        + usage(api).replace(b'{"prompt_tokens":3,"total_tokens":6,"completion_tokens":3}', counts)
+        + DONE
+    )
     assert front.reported == Usage(3, 3, None)
     assert (list(progress.ids), progress.said, progress.prompt) == ([4, 5, 6, 7], 4, b"1,2,3")
     assert (progress.finished, progress.usage_sent, progress.done) == (True, True, True)
@@ -193,7 +198,9 @@ def test_reasoning_of_a_chat_begun_again_is_kept() -> None:
     assert out == thought.replace(b"[4]", b"null") + said("chat", "a", None, "stop") + DONE
 
 
-@pytest.mark.parametrize("event", [b'data: {"error":{"message":"dead","code":500}}\n\n', said("completions", "", [], "abort")])
+@pytest.mark.parametrize(
+    "event", [b'data: {"error":{"message":"dead","code":500}}\n\n', said("completions", "", [], "abort")]
+)
 def test_a_continuation_that_fails_too_can_be_continued(event: bytes) -> None:
     progress = begun("chat", [("a", [4])])
     front = Continuation(progress, "chat", reshapes=True)
