@@ -194,8 +194,8 @@ class Answer:
         return data if self._alias is None else self._alias.feed(data)
 
     def _rest(self, last: bytes = b"") -> bytes:
-        """What is still held back at a clean end, with these `last` events. Raises EngineError where that is no good end
-        of a stream."""
+        """What is still held back at a clean end, after these `last` events. Raises EngineError where a stream has no
+        good end."""
         rest, judge = b"", self._judge
         if judge is not None:
             rest = self._through(judge.feed(last) + judge.flush())

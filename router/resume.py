@@ -14,18 +14,16 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
-
-import msgspec
+from typing import NoReturn
 
 from policies.resume import Way, hindrance, may_go_on, tokens_left, way
 from policies.types import InferenceRequest, Outcome, Tenant
 from router.calls import Call
+from router.engine_line import ANSWER_BYTES, EngineLine
 from router.errors import EngineError, EngineStatus, GatewayError, NoEndpoint, StreamInterrupted, TotalTimeout
 from router.metrics import Metrics
 from router.pools import Pool
 from router.tickets import Ticket
-from router.upstream import Response
 from router.wire.continuation import (
     COMPLETIONS,
     Continuation,
@@ -36,36 +34,12 @@ from router.wire.continuation import (
     may_be_ahead,
     said_usage,
 )
-from router.wire.http import PRIORITY_HEADER, SESSION_HEADER, request_headers
 from router.wire.openai import Body, asks_usage
 from router.wire.progress import Progress
 from router.wire.token_tap import TokenTap
 from router.wire.usage import Usage
 
 _log = logging.getLogger("promptlane.resume")
-
-_ANSWER_BYTES: Final = 1024 * 1024  # of an engine's answer to a question of ours, or of its refusal
-# Tokens that are read to see whether text ends in the middle of a character: a character has at most 4 bytes, and a
-# token at least one.
-_TAIL_TOKENS: Final = 16
-_CHARACTER_TOKENS: Final = 4
-
-
-class _Card(msgspec.Struct, gc=False):
-    id: str = ""
-    max_model_len: int | None = None
-
-
-class _Cards(msgspec.Struct, gc=False):
-    data: list[_Card] = []
-
-
-class _Text(msgspec.Struct, gc=False):
-    prompt: str = ""
-
-
-_cards = msgspec.json.Decoder(_Cards).decode
-_text = msgspec.json.Decoder(_Text).decode
 
 
 class Resumable:
@@ -146,8 +120,7 @@ class _Resumer:
                 return self._count("complete")
             status = error.engine_status if isinstance(error, EngineStatus) else 0
             if self._cannot(error) or not may_go_on(error.cause, status, failures, resumes):
-                self._count("declined")
-                raise StreamInterrupted.for_good() from error
+                self._decline()
             resumes += 1
             before = progress.said
             failed = await self._attempt()
@@ -218,11 +191,11 @@ class _Resumer:
 
     async def _relay(self, ticket: Ticket) -> Outcome:
         sent_at = self._clock()
-        path, body = await self._question(ticket)
-        response = await self._send(ticket, b"POST", path, body)
+        line = EngineLine(self._call, ticket)
+        response = await line.send(b"POST", *await self._question(line))
         try:
             if response.status != 200:
-                raise EngineStatus(response.status, response.headers, await response.read(_ANSWER_BYTES))
+                raise EngineStatus(response.status, response.headers, await response.read(ANSWER_BYTES))
             front = self._front()
             said = self.progress.said
             _log.info("request %s goes on at %s by %s: %d tokens said", self._call.id, ticket.endpoint, self._way, said)
@@ -246,7 +219,7 @@ class _Resumer:
             return TokenTap(progress, api)
         return Continuation(progress, api, reshapes=self._way is Way.TOKENS and api == "chat")
 
-    async def _question(self, ticket: Ticket) -> tuple[bytes, bytes]:
+    async def _question(self, line: EngineLine) -> tuple[bytes, bytes]:
         """Path and body of the request for what is missing."""
         progress, request, path = self.progress, self._request, self._call.spec.path.encode()
         if self._way is Way.AGAIN:
@@ -254,50 +227,19 @@ class _Resumer:
         if self._way is Way.TEXT:
             return path, request.by_text(progress, tokens_left(request.bound, progress.said, 0, None))
         if may_be_ahead(progress):
-            await self._settle_tail(ticket)
-        context = await self._context(ticket) if request.bound is None else None
+            unfinished = await line.unfinished(request.model, progress.ids[: progress.said])
+            if unfinished is None:
+                self._decline()
+            progress.said -= unfinished
+        context = await line.context(request.model) if request.bound is None else None
         left = tokens_left(request.bound, progress.said, progress.prompt_tokens, context)
         if left is None:
-            self._count("declined")
-            raise StreamInterrupted.for_good()
+            self._decline()
         return COMPLETIONS, request.by_tokens(progress, left)
 
-    async def _settle_tail(self, ticket: Ticket) -> None:
-        """Takes back the ids at the end whose text has not come: those of a character that is not whole. Of one chunk
-        with several tokens only a tokenizer can tell."""
-        progress = self.progress
-        tail = progress.ids[max(0, progress.said - _TAIL_TOKENS) : progress.said].tolist()
-        for dropped in range(min(_CHARACTER_TOKENS, len(tail))):
-            asked = msgspec.json.encode({"model": self._request.model, "tokens": tail[: len(tail) - dropped]})
-            if not _text(await self._ask(ticket, b"POST", b"/detokenize", asked)).prompt.endswith("\ufffd"):
-                progress.said -= dropped
-                return
+    def _decline(self) -> NoReturn:
         self._count("declined")
         raise StreamInterrupted.for_good()
-
-    async def _context(self, ticket: Ticket) -> int | None:
-        """The most tokens that the model can look at, prompt and answer: what an answer without a bound ends at."""
-        cards = _cards(await self._ask(ticket, b"GET", b"/v1/models", b"")).data
-        return next((card.max_model_len for card in cards if card.id == self._request.model), None)
-
-    async def _ask(self, ticket: Ticket, method: bytes, path: bytes, body: bytes) -> bytes:
-        """A small question to the engine. Raises EngineError, also for an answer that is no JSON of the right shape."""
-        response = await self._send(ticket, method, path, body)
-        try:
-            data = await response.read(_ANSWER_BYTES)
-        finally:
-            response.abort()
-        if response.status != 200:
-            raise EngineStatus(response.status, response.headers, data)
-        return data
-
-    async def _send(self, ticket: Ticket, method: bytes, path: bytes, body: bytes) -> Response:
-        headers = request_headers(self._call.client.raw_headers, self._call.id.encode())
-        if ticket.priority is not None:
-            headers.append((PRIORITY_HEADER, b"%d" % ticket.priority))
-        if ticket.session is not None:
-            headers.append((SESSION_HEADER, ticket.session.encode()))
-        return await ticket.upstream.send(method, path, headers, body)
 
     def _count(self, result: str) -> None:
         self._metrics.add("promptlane_resumes", self._pool.name, self._way.value, result)

@@ -47,7 +47,8 @@ NEIGHBOURS = {
     "relay": {"calls", "upstream"},
     "attempts": {"calls", "hedging", "metrics", "pools", "relay", "resume", "tickets"},
     "hedging": {"calls"},
-    "resume": {"calls", "metrics", "pools", "tickets", "upstream"},
+    "resume": {"calls", "engine_line", "metrics", "pools", "tickets"},
+    "engine_line": {"calls", "tickets", "upstream"},
     "routing_headers": {"tickets"},
 }
 PURE = {"policies", "xxhash"}

@@ -56,31 +56,36 @@ def _event(choices: list[dict[str, object]], **more: object) -> bytes:
     return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
 
 
-def _delta(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, object]:
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _delta(content: str, token: int | None, finish_reason: str | None = None) -> dict[str, object]:
+    choice = {"index": 0, "delta": {"content": content}, "logprobs": None, "finish_reason": finish_reason}
+    return {**choice, "token_ids": None if token is None else [token]}
+
+
+_ROLE = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
 
 
 @cache
-def stream_events(chunks: int) -> tuple[tuple[bytes, ...], ...]:
+def stream_events(chunks: int, ids: bool = False) -> tuple[tuple[bytes, ...], ...]:
     """The SSE events of a stream by moment: `chunks` moments, the last with the finish, the usage and [DONE].
 
-    Events of one moment leave the backend in one write, each as an HTTP chunk of its own, as vLLM's do.
+    Events of one moment leave the backend in one write, each as an HTTP chunk of its own, as vLLM's do. `ids`: with
+    token ids, as for a request with `return_token_ids`; clients never see those.
     """
     if chunks < 2:
         raise ValueError(f"a stream has at least 2 chunks, not {chunks}")
     words = _WORDS.split()
-    role = _event([_delta({"role": "assistant", "content": ""})])
-    middle = [_event([_delta({"content": " " + words[i % len(words)]})]) for i in range(1, chunks - 1)]
-    finish = _event([_delta({"content": " end"}, "length")])
+    role = _event([_ROLE], prompt_token_ids=list(range(1000, 1040)) if ids else None, prompt_text=None)
+    middle = [_event([_delta(f" {words[i % len(words)]}", 2000 + i if ids else None)]) for i in range(1, chunks - 1)]
+    finish = _event([_delta(" end", 2 if ids else None, "length")])
     counts = {"prompt_tokens": 40, "total_tokens": 40 + chunks, "completion_tokens": chunks}
     usage = _event([], usage=counts | {"prompt_tokens_details": {"cached_tokens": 32}})
     return ((role,), *((event,) for event in middle), (finish, usage, DONE))
 
 
 @cache
-def stream_writes(chunks: int) -> tuple[bytes, ...]:
+def stream_writes(chunks: int, ids: bool = False) -> tuple[bytes, ...]:
     """What the backend writes at each of the stream's moments, HTTP framing included."""
-    writes = [b"".join(map(http_chunk, events)) for events in stream_events(chunks)]
+    writes = [b"".join(map(http_chunk, events)) for events in stream_events(chunks, ids)]
     return (STREAM_HEAD + writes[0], *writes[1:-1], writes[-1] + LAST_CHUNK)
 
 

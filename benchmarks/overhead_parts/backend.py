@@ -19,6 +19,7 @@ from benchmarks.overhead_parts.answers import CHAT_BODY, MODEL, http_answer, str
 from benchmarks.overhead_parts.readers import RequestReader
 
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
+_ASKS_IDS = re.compile(rb'"return_token_ids"\s*:\s*true')
 _TOKENS = re.compile(rb'"max_(?:completion_)?tokens"\s*:\s*(\d+)')  # sglang-router renames the field
 _MAX_MODEL_LEN = 131_072
 _DEFAULT_CHUNKS = 64
@@ -89,7 +90,8 @@ class Connection(asyncio.Protocol):
             if isinstance(reply, bytes):
                 self._transport.write(reply)
             else:
-                self._write_at(asyncio.get_running_loop().time() + self._gap_s, iter(stream_writes(reply)))
+                writes = stream_writes(reply, ids=True) if _ASKS_IDS.search(body) else stream_writes(reply)
+                self._write_at(asyncio.get_running_loop().time() + self._gap_s, iter(writes))
 
     def _write_at(self, moment: float, writes: Iterator[bytes]) -> None:
         self._timer = self._call_at(moment, self._write_next, moment, writes)

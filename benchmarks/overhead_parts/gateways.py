@@ -163,9 +163,10 @@ _NO_LIMIT = 1_000_000_000  # high enough never to bind: the limits are checked a
 
 
 class Promptlane(Gateway):
-    """This project with its features on: keys, limits, lanes, affinity, routing headers, metrics, records."""
+    """This project with its features on, but for resume: keys, limits, lanes, affinity, routing headers, metrics."""
 
     name = "promptlane"
+    resume = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,6 +197,7 @@ class Promptlane(Gateway):
         return {
             "server": server | {"base_domain": "llm.example.com"},
             "state": {"redis_url": None, "ledger_url": f"sqlite:///{folder / 'promptlane.db'}"},
+            "tiers": {"platinum": {"resume": self.resume}},
             "tenants": {"bench": tenant},
             "pools": {"bench": {"endpoints": endpoints}},
         }
@@ -217,4 +219,13 @@ class Promptlane(Gateway):
         return all(endpoint["healthy"] for endpoint in endpoints) and super().ready()
 
 
-GATEWAYS: dict[str, type[Gateway]] = {kind.name: kind for kind in (Promptlane, Nginx, SglangRouter, VllmRouter)}
+class PromptlaneResume(Promptlane):
+    """The same with streams that can go on elsewhere: token ids are asked for, kept, and taken out of every chunk."""
+
+    name = "promptlane+resume"
+    resume = True
+
+
+GATEWAYS: dict[str, type[Gateway]] = {
+    kind.name: kind for kind in (Promptlane, PromptlaneResume, Nginx, SglangRouter, VllmRouter)
+}

@@ -5,8 +5,7 @@ sent without it: ids become `null`, and a chunk that would not have been sent, a
 Only whole events leave, so that a stream that breaks has broken between two of them; an engine's word that it failed
 (an error event, an `abort` ending, an end before the answer's) becomes an `EngineAborted` and never reaches the client.
 
-The hot path is a chunk of text in one piece: three searches and two slices, nothing is parsed. In a JSON string quotes
-are escaped, so that a key with bare quotes is never text that a model wrote.
+The hot path is a chunk of text in one piece: three searches for a byte and three slices, nothing is parsed.
 """
 
 from __future__ import annotations
@@ -16,16 +15,21 @@ from typing import Final
 
 from router.errors import EngineAborted, EngineError
 from router.wire.chunks import CHOICES, GAVE_UP, Choice, Chunk, read_chunk, without_ids
+from router.wire.events import kind_of
 from router.wire.progress import MAX_PROMPT_BYTES, Progress
 
 _BLANK: Final = re.compile(rb"\n\r?\n")  # what ends an event, also at lines that end in CR LF
-# What a chunk of text has before its ids, and before its text, in vLLM's order of fields.
+# What a chunk of text has before its ids, and between its head and its text, in vLLM's order of fields.
 _BEFORE_IDS: Final = {
     "chat": b'"finish_reason":null,"token_ids":[',
     "completions": b'"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":[',
 }
-_BEFORE_TEXT: Final = {"chat": b'"delta":{"content":"', "completions": b'"text":"'}
+_OPENING: Final = {
+    "chat": b'"choices":[{"index":0,"delta":{"content":"',
+    "completions": b'"choices":[{"index":0,"text":"',
+}
 _NOTHING: Final = b'"delta":{},'
+_ERROR: Final = b'"error":'
 _QUOTE: Final = 0x22
 # Bytes of one event: the first has the ids of the prompt.
 MAX_EVENT_BYTES: Final = MAX_PROMPT_BYTES + 64 * 1024
@@ -36,20 +40,25 @@ class TokenTap:
 
     `failure`: what the next call will raise, where good events came in one piece with the engine's failure."""
 
-    __slots__ = ("_before_ids", "_before_text", "_part", "_skip", "_through", "failure", "progress")
+    __slots__ = (
+        "_before_ids", "_choices_at", "_opening", "_part", "_text_at", "_through", "failure", "progress",
+    )  # fmt: skip
 
     def __init__(self, progress: Progress, api: str) -> None:
         self.progress = progress
         self._before_ids = _BEFORE_IDS[api]
-        self._before_text = _BEFORE_TEXT[api]
-        self._skip = len(progress.head)  # no text begins before this
+        # Where text is kept every chunk is examined: none begins like this.
+        self._opening = _OPENING[api] if not progress.keeps_text else b"\0"
+        self._choices_at = len(progress.head)
+        self._text_at = self._choices_at + len(self._opening)
         self._part = bytearray()  # of an event whose end has not come
         self._through = False  # an event was too long: pieces pass as they come
         self.failure: EngineError | None = None
 
     def feed(self, piece: bytes) -> bytes:
         """The piece as the client gets it, whole events only."""
-        if not self._part and piece.find(b"\n\n") == len(piece) - 2 >= 0:
+        # One line and its end; looking for one byte takes a tenth of what looking for two takes.
+        if piece[-2:] == b"\n\n" and piece.find(b"\n") == len(piece) - 2 and not self._part:
             return self._event(piece)
         return self._split(piece)
 
@@ -90,15 +99,13 @@ class TokenTap:
 
     def _event(self, event: bytes) -> bytes:
         """What goes out for one whole event."""
-        at = event.rfind(self._before_ids)
-        text = event.find(self._before_text, self._skip)
-        progress = self.progress
-        if at < 0 or text < 0 or progress.keeps_text or not progress.head:
+        start = event.rfind(b"[") + 1
+        if not (event.startswith(self._opening, self._choices_at) and event.endswith(self._before_ids, 0, start)):
             return self._examine(event)
-        start = at + len(self._before_ids)
         end = event.find(b"]", start)
+        progress = self.progress
         progress.add_ids(event[start:end])
-        if event[text + len(self._before_text)] != _QUOTE:
+        if event[self._text_at] != _QUOTE:
             progress.said, progress.last = len(progress.ids), event
         return event[: start - 1] + b"null" + event[end + 1 :]
 
@@ -109,6 +116,9 @@ class TokenTap:
         if event[5:].strip() == b"[DONE]":
             self._must_be_finished()
             self.progress.done = True
+            return event
+        if _ERROR in event and kind_of(event, "chat")[1]:
+            self.progress.lose("refused")  # the request's own fault: the client is told, and nobody goes on
             return event
         bare, prompt, ids = without_ids(event)
         chunk = read_chunk(bare)
@@ -135,7 +145,8 @@ class TokenTap:
         progress = self.progress
         if not progress.head:
             progress.head = event[: max(0, event.find(CHOICES))]
-            self._skip = len(progress.head)
+            self._choices_at = len(progress.head)
+            self._text_at = self._choices_at + len(self._opening)
             if b'"id":' not in progress.head or b'"model":' not in progress.head:
                 progress.lose("format")
         if prompt is not None and not progress.lost:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from benchmarks.overhead_parts import clients
-from benchmarks.overhead_parts.answers import CHAT_BODY, MODEL, BadAnswer, http_answer
+from benchmarks.overhead_parts.answers import CHAT_BODY, MODEL, BadAnswer, http_answer, stream_writes
 from benchmarks.overhead_parts.backend import answer
 from benchmarks.overhead_parts.clients import Client, Clients
 from benchmarks.overhead_parts.readers import PlainAnswer
@@ -31,6 +31,19 @@ def test_a_chat_is_answered_with_the_canned_body() -> None:
 )
 def test_a_stream_has_as_many_chunks_as_tokens_were_asked_for(body: bytes, chunks: int) -> None:
     assert answer(CHAT, body) == chunks
+
+
+def test_token_ids_are_in_a_stream_for_who_asks_and_null_for_clients() -> None:
+    with_ids, without = (b"".join(stream_writes(4, ids)) for ids in (True, False))
+    assert with_ids.count(b'"token_ids":[') == 3
+    assert b'"prompt_token_ids":[1000,' in with_ids
+    assert b"[1" not in without
+    events = [[json.loads(line[6:]) for line in data.split(b"\n") if line[:6] == b"data: " and b"{" in line]
+              for data in (with_ids, without)]  # fmt: skip
+    for event in events[0]:
+        for part in (event, *event["choices"]):
+            part.update({name: None for name in ("token_ids", "prompt_token_ids") if name in part})
+    assert events[0] == events[1]
 
 
 def page(line: bytes) -> tuple[int, bytes]:

@@ -100,7 +100,8 @@ def test_a_percentile_of_nothing_is_an_error() -> None:
 
 
 def test_the_default_run_measures_every_gateway() -> None:
-    assert arguments([]).gateways == ["promptlane", "nginx", "sglang-router", "vllm-router"] == list(GATEWAYS)
+    every = ["promptlane", "promptlane+resume", "nginx", "sglang-router", "vllm-router"]
+    assert arguments([]).gateways == every == list(GATEWAYS)
     assert arguments(["--gateways", "nginx,nginx"]).gateways == ["nginx"]
 
 

@@ -18,7 +18,15 @@ import pytest
 import yaml
 
 from benchmarks import overhead
-from benchmarks.overhead_parts.gateways import GATEWAYS, Gateway, Nginx, Promptlane, SglangRouter, VllmRouter
+from benchmarks.overhead_parts.gateways import (
+    GATEWAYS,
+    Gateway,
+    Nginx,
+    Promptlane,
+    PromptlaneResume,
+    SglangRouter,
+    VllmRouter,
+)
 from benchmarks.overhead_parts.measure import tree
 from benchmarks.overhead_parts.processes import OWN_MODULES, ROOT, Child, Failed, NotStarted, cores
 from benchmarks.overhead_parts.report import Result
@@ -165,6 +173,13 @@ def test_promptlane_gets_a_key_limits_and_both_endpoints_in_the_contracts_shape(
     assert config["server"]["port"] == 1000
     assert config["server"]["routing_headers"] is True
     assert config["state"]["ledger_url"] == f"sqlite:///{tmp_path}/promptlane.db"
+
+
+@pytest.mark.parametrize(("kind", "resume"), [(Promptlane, False), (PromptlaneResume, True)])
+def test_streams_that_can_go_on_are_measured_apart(tmp_path: Path, kind: type[Promptlane], resume: bool) -> None:
+    gateway = kind()
+    config = yaml.safe_load(Path(gateway.command(BACKENDS, tmp_path)[-1]).read_text())
+    assert config["tiers"][config["tenants"]["bench"]["tier"]]["resume"] is resume
 
 
 def test_nginx_passes_to_both_backends_with_keep_alive_and_without_buffering(tmp_path: Path) -> None:

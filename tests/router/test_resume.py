@@ -1,0 +1,199 @@
+"""A stream goes on elsewhere, over real sockets: what is asked of the other engine, and what is never invented."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from policies.health import EndpointHealth
+from tests.router.stack import Stack, chat, running, whole
+from tests.router.test_relay import STREAM
+from tests.router.test_wire_token_tap import DONE, role, said, usage
+
+CHAT = "/v1/chat/completions"
+CARDS = json.dumps({"object": "list", "data": [{"id": "tiny", "max_model_len": 100}]}).encode()
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with running() as one:
+        yield one
+
+
+class Engines:
+    """acme's two engines as one: the first stream breaks behind `first`, what follows is answered by path."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.first: list[bytes] = []
+        self.rest = [said("completions", "z", [9], "stop"), usage("completions"), DONE]
+        self.texts: list[str] = []
+        self.cards = CARDS
+        self.asked: list[tuple[str, Any]] = []
+        self._streams = 0
+        for name in ("acme-0", "acme-1"):
+            stack.engines[name].reply = self._reply
+
+    @property
+    def continuation(self) -> Any:
+        """The body of the one request for the rest."""
+        (body,) = [body for path, body in self.asked if path == "/v1/completions"]
+        return body
+
+    async def _reply(self, request: bytes, writer: asyncio.StreamWriter) -> None:
+        head, _, body = request.partition(b"\r\n\r\n")
+        path = head.split()[1].decode()
+        self.asked.append((path, json.loads(body) if body else None))
+        if path == "/v1/models":
+            writer.write(whole(self.cards))
+        elif path == "/detokenize":
+            writer.write(whole(json.dumps({"prompt": self.texts.pop(0)}).encode()))
+        else:
+            self._streams += 1
+            await self._stream(self.first if self._streams == 1 else self.rest, writer, broken=self._streams == 1)
+
+    @staticmethod
+    async def _stream(events: list[bytes], writer: asyncio.StreamWriter, *, broken: bool) -> None:
+        writer.write(STREAM + b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events))
+        await writer.drain()
+        if broken:
+            await asyncio.sleep(0.01)  # so that what was written is read before the connection breaks
+            writer.transport.abort()
+        else:
+            writer.write(b"0\r\n\r\n")
+
+
+@pytest.fixture
+def engines(stack: Stack) -> Iterator[Engines]:
+    async def healthy() -> None:
+        for state in stack.app.runtime.pools["acme"].states:
+            state.health = EndpointHealth(assume_healthy=True)
+
+    stack.run(healthy())
+    yield Engines(stack)
+
+    async def settled() -> None:
+        places = stack.app.runtime.pools["acme"].places
+        async with asyncio.timeout(10):
+            while any(place.upstream.busy or place.state.in_flight for place in places):  # noqa: ASYNC110  # no event
+                await asyncio.sleep(0.005)
+
+    stack.run(settled())
+
+
+def ask(stack: Stack, **fields: Any) -> str:
+    status, _, body = stack.post(CHAT, chat(stream=True, **fields), key="acme-key")
+    assert status == 200
+    return bytes(body).decode()
+
+
+def text(answer: str) -> str:
+    events = [json.loads(line[6:]) for line in answer.split("\n\n") if line.startswith("data: {")]
+    return "".join(choice["delta"].get("content", "") for event in events for choice in event.get("choices", []))
+
+
+def code(answer: str) -> str:
+    return str(json.loads(answer.split("\n\n")[-2].removeprefix("data: "))["error"]["code"])
+
+
+def test_what_is_missing_is_asked_for_by_tokens(stack: Stack, engines: Engines) -> None:
+    engines.first = [role([1, 2]), said("chat", "a", [7]), said("chat", "", [8])]
+    answer = ask(stack, max_tokens=10)
+    assert text(answer) == "az"
+    assert answer.endswith("data: [DONE]\n\n")
+    assert (engines.continuation["prompt"], engines.continuation["max_tokens"]) == ([1, 2, 7], 9)
+    assert [path for path, _ in engines.asked] == [CHAT, "/v1/completions"]
+
+
+def test_without_a_bound_the_models_context_is_asked_for(stack: Stack, engines: Engines) -> None:
+    engines.first = [role([1, 2]), said("chat", "a", [7])]
+    assert text(ask(stack)) == "az"
+    assert engines.continuation["max_tokens"] == 97
+
+
+@pytest.mark.parametrize("cards", [b'{"data":[]}', b"nonsense"])
+def test_where_the_context_is_not_known_nothing_is_invented(stack: Stack, engines: Engines, cards: bytes) -> None:
+    engines.first, engines.cards = [role([1, 2]), said("chat", "a", [7])], cards
+    answer = ask(stack)
+    assert (text(answer), code(answer)) == ("a", "stream_interrupted")
+
+
+def test_ids_of_half_a_character_behind_the_text_of_their_chunk_are_taken_back(stack: Stack, engines: Engines) -> None:
+    engines.first, engines.texts = [role([1, 2]), said("chat", "a", [7, 8, 9])], ["a\ufffd\ufffd", "a\ufffd", "a"]
+    assert text(ask(stack, max_tokens=10)) == "az"
+    assert (engines.continuation["prompt"], engines.continuation["max_tokens"]) == ([1, 2, 7], 9)
+    assert [body["tokens"] for path, body in engines.asked if path == "/detokenize"] == [[7, 8, 9], [7, 8], [7]]
+
+
+def test_text_that_has_no_end_of_a_character_is_not_continued(stack: Stack, engines: Engines) -> None:
+    engines.first, engines.texts = [role([1, 2]), said("chat", "a", [7, 8])], ["\ufffd"] * 9
+    assert code(ask(stack, max_tokens=10)) == "stream_interrupted"
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [role([1]), said("chat", "a\ufffd", [7])],
+        [role(None), said("chat", "a", None)],
+        [role([1]), said("chat", "x", [7]).replace(b'{"content":"x"}', b'{"reasoning":"x"}')],
+    ],
+    ids=["half a character is out", "no ids", "reasoning"],
+)
+def test_what_cannot_be_continued_ends_with_an_error(stack: Stack, engines: Engines, events: list[bytes]) -> None:
+    engines.first = events
+    assert code(ask(stack, max_tokens=10)) == "stream_interrupted"
+    assert [path for path, _ in engines.asked] == [CHAT]
+
+
+def test_a_refused_continuation_is_not_asked_for_elsewhere(stack: Stack, engines: Engines) -> None:
+    async def refused(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if b"POST /v1/completions" in request:
+            engines.asked.append(("/v1/completions", None))
+            writer.write(whole(b'{"error":{"message":"no"}}', b"400 Bad Request"))
+        else:
+            await engines._stream([role([1]), said("chat", "a", [7])], writer, broken=True)
+
+    for name in ("acme-0", "acme-1"):
+        stack.engines[name].reply = refused
+    assert code(ask(stack, max_tokens=10)) == "stream_interrupted"
+    assert len(engines.asked) == 1
+
+
+def test_a_stream_that_broke_behind_its_last_word_is_ended_without_asking(stack: Stack, engines: Engines) -> None:
+    engines.first = [role([1, 2]), said("chat", "a", [7]), said("chat", "b", [8], "stop")]
+    answer = ask(stack, max_tokens=10, stream_options={"include_usage": True})
+    assert text(answer) == "ab"
+    assert '"usage":{"prompt_tokens":2,"total_tokens":4,"completion_tokens":2}' in answer
+    assert answer.endswith("data: [DONE]\n\n")
+    assert [path for path, _ in engines.asked] == [CHAT]
+
+
+def test_the_tenants_counters_have_what_the_client_got(stack: Stack, engines: Engines) -> None:
+    engines.first = [role([1, 2]), said("chat", "a", [7])]
+    engines.rest[1] = usage("completions").replace(b'"completion_tokens":3', b'"completion_tokens":1')
+
+    def counted(kind: str) -> float:
+        async def read() -> float:
+            labels = {"tenant": "acme", "model": "tiny"}
+            return stack.process.metrics.registry.get_sample_value(f"promptlane_{kind}_tokens_total", labels) or 0.0
+
+        value: float = stack.run(read())
+        return value
+
+    before = counted("prompt"), counted("completion")
+    ask(stack, max_tokens=10)
+    assert (counted("prompt"), counted("completion")) == (before[0] + 2, before[1] + 2)
+
+
+def test_the_log_says_where_it_goes_on_and_nothing_of_the_text(
+    stack: Stack, engines: Engines, caplog: pytest.LogCaptureFixture
+) -> None:
+    engines.first = [role([1, 2]), said("chat", "secret", [7])]
+    with caplog.at_level("INFO", "promptlane.resume"):
+        ask(stack, max_tokens=10)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "promptlane.resume"]
+    assert "by tokens: 1 tokens said" in line
+    assert "secret" not in line
