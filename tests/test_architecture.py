@@ -42,7 +42,7 @@ NEIGHBOURS = {
     "origin": {"client"},
     "calls": {"client", "measure", "metrics", "pools", "relay", "resume", "tickets"},
     "relay": {"calls", "upstream"},
-    "resume": {"calls", "engine_line", "metrics", "pools", "tickets"},
+    "resume": {"calls", "engine_line", "metrics", "pools", "relay", "tickets"},
     "engine_line": {"calls", "tickets", "upstream"},
     "routing_headers": {"tickets"},
 }
