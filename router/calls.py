@@ -125,12 +125,11 @@ class Call:
 
     def twin(self, ticket: Ticket) -> Call:
         """A copy of the request for another endpoint: of one client, and with its own answer."""
-        resume = self.resume.anew() if self.resume is not None else None
-        return replace(self, ticket=ticket, answer=None, first_byte_at=None, usage=None, resume=resume)
+        return replace(self, ticket=ticket, answer=None, first_byte_at=None, usage=None)
 
     def adopt(self, twin: Call) -> None:
         """The client got the twin's answer: what is known of it is known of the request."""
-        self.ticket, self.answer, self.status, self.resume = twin.ticket, twin.answer, twin.status, twin.resume
+        self.ticket, self.answer, self.status = twin.ticket, twin.answer, twin.status
         self.first_byte_at, self.usage, self.refused, self.sent_at = (
             twin.first_byte_at, twin.usage, twin.refused, twin.sent_at
         )  # fmt: skip

@@ -19,6 +19,7 @@ from router.upstream import Response
 from router.wire.endings import StreamJudge, failure_of
 from router.wire.first_token import shows_token
 from router.wire.http import Header
+from router.wire.progress import Progress
 from router.wire.stream_usage import UsageRemover
 from router.wire.token_tap import TokenTap
 from router.wire.usage import find_usage
@@ -61,9 +62,9 @@ class Answer:
         self.token_at: float | None = None
 
     @property
-    def may_go_on(self) -> bool:
-        """Whether another engine's answer could follow: whole events, of which is known what they said."""
-        return self._front is not None
+    def progress(self) -> Progress | None:
+        """What its stream has said, where another engine's answer could follow; else None."""
+        return self._front.progress if self._front is not None else None
 
     @property
     def at_event_boundary(self) -> bool:

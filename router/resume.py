@@ -23,6 +23,7 @@ from router.engine_line import ANSWER_BYTES, EngineLine
 from router.errors import EngineError, EngineStatus, GatewayError, NoEndpoint, StreamInterrupted, TotalTimeout
 from router.metrics import Metrics
 from router.pools import Pool
+from router.relay import Answer
 from router.tickets import Ticket
 from router.wire.continuation import (
     COMPLETIONS,
@@ -43,22 +44,16 @@ _log = logging.getLogger("promptlane.resume")
 
 
 class Resumable:
-    """A request whose stream may go on elsewhere: what it takes of the request, and how far the stream is."""
+    """A request whose stream may go on elsewhere. How far a stream is, its own answer knows: there may be several."""
 
-    __slots__ = ("progress", "request")
+    __slots__ = ("request",)
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.progress = Progress()
-
-    def anew(self) -> Resumable:
-        """For another copy of the request, whose stream may be another."""
-        return Resumable(self.request)
 
     def tap(self) -> TokenTap:
-        """For a stream that begins: of what came before it, the client has seen nothing."""
-        self.progress = Progress(keeps_text=self.request.media)
-        return TokenTap(self.progress, self.request.api)
+        """For a stream that begins."""
+        return TokenTap(Progress(keeps_text=self.request.media), self.request.api)
 
 
 def resumable(call: Call, tenant: Tenant, body: Body, engine_model: str) -> Resumable | None:
@@ -81,36 +76,43 @@ async def go_on(
 
     Raises StreamInterrupted where that cannot be done; the client then has whole events, and all tokens once.
     """
-    if call.answer is None or not call.answer.may_go_on:
+    answer, resume = call.answer, call.resume
+    if resume is None or answer is None or answer.progress is None:
         raise error
-    resumer = _Resumer(call, pool, body, clock, metrics)
     try:
-        await resumer.run(error)
+        await _Resumer(call, answer, answer.progress, pool, resume.request, body, clock, metrics).run(error)
     except StreamInterrupted:
-        if call.answer is not None:
-            await call.answer.give_up()
+        await answer.give_up()
         if call.usage is None:
-            call.usage = said_usage(resumer.progress)
+            call.usage = said_usage(answer.progress)
         raise
 
 
 class _Resumer:
-    def __init__(self, call: Call, pool: Pool, body: bytes, clock: Callable[[], float], metrics: Metrics) -> None:
-        assert call.resume is not None  # noqa: S101  # who calls has asked
-        assert call.answer is not None  # noqa: S101  # a stream has begun
+    def __init__(
+        self,
+        call: Call,
+        answer: Answer,
+        progress: Progress,
+        pool: Pool,
+        request: Request,
+        body: bytes,
+        clock: Callable[[], float],
+        metrics: Metrics,
+    ) -> None:
+        self._progress = progress
         self._call = call
-        self._answer = call.answer
+        self._answer = answer
         self._pool = pool
         self._body = body
         self._clock = clock
         self._metrics = metrics
-        self._request = call.resume.request
-        self.progress = call.resume.progress
+        self._request = request
         self._way = Way.AGAIN
         self._failed_at = 0.0
 
     async def run(self, error: EngineError) -> None:
-        progress, failures, resumes = self.progress, 0, 0
+        progress, failures, resumes = self._progress, 0, 0
         while True:
             self._failed_at = self._clock()
             failures += 1
@@ -133,19 +135,19 @@ class _Resumer:
                 self._call.tried.add(self._call.ticket.endpoint)
 
     def _is_whole(self) -> bool:
-        progress = self.progress
+        progress = self._progress
         if progress.lost or not progress.prompt:
             return False
         return progress.finished or tokens_left(self._request.bound, progress.said, 0, None) == 0
 
     def _cannot(self, error: EngineError) -> bool:
-        progress = self.progress
+        progress = self._progress
         tells = progress.prompt or self._way is Way.AGAIN
         return bool(progress.lost or not tells or isinstance(error, TotalTimeout) or ends_unfinished(progress))
 
     async def _attempt(self) -> EngineError | None:
         """One continuation at one endpoint; what it failed with. Raises StreamInterrupted where none may be had."""
-        call, before = self._call, self.progress.said
+        call, before = self._call, self._progress.said
         try:
             ticket = call.ticket = await self._dispatch()
         except GatewayError as nobody:
@@ -159,7 +161,7 @@ class _Resumer:
             self._count("ok")
             return None
         except EngineError as error:
-            outcome = replace(call.failure(error, self._clock()), started=self.progress.said > before)
+            outcome = replace(call.failure(error, self._clock()), started=self._progress.said > before)
             self._count("failed")
             return error
         finally:
@@ -181,7 +183,7 @@ class _Resumer:
     def _continued(self) -> InferenceRequest:
         """The continuation as policies see it: what was said is prompt now. It waits as long as a new one may, and
         goes before those that came after the request that it continues."""
-        request, progress = self._call.request, self.progress
+        request, progress = self._call.request, self._progress
         return replace(
             request,
             prompt_tokens=(progress.prompt_tokens or request.prompt_tokens) + progress.said,
@@ -197,7 +199,7 @@ class _Resumer:
             if response.status != 200:
                 raise EngineStatus(response.status, response.headers, await response.read(ANSWER_BYTES))
             front = self._front()
-            said = self.progress.said
+            said = self._progress.said
             _log.info("request %s goes on at %s by %s: %d tokens said", self._call.id, ticket.endpoint, self._way, said)
             await self._answer.go_on(response, front)
         finally:
@@ -214,14 +216,14 @@ class _Resumer:
         )
 
     def _front(self) -> TokenTap:
-        progress, api = self.progress, self._request.api
+        progress, api = self._progress, self._request.api
         if not progress.head:  # not even a role is out
             return TokenTap(progress, api)
         return Continuation(progress, api, reshapes=self._way is Way.TOKENS and api == "chat")
 
     async def _question(self, line: EngineLine) -> tuple[bytes, bytes]:
         """Path and body of the request for what is missing."""
-        progress, request, path = self.progress, self._request, self._call.spec.path.encode()
+        progress, request, path = self._progress, self._request, self._call.spec.path.encode()
         if self._way is Way.AGAIN:
             return path, self._body
         if self._way is Way.TEXT:

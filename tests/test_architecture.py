@@ -47,7 +47,7 @@ NEIGHBOURS = {
     "relay": {"calls", "upstream"},
     "attempts": {"calls", "hedging", "metrics", "pools", "relay", "resume", "tickets"},
     "hedging": {"calls"},
-    "resume": {"calls", "engine_line", "metrics", "pools", "tickets"},
+    "resume": {"calls", "engine_line", "metrics", "pools", "relay", "tickets"},
     "engine_line": {"calls", "tickets", "upstream"},
     "routing_headers": {"tickets"},
 }

@@ -170,8 +170,10 @@ def test_greedy_answers_cut_anywhere_are_the_unbroken_ones(product: Product) -> 
             assert_same(got, whole)
             cuts += 1
     assert cuts == 64
-    assert product.resumes("ok") == before + cuts
-    assert product.resumes("declined") == 0
+    continued = product.resumes("ok") - before
+    assert continued >= 60  # a cut behind the last word needs no engine
+    assert continued + product.resumes("complete") == cuts
+    assert product.resumes("declined") == product.resumes("failed") == product.resumes("no_endpoint") == 0
 
 
 def test_an_unbroken_stream_is_byte_for_byte_what_the_engine_sends_without_ids(product: Product) -> None:
