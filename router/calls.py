@@ -13,9 +13,10 @@ from policies.tokens import TokenEstimator
 from policies.types import InferenceRequest, ModelRoute, Outcome, Tenant
 from router.client import Client
 from router.errors import EngineError, EngineStatus
+from router.heartbeat import Heartbeat
 from router.measure import Measured
 from router.metrics import Metrics
-from router.pools import Pool
+from router.pools import Detour, Pool
 from router.tickets import Ticket
 from router.wire.alias import AliasRewriter, rename_in_error
 from router.wire.openai import ApiSpec
@@ -67,7 +68,8 @@ class ServedModel:
 class Call:
     """Mutable, owned by the one task that handles the request. Times are monotonic seconds.
 
-    `hides_usage`: the stream's usage was asked for by the gateway alone and is not the client's to see.
+    `degraded`: another pool serves it, with less. `hides_usage`: the stream's usage was asked for by the gateway alone
+    and is not the client's to see.
     """
 
     client: Client
@@ -87,6 +89,8 @@ class Call:
     usage: Usage | None = None
     attempts: int = 0
     tried: set[str] = field(default_factory=set)
+    heartbeat: Heartbeat | None = None
+    degraded: Detour | None = None
 
     @property
     def request(self) -> InferenceRequest:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from policies.admission.limits import TenantLimits
@@ -17,6 +18,7 @@ from policies.retry import may_retry
 from policies.types import Outcome, Rejection, RejectReason, Tenant
 from router.calls import CLIENT_CLOSED, Call, ServedModel
 from router.client import Client, ClientGone
+from router.degraded import degraded_body, degraded_header, nobody_instead
 from router.errors import (
     BadRequest,
     EngineError,
@@ -30,10 +32,11 @@ from router.errors import (
     Overloaded,
     RateLimited,
 )
+from router.heartbeat import Heartbeat
 from router.measure import INLINE_BYTES, Measurer
 from router.metrics import Metrics
 from router.origin import Origin, credential, request_id
-from router.pools import Pool
+from router.pools import Detour, Pool
 from router.relay import WHOLE_BYTES, Answer
 from router.routing_headers import limit_headers, prediction_headers, routing_headers
 from router.tenants import Identity, TenantDirectory
@@ -169,12 +172,17 @@ class Gateway:
         failed: EngineError | None = None
         while True:
             try:
-                call.ticket = await pool.dispatch(call.request, frozenset(call.tried))
+                call.ticket = await self._dispatch(call, pool)
             except NoEndpoint:
                 if failed is None:
                     raise
                 raise failed from None  # what went wrong says more than that nobody is left to try
+            except Detour as detour:
+                body, pool = degraded_body(call, detour, body), detour.pool
+                continue
             call.attempts += 1
+            if pool.mirror is not None:
+                pool.mirror.offer(call.spec, call.request, body)
             outcome: Outcome | None = None
             try:
                 await self._attempt(call, call.ticket, body)
@@ -188,6 +196,28 @@ class Gateway:
                 self.services.metrics.add("promptlane_retries", pool.name, error.cause.value)
             finally:
                 call.ticket.settle(outcome)
+
+    async def _dispatch(self, call: Call, pool: Pool) -> Ticket:
+        """An endpoint with room. Whoever waits for a standby meanwhile hears that somebody is there."""
+        hold = partial(self._hold, call) if call.request.stream and call.spec.output_fields else None
+        try:
+            ticket = await pool.dispatch(call.request, frozenset(call.tried), hold)
+        except Detour as detour:
+            if call.degraded is None:
+                raise
+            raise nobody_instead() from detour
+        finally:
+            if call.heartbeat is not None:
+                await call.heartbeat.end()
+                call.heartbeat = None
+        if call.degraded is not None:
+            ticket.watcher = call.degraded.watcher
+        return ticket
+
+    def _hold(self, call: Call, seconds: float) -> None:
+        if call.heartbeat is None:
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), *self._own_headers(call)]
+            call.heartbeat = Heartbeat(call.client, headers, seconds, call.id)
 
     async def _attempt(self, call: Call, ticket: Ticket, body: bytes) -> None:
         headers = request_headers(call.client.raw_headers, call.id.encode())
@@ -213,7 +243,10 @@ class Gateway:
             call.status = CLIENT_CLOSED
             return
         call.error_code = error.code
-        if not client.started:
+        if client.opened and not client.started:
+            client.started = True
+            await client.finish(error_event(error, anthropic=anthropic))
+        elif not client.started:
             await self._answer_error(call, error)
         elif call.answer is not None and call.answer.at_event_boundary:
             await client.finish(error_event(error, anthropic=anthropic))
@@ -234,9 +267,11 @@ class Gateway:
         headers: list[Header] = [(b"x-request-id", call.id.encode())]
         if call.tenant is not None and (limits := self.limits.get(call.tenant.id)) is not None:
             headers += limit_headers(limits.snapshot(self._clock()))
+        if call.degraded is not None:
+            headers.append(degraded_header(call.degraded))
         if self.settings.routing_headers and call.ticket is not None:
             headers += routing_headers(call.request, call.ticket)
-            if call.model is not None and not call.model.shared:
+            if call.model is not None and not call.model.shared and call.degraded is None:
                 headers += prediction_headers(call.request, call.ticket)
         return headers
 

@@ -43,6 +43,15 @@ COUNTERS = {
     "promptlane_kv_gaps": (("pool", "endpoint"), "Times that messages with KV events were missing."),
     "promptlane_kv_replays": (("pool", "endpoint"), "Times that the engine told older KV events again."),
     "promptlane_kv_malformed": (("pool", "endpoint"), "Messages with KV events that could not be read."),
+    "promptlane_failovers": (
+        ("pool", "to", "cause"),
+        "Changes of who serves a pool (to=hot|warm|cold|degraded; cause=nobody|errors|latency|calm).",
+    ),
+    "promptlane_recovery_missed": (("tenant", "tier"), "Recoveries that took longer than the tier's rto_seconds."),
+    "promptlane_mirrored": (
+        ("pool", "result"),
+        "Prompts copied to a standby to keep it warm (result=answered|failed|skipped).",
+    ),
     "promptlane_config_reloads": (("result",), "Reloads of the configuration (result=ok|refused)."),
     "promptlane_internal_errors": (("where",), "Faults of the gateway itself."),
 }
@@ -50,6 +59,10 @@ HISTOGRAMS = {
     "promptlane_request_seconds": (_LABELS, "From the request's arrival to the end of its answer."),
     "promptlane_first_byte_seconds": (_LABELS, "From the request's arrival to the first byte of its answer."),
     "promptlane_queue_seconds": (("pool", "lane"), "Time a request waited for an endpoint with room."),
+    "promptlane_recovery_seconds": (
+        ("tenant", "tier"),
+        "From the tenant's first failed or held request to its first good answer, where a standby had to take over.",
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from policies.admission.desk import Desk
 from policies.admission.order import ShortestPrefillFirst
-from policies.endpoint_state import TOKENS_PER_BLOCK, EndpointState, index_blocks
+from policies.endpoint_state import RANKS, TOKENS_PER_BLOCK, EndpointState, index_blocks
 from policies.exact_index import ExactIndex
 from policies.priority import priority
 from policies.registry import make_profile
@@ -35,6 +35,7 @@ from router.metrics import Metrics
 from router.pools import Place, Pool
 from router.probe import Prober, ProbeSettings
 from router.process import Process
+from router.standby_builder import with_overflow
 from router.upstream import Timeouts, Upstream
 
 if TYPE_CHECKING:  # the runtime before a reload
@@ -53,7 +54,7 @@ class PoolBuilder:
         fixed = config.routing.block_bytes
         self._tokens_per_block = TOKENS_PER_BLOCK if fixed is None else fixed / PRIOR_BYTES_PER_TOKEN
         # Per pool, as reading the authorities takes tens of milliseconds, and a pool may have hundreds of endpoints.
-        self._tls = {name: _ssl_context(name, pool) for name, pool in config.pools.items()}
+        self.tls = {name: _ssl_context(name, pool) for name, pool in config.pools.items()}
         self.when_certain: list[Callable[[], None]] = []
 
     def pool(self, name: str, pool: PoolConfig) -> Pool:
@@ -62,6 +63,7 @@ class PoolBuilder:
         if before is not None and self._unchanged(name, pool):
             return before
         profile = make_profile(pool.profile or routing.profile, Random(), profile_specs(routing))
+        profile = with_overflow(profile, pool)
         built = Pool(
             name,
             [self._place(name, pool, endpoint) for endpoint in pool.endpoints],
@@ -98,7 +100,7 @@ class PoolBuilder:
             tokens_per_block=self._tokens_per_block,
         )
         return Prober(
-            pool, settings, self._process.metrics, ssl_context=self._tls[pool.name], headers=_credentials(config)
+            pool, settings, self._process.metrics, ssl_context=self.tls[pool.name], headers=_credentials(config)
         )
 
     def listener(self, pool: Pool, config: PoolConfig) -> KvEventListener:
@@ -133,7 +135,7 @@ class PoolBuilder:
 
     def _shape_state(self, state: EndpointState, endpoint: Endpoint, pool: PoolConfig) -> None:
         routing = self._config.routing
-        state.endpoint = endpoint
+        state.endpoint, state.rank, state.draining = endpoint, RANKS[endpoint.role], False
         state.health.configure(unhealthy_after=pool.health.unhealthy_after, healthy_after=pool.health.healthy_after)
         known = endpoint.kv_capacity_tokens or state.kv_capacity_tokens
         if known is not None:
@@ -150,7 +152,7 @@ class PoolBuilder:
         return Upstream(
             endpoint.url,
             timeouts=Timeouts(**pool.timeouts.model_dump()),
-            ssl_context=self._tls[name],
+            ssl_context=self.tls[name],
             headers=[(key.encode(), value.encode()) for key, value in _credentials(pool)],
         )
 

@@ -12,7 +12,20 @@ from annotated_types import Ge, Le
 from pydantic import Field, model_validator
 
 from router.config.section import Section
-from router.config.types import NO_BOOL, ApiName, Count, Expect, Expiry, Host, ModelName, Name, Seconds, Sha256, Weight
+from router.config.types import (
+    NO_BOOL,
+    ApiName,
+    Count,
+    Expect,
+    Expiry,
+    Host,
+    ModelName,
+    Name,
+    Seconds,
+    SecondsOrNone,
+    Sha256,
+    Weight,
+)
 
 DEFAULT_TIER = "silver"
 
@@ -20,6 +33,10 @@ DEFAULT_TIER = "silver"
 class TierConfig(Section):
     priority: Annotated[int, NO_BOOL, Ge(0), Le(1_000_000)] = Field(description="Lower goes first.")
     rto_seconds: Seconds = Field(description="Seconds within which a standby takes over.")
+    hold_seconds: SecondsOrNone | None = Field(
+        default=None, description="Seconds that a request waits for a standby that wakes; null: as rto_seconds."
+    )
+    hold_requests: Count = Field(default=256, description="Requests that wait so per pool; others get 503 at once.")
 
 
 DEFAULT_TIERS: Mapping[str, TierConfig] = {
