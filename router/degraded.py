@@ -5,6 +5,8 @@ Floor: an adapter under `router.gateway`; on which terms is in `router.pools.Ter
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
 from policies.types import Lane
@@ -33,8 +35,10 @@ def degraded_body(call: Call, detour: Detour, body: bytes) -> bytes:
         raise NoEndpoint("This model runs degraded: stored responses are not at hand.", retry_after=_AFTER_SECONDS)
     call.degraded = detour
     changed: dict[str, object] = dict(fields)
-    if terms.engine_model is not None:
+    if terms.engine_model is not None and call.model is not None:
         changed["model"] = terms.engine_model
+        route = replace(call.model.route, engine_model=terms.engine_model)
+        call.model = replace(call.model, route=route)  # so that the client's own name goes into the answer
     return msgspec.json.encode(changed | _capped(call.spec, fields, terms.max_tokens))
 
 

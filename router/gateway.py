@@ -208,7 +208,7 @@ class Gateway:
             raise nobody_instead() from detour
         finally:
             if call.heartbeat is not None:
-                await call.heartbeat.end()
+                call.heartbeat.end()
                 call.heartbeat = None
         if call.degraded is not None:
             ticket.watcher = call.degraded.watcher
@@ -244,7 +244,7 @@ class Gateway:
             return
         call.error_code = error.code
         if client.opened and not client.started:
-            client.started = True
+            call.status = 200
             await client.finish(error_event(error, anthropic=anthropic))
         elif not client.started:
             await self._answer_error(call, error)

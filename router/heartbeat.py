@@ -24,10 +24,9 @@ class Heartbeat:
         self._seconds = seconds
         self._task = asyncio.create_task(self._beat(), name=f"heartbeat {name}")
 
-    async def end(self) -> None:
-        """Returns when nothing more is written."""
+    def end(self) -> None:
+        """Nothing more is written from now on: a write that waits for a slow client is given up before it has begun."""
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
 
     async def _beat(self) -> None:
         while not self._client.gone:

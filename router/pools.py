@@ -22,7 +22,7 @@ from policies.standby import Level
 from policies.types import InferenceRequest, Lane, Rejection, RejectReason
 from policies.waiting import Waiting
 from router.errors import GatewayError, NoEndpoint, Overloaded, queue_full
-from router.lanes import WaitingRoom
+from router.lanes import Queued, WaitingRoom
 from router.tickets import Ticket, Watcher
 from router.upstream import Upstream
 from router.wire.openai import ApiSpec
@@ -216,11 +216,11 @@ class Pool:
 
     async def _wait(self, waiting: Waiting) -> Ticket:
         entered_at = self.clock()
-        place = self.waiting.enter(waiting, self.states, entered_at)
+        place = self._enter(waiting, entered_at)
         if isinstance(place, Rejection):
             if waiting.held_since is not None and self.keeper is not None:
                 self.keeper.released(waiting)
-            raise queue_full(self._when_full[waiting.request.lane], place.retry_after or _RETRY_AFTER_SECONDS)
+            raise self._queue_full(waiting.request.lane, place)
         pool = self
         while pool._successor is not None:  # somebody waits here again: later generations' passes must begin here
             pool._successor._predecessor = pool
@@ -240,6 +240,17 @@ class Pool:
                 self.keeper.released(waiting)
             if ticket is None:
                 _give_back(place.future)
+
+    def _enter(self, waiting: Waiting, now: float) -> Queued[Ticket] | Rejection:
+        """Joins the queue; where that is full, in place of a request of a worse tier."""
+        place = self.waiting.enter(waiting, self.states, now)
+        if isinstance(place, Rejection) and (other := self.desk.makes_room(waiting.request)) is not None:
+            self.waiting.turn_away(other, self._queue_full(other.request.lane, place), now)
+            place = self.waiting.enter(waiting, self.states, now)
+        return place
+
+    def _queue_full(self, lane: Lane, place: Rejection) -> GatewayError:
+        return queue_full(self._when_full[lane], place.retry_after or _RETRY_AFTER_SECONDS)
 
     def _serve(self, waiting: Waiting, decision: Decision) -> None:
         ticket = self._bind(waiting, decision)

@@ -19,7 +19,8 @@ from router.hooks import Hook
 from router.mirror import Mirror
 from router.pools import Pool, Terms
 from router.process import Process
-from router.standbys import Standbys, StandbysSettings
+from router.standby_engines import StandbysSettings
+from router.standbys import Standbys
 from router.wake import EngineControl
 
 if TYPE_CHECKING:  # the runtime before a reload

@@ -47,7 +47,8 @@ NEIGHBOURS = {
     "routing_headers": {"tickets"},
     "heartbeat": {"client"},
     "recovery": {"metrics"},
-    "standbys": {"hooks", "metrics", "pools", "recovery", "wake"},
+    "standbys": {"metrics", "pools", "recovery", "standby_engines", "wake"},
+    "standby_engines": {"hooks", "pools", "wake"},
     "mirror": {"metrics", "pools", "relay"},
 }
 PURE = {"policies", "xxhash"}
