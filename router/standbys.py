@@ -64,8 +64,10 @@ class Standbys:
         )
         self._gone: set[str] = set()  # endpoints that do not answer, whatever their probes say
         self._asking: set[str] = set()
+        self._own = frozenset(map(id, pool.states))
         self._tasks = Tasks()
-        self._watched = False
+        self._watched = self._closed = False
+        self._heir: Standbys | None = None  # after a reload: who is told of requests that began before it
 
     # -- for the runtime ---------------------------------------------------------------------------------------------
 
@@ -76,7 +78,7 @@ class Standbys:
             self.recoveries.adopt(before.recoveries)
             self.holding = before.holding
             self._engines.adopt(before._engines)
-            before.pool.keeper = self
+            before.pool.keeper = before._heir = self
         self.pool.keeper = self
         self._keep_out()
         self._apply_ranks()
@@ -90,7 +92,7 @@ class Standbys:
     async def stop(self) -> None:
         """Ends all that is under way; engines stay as they are."""
         await asyncio.gather(self._tasks.stop(), self._engines.stop())
-        self.machine.rising = None  # nobody waits for what does not come
+        self._closed, self.machine.rising = True, None  # nobody waits for what does not come
         await self._control.close()
 
     # -- for operators and drills ------------------------------------------------------------------------------------
@@ -159,6 +161,9 @@ class Standbys:
         return Detour(pool, self, terms)
 
     def answered(self, state: EndpointState, request: InferenceRequest, now: float) -> None:
+        if self._heir is not None:
+            self._heir.answered(state, request, now)
+            return
         if request.lane is Lane.SHORT and self._owns(state):
             self.machine.answered(now - request.arrived_at, now)
         if request.stream:
@@ -167,6 +172,9 @@ class Standbys:
     def ended(
         self, state: EndpointState, request: InferenceRequest, outcome: Outcome, sent_at: float, now: float
     ) -> None:
+        if self._heir is not None:
+            self._heir.ended(state, request, outcome, sent_at, now)
+            return
         failed = is_engine_failure(outcome)
         if self._owns(state):
             self.machine.attempted(failed, now)
@@ -190,6 +198,8 @@ class Standbys:
 
     def look(self, now: float) -> None:
         """Tells the machine how things are, and does what it says."""
+        if self._closed:
+            return
         usable = {level for level, places in self._by_level.items() if any(self._takes(place, now) for place in places)}
         if Level.HOT not in usable and any(
             place.state.health.state(now) == "unknown" for place in self._by_level[Level.HOT]
@@ -203,7 +213,7 @@ class Standbys:
         return place.available(now) and place.state.endpoint.name not in self._gone
 
     def _owns(self, state: EndpointState) -> bool:
-        return state in self.pool.states  # not so for requests that went to another pool
+        return id(state) in self._own  # not so for requests that went to another pool
 
     async def _tick(self) -> None:
         asked_at = 0.0
@@ -229,6 +239,8 @@ class Standbys:
 
     def _ask(self, state: EndpointState) -> None:
         name = state.endpoint.name
+        if self._closed:
+            return
         self._asking.add(name)
         self._tasks.begin(f"ask {name}", self._ask_health(state))
 

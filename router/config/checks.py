@@ -175,7 +175,7 @@ def _standbys(tree: Tree) -> Iterator[Problem]:
             continue
         place: Place = ("pools", pool, "standby", "degraded", "pool")
         if other == pool or other not in pools:
-            near = did_you_mean(other, pools)
+            near = did_you_mean(other, [name for name in pools if name != pool])
             yield tree.problem(place, f"expected the name of another pool; got {shown(place, other)}{near}")
         elif (
             not _true(_mapping(pools[other]).get("shared"))
