@@ -8,8 +8,13 @@ import pytest
 import yaml
 
 from policies.standby import StandbySettings
+from policies.view import View
+from router.assembly import build
 from router.config import Config, ConfigError, StandbyConfig, loads
-from tests.router.stack import sha256
+from router.metrics import Metrics
+from router.process import Process
+from tests.policies.builders import load as load_state
+from tests.router.stack import COUNTER, SECRET, sha256
 
 
 def configuration(**pools: Any) -> dict[str, Any]:
@@ -124,3 +129,16 @@ def test_overflow_is_yes_no_or_a_mapping(said: Any, enabled: bool) -> None:
     overflow = load(configuration(a={"standby": {"overflow": said}})).pools["a"].standby.overflow
     assert overflow is not None
     assert overflow.enabled is enabled
+
+
+@pytest.mark.parametrize("overflow", [True, False])
+def test_a_pool_with_overflow_lets_warm_endpoints_help_full_hot_ones(overflow: bool) -> None:
+    both = ends("a", "warm")
+    both["endpoints"][0]["max_in_flight"] = 1
+    config = load(configuration(a={**both, "standby": {"overflow": overflow}}))
+    pool = build(config, Process(SECRET, COUNTER, Metrics())).pools["a"]
+    for state in pool.states:
+        state.health.probe(True, 0.0)
+    load_state(pool.states[0], 0.1)
+    view = pool.profile.look(pool.states, 0.0)
+    assert isinstance(view, View) is overflow, "without overflow full hot endpoints are waited for"
