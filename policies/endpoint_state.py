@@ -19,7 +19,7 @@ from policies.pool_rates import PoolRates, differ
 from policies.prefix_index import Hold, PrefixIndex
 from policies.reservation import Reservation
 from policies.silence import Silence
-from policies.types import Endpoint, EngineModel, InferenceRequest
+from policies.types import Endpoint, EngineModel, InferenceRequest, Role
 
 # The cache of an engine of unknown size (tokens): an 8B model on a 24 GB GPU has about this. When unsure go low, as
 # phantom hits cost far more than missed ones (facts/routing.md).
@@ -33,6 +33,8 @@ FIT_STEP = 0.01
 
 TOKENS_PER_BLOCK = 64.0  # what a prefix block stands for, whatever its bytes (`block_size.py`)
 
+RANKS = {Role.HOT: 0, Role.WARM: 1, Role.COLD: 2}
+
 PRIORS = Rates()  # one object: predictions for endpoints with the same rates are made once
 
 
@@ -44,6 +46,7 @@ class EndpointState:
     `kv_need`: KV that they need together, shared prefixes once. `context_tokens`: the same with what is shared counted
     for each, as attention reads it; `decode_tokens`: the part of that which belongs to decoding requests.
     `prefill_since`: since when the present prefill may have been under way.
+    `rank`: of the available endpoints those of the lowest serve; by its role, unless a standby's level says otherwise.
     `engine_*` and `kv_usage` (0..1) are the engine's own figures, `scraped_at` their age and `in_flight_scraped` our
     own part of them. `served`: the models that it serves, None where it has not said. `paused`: it says that it
     computes nothing for now.
@@ -74,6 +77,7 @@ class EndpointState:
     kv_need: KvNeed = field(default_factory=KvNeed, init=False)
     context_tokens: float = field(default=0.0, init=False)
     decode_tokens: float = field(default=0.0, init=False)
+    rank: int = field(default=0, init=False)
     engine_running: float | None = None
     engine_waiting: float | None = None
     kv_usage: float | None = None
@@ -86,6 +90,7 @@ class EndpointState:
         self.learner = RateLearner(self.rates)
         self._own_rates = self.rates
         self.nominal_blocks = self.index.capacity
+        self.rank = RANKS[self.endpoint.role]
         if self.endpoint.weight <= 0:
             raise ValueError(f"endpoint {self.endpoint.name}: weight must be above 0")
         if self.endpoint.kv_capacity_tokens is not None:

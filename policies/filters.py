@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from policies.endpoint_state import EndpointState
-from policies.types import RejectReason, Role
-
-ROLE_ORDER = (Role.HOT, Role.WARM, Role.COLD)
+from policies.types import RejectReason
 
 
 class Available:
@@ -44,17 +42,15 @@ class NotTried:
 
 
 class BestRole:
-    """The hot ones if there is any, otherwise the warm ones, otherwise the cold ones."""
+    """The hot ones if there is any, otherwise the warm ones, otherwise the cold ones; where a standby's level is in
+    force (`policies.standby.ranks`) in its order."""
 
     name: ClassVar[str] = "best-role"
     reason: ClassVar[RejectReason] = RejectReason.NO_ENDPOINT
 
     def keep(self, states: Sequence[EndpointState], now: float) -> Sequence[EndpointState]:
-        for role in ROLE_ORDER:
-            kept = [state for state in states if state.endpoint.role is role]
-            if kept:
-                return kept
-        return ()
+        best = min([state.rank for state in states], default=0)
+        return [state for state in states if state.rank == best]
 
 
 class Seat:

@@ -46,6 +46,10 @@ class Profile:
         self._scorers = tuple(scorers)
         self._picker = picker
 
+    def replace_filter(self, other: Filter) -> None:
+        """From now on `other` in place of the filter of its name; nothing where there is none."""
+        self._filters = tuple(other if one.name == other.name else one for one in self._filters)
+
     def look(
         self, states: Sequence[EndpointState], now: float, exclude: frozenset[str] = frozenset()
     ) -> View | Rejection:

@@ -32,12 +32,18 @@ class Tier:
     """A service class. `priority`: 0, 1, 2, ..., lower goes first. `rto_seconds`: the promised recovery time.
 
     `resume`: whether streams that an engine breaks off go on at another.
+    At most `hold_requests` of its requests wait in a pool while a standby wakes, each for at most `hold_seconds`.
     """
 
     name: str
     priority: int
     rto_seconds: float
     resume: bool = False
+    hold_seconds: float = 60.0
+    hold_requests: int = 256
+
+
+NO_TIER = Tier("", 0, 60.0)  # of requests that no tenant sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,7 @@ class InferenceRequest:
     session: str | None = None
     weight: float = 1.0
     choices: int = 1
+    tier: Tier = NO_TIER
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ have changed since are asked again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from policies.cost import own_seconds, tokens_of
 from policies.endpoint_state import EndpointState
@@ -20,13 +20,21 @@ Versions = tuple[int, ...]
 class Waiting:
     """`cached`: predicted cached prompt tokens per endpoint, `own`: the predicted prefill of the rest in seconds, both
     in the order of the states they were predicted for; `least`: the shortest of `own`, 0 without any. `versions`: what
-    the states' versions were then. `excluded`: endpoints that have failed the request."""
+    the states' versions were then. `excluded`: endpoints that have failed the request. `held_since`: since when it is
+    held for a standby that wakes; `on_hold` is called then."""
 
-    __slots__ = ("cached", "excluded", "least", "own", "request", "versions")
+    __slots__ = ("cached", "excluded", "held_since", "least", "on_hold", "own", "request", "versions")
 
-    def __init__(self, request: InferenceRequest, excluded: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        request: InferenceRequest,
+        excluded: frozenset[str] = frozenset(),
+        on_hold: Callable[[float], None] | None = None,
+    ) -> None:
         self.request = request
         self.excluded = excluded
+        self.on_hold = on_hold
+        self.held_since: float | None = None
         self.cached: list[int] = []
         self.own: list[float] = []
         self.least = 0.0

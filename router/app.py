@@ -29,6 +29,7 @@ _EXPOSED = (
     "x-promptlane-cached-tokens",
     "x-promptlane-queue-ms",
     "x-promptlane-why",
+    "x-promptlane-degraded",
     "retry-after",
     "retry-after-ms",
     "x-should-retry",

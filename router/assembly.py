@@ -28,7 +28,10 @@ from router.pools import Place, Pool
 from router.probe import Prober
 from router.process import Process
 from router.secret import cache_salt
+from router.standby_builder import StandbyBuilder
+from router.standbys import Standbys
 from router.tenants import ApiKey, TenantDirectory
+from router.wake import Leases
 
 
 class Runtime:
@@ -41,11 +44,15 @@ class Runtime:
         pools: Mapping[str, Pool],
         probers: Iterable[Prober],
         listeners: Mapping[str, KvEventListener],
+        standbys: Mapping[str, Standbys],
+        leases: Leases,
     ) -> None:
         self.config = config
         self.gateway = gateway
         self.pools = pools
         self.listeners = listeners
+        self.standbys = standbys
+        self._leases = leases
         self._probers = tuple(probers)
 
     def start(self) -> None:
@@ -54,11 +61,18 @@ class Runtime:
             prober.start()
         for listener in self.listeners.values():
             listener.start()
+        for standbys in self.standbys.values():
+            standbys.start()
 
     async def stop(self, successor: Runtime | None = None) -> None:
         """Ends the watching and closes connections that no successor has taken over; requests under way finish."""
         await asyncio.gather(*(prober.stop() for prober in self._probers))
         await asyncio.gather(*(listener.stop() for listener in self.listeners.values()))
+        await asyncio.gather(*(standbys.stop() for standbys in self.standbys.values()))
+        self._leases.keep_only(successor.pools if successor is not None else ())
+        serving = {id(pool.mirror) for pool in successor.pools.values()} if successor is not None else set()
+        mirrors = [pool.mirror for pool in self.pools.values() if pool.mirror is not None]
+        await asyncio.gather(*(mirror.stop() for mirror in mirrors if id(mirror) not in serving))
         kept = {id(place.upstream) for place in _places(successor)} if successor is not None else set()
         for place in _places(self):
             if id(place.upstream) not in kept:
@@ -96,9 +110,16 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
     listeners = {
         name: pool_builder.listener(pools[name], pool) for name, pool in config.pools.items() if pool.kv_events
     }
-    for act in pool_builder.when_certain:
+    standby_builder = StandbyBuilder(config, process, previous, pools)
+    standbys = {}
+    for name, pool in config.pools.items():
+        built = standby_builder.standbys(pools[name], pool, pool_builder.tls[name])
+        if built is not None:
+            standbys[name] = built
+        standby_builder.mirror(pools[name], pool)
+    for act in (*pool_builder.when_certain, *standby_builder.when_certain):
         act()
-    return Runtime(config, gateway, pools, probers, listeners)
+    return Runtime(config, gateway, pools, probers, listeners, standbys, process.leases)
 
 
 class _TenantBuilder:
@@ -115,7 +136,14 @@ class _TenantBuilder:
         routes = {alias: ModelRoute(alias, model.pool, model.engine_model) for alias, model in tenant.models.items()}
         return Tenant(
             id=name,
-            tier=Tier(tenant.tier, self._ranks[tier.priority], tier.rto_seconds, tier.resume),
+            tier=Tier(
+                tenant.tier,
+                self._ranks[tier.priority],
+                tier.rto_seconds,
+                tier.resume,
+                tier.rto_seconds if tier.hold_seconds is None else tier.hold_seconds,
+                tier.hold_requests,
+            ),
             cache_salt=cache_salt(self._process.secret, name),
             models=routes,
             limits=LimitSpec(**tenant.limits.model_dump()),

@@ -14,10 +14,12 @@ from policies.hedge import HedgePolicy
 from policies.retry import Verdict, reached
 from policies.types import Outcome
 from router.calls import Call
+from router.degraded import degraded_body, nobody_instead
 from router.errors import EngineError, EngineStatus, NoEndpoint
+from router.heartbeat import Heartbeat
 from router.hedging import Race
 from router.metrics import Metrics
-from router.pools import Pool
+from router.pools import Detour, Pool
 from router.relay import WHOLE_BYTES, Answer
 from router.resume import go_on
 from router.tickets import Ticket
@@ -79,6 +81,8 @@ class _Forwarding:
         while True:
             self._call.ticket = await self._dispatch()
             self._call.attempts += 1
+            if self._pool.mirror is not None:
+                self._pool.mirror.offer(self._call.spec, self._call.request, self._body)
             try:
                 await self._answer()
                 return
@@ -93,14 +97,39 @@ class _Forwarding:
 
     async def _dispatch(self) -> Ticket:
         """Waits for an endpoint that has not failed this request, or, when all have, for one of them to come back."""
-        call = self._call
         while True:
             try:
-                return await self._pool.dispatch(call.request, frozenset(call.tried))
+                return await self._ask()
             except NoEndpoint:
                 if self._failed is None:
                     raise
                 await self._wait_for_return(self._failed)
+            except Detour as detour:
+                self._body, self._pool = degraded_body(self._call, detour, self._body), detour.pool
+
+    async def _ask(self) -> Ticket:
+        """Whoever waits for a standby meanwhile hears that somebody is there. Raises Detour."""
+        call = self._call
+        hold = self._hold if call.request.stream and call.spec.output_fields else None
+        try:
+            ticket = await self._pool.dispatch(call.request, frozenset(call.tried), hold)
+        except Detour as detour:
+            if call.degraded is None:
+                raise
+            raise nobody_instead() from detour
+        finally:
+            if call.heartbeat is not None:
+                call.heartbeat.end()
+                call.heartbeat = None
+        if call.degraded is not None:
+            ticket.watcher = call.degraded.watcher
+        return ticket
+
+    def _hold(self, seconds: float) -> None:
+        call = self._call
+        if call.heartbeat is None:
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), *self._common.headers(call)]
+            call.heartbeat = Heartbeat(call.client, headers, seconds, call.id)
 
     async def _wait_for_return(self, failed: EngineError) -> None:
         """Raises what went wrong when the wait is over: it says more than that nobody is left to try."""

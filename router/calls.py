@@ -14,9 +14,10 @@ from policies.tokens import TokenEstimator
 from policies.types import InferenceRequest, ModelRoute, Outcome, Tenant
 from router.client import Client
 from router.errors import EngineError, EngineStatus
+from router.heartbeat import Heartbeat
 from router.measure import Measured
 from router.metrics import Metrics
-from router.pools import Pool
+from router.pools import Detour, Pool
 from router.tickets import Ticket
 from router.wire.alias import AliasRewriter, rename_in_error
 from router.wire.openai import ApiSpec
@@ -73,10 +74,10 @@ class ServedModel:
 class Call:
     """Mutable, owned by the one task that handles the request. Times are monotonic seconds.
 
-    `hides_usage`: the stream's usage was asked for by the gateway alone and is not the client's to see. `refused`: the
-    status of an error inside the stream that the request caused. `claim`: asked before the first byte for the client,
-    while another copy of the request may be under way. `resume`: what its
-    stream needs to go on elsewhere; None where it cannot.
+    `degraded`: another pool serves it, with less. `hides_usage`: the stream's usage was asked for by the gateway alone
+    and is not the client's to see. `refused`: the status of an error inside the stream that the request caused.
+    `claim`: asked before the first byte for the client, while another copy of the request may be under way. `resume`:
+    what its stream needs to go on elsewhere; None where it cannot.
     """
 
     client: Client
@@ -100,6 +101,8 @@ class Call:
     sent_at: float = 0.0
     refused: int = 0
     claim: Callable[[Call], bool] | None = None
+    heartbeat: Heartbeat | None = None
+    degraded: Detour | None = None
 
     @property
     def request(self) -> InferenceRequest:

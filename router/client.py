@@ -49,9 +49,10 @@ class _Rest:
 
 
 class Client:
-    """One HTTP exchange with a client. `gone` turns true when it has closed its connection."""
+    """One HTTP exchange with a client. `gone` turns true when it has closed its connection, `started` when a byte of
+    the answer is out, `opened` when a stream of events has been opened without one (`comment`)."""
 
-    __slots__ = ("_head", "_headers", "_receive", "_send", "_steps", "_task", "gone", "scope", "started")
+    __slots__ = ("_head", "_headers", "_receive", "_send", "_steps", "_task", "gone", "opened", "scope", "started")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -63,6 +64,7 @@ class Client:
         self._task: asyncio.Task[Any] | None = None
         self.gone = False
         self.started = False
+        self.opened = False
 
     @property
     def raw_headers(self) -> list[Header]:
@@ -119,11 +121,19 @@ class Client:
 
         return both()
 
+    async def comment(self, headers: Sequence[Header], comment: bytes) -> None:
+        """Opens a stream of events and says something that no event is. What follows cannot change its status."""
+        if not self.opened:
+            await self._send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+            self.opened = True
+        await self._send({"type": "http.response.body", "body": comment, "more_body": True})
+
     async def _send_head(self) -> None:
         head, self._head = self._head, None
         if head is not None:
             self.started = True
-            await self._send(head)
+            if not self.opened:
+                await self._send(head)
 
     async def finish(self, chunk: bytes = b"") -> None:
         """Sends the last piece."""
@@ -132,7 +142,13 @@ class Client:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
-        """A whole answer at once, in one piece where the server can (`router.server.CorkedTransport`)."""
+        """A whole answer at once, in one piece where the server can (`router.server.CorkedTransport`). In a stream that
+        has been opened it is the last event."""
+        if self.opened:
+            lines = b"".join([b"data: %b\n" % line for line in body.splitlines()])
+            self.started = True
+            await self.finish(lines + b"\n")
+            return
         self.head(status, [*headers, (b"content-length", b"%d" % len(body))])
         transport = self.scope.get("extensions", {}).get("promptlane.transport")
         if transport is None:

@@ -18,6 +18,7 @@ from policies.types import Rejection, RejectReason, Tenant
 from router.attempts import Attempts
 from router.calls import CLIENT_CLOSED, Call, ServedModel
 from router.client import Client, ClientGone
+from router.degraded import degraded_header
 from router.errors import (
     BadRequest,
     EngineStatus,
@@ -173,7 +174,10 @@ class Gateway:
             call.status = CLIENT_CLOSED
             return
         call.error_code = error.code
-        if not client.started:
+        if client.opened and not client.started:
+            call.status = 200
+            await client.finish(error_event(error, anthropic=anthropic))
+        elif not client.started:
             await self._answer_error(call, error)
         elif call.answer is not None and call.answer.at_event_boundary:
             await client.finish(error_event(error, anthropic=anthropic))
@@ -195,9 +199,11 @@ class Gateway:
         headers: list[Header] = [(b"x-request-id", call.id.encode())]
         if call.tenant is not None and (limits := self.limits.get(call.tenant.id)) is not None:
             headers += limit_headers(limits.snapshot(self._clock()))
+        if call.degraded is not None:
+            headers.append(degraded_header(call.degraded))
         if self.settings.routing_headers and call.ticket is not None:
             headers += routing_headers(call.request, call.ticket)
-            if call.model is not None and not call.model.shared:
+            if call.model is not None and not call.model.shared and call.degraded is None:
                 headers += prediction_headers(call.request, call.ticket)
         return headers
 

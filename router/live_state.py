@@ -15,6 +15,7 @@ from router import __version__
 from router.assembly import Runtime
 from router.calls import ServedModel
 from router.pools import Place, Pool
+from router.standbys import Standbys
 
 
 def describe(runtime: Runtime) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         "version": __version__,
         "profile": runtime.config.routing.profile,
         "tenants": {name: _tenant(tenant) for name, tenant in runtime.gateway.directory.by_id.items()},
-        "pools": {name: _pool(pool) for name, pool in runtime.pools.items()},
+        "pools": {name: _pool(pool, runtime.standbys.get(name)) for name, pool in runtime.pools.items()},
         "calibration": {
             f"{tenant}/{name}": _calibration(served)
             for tenant, models in runtime.gateway.models.items()
@@ -67,7 +68,7 @@ def _tenant(tenant: Tenant) -> dict[str, Any]:
     }
 
 
-def _pool(pool: Pool) -> dict[str, Any]:
+def _pool(pool: Pool, standbys: Standbys | None) -> dict[str, Any]:
     now = pool.clock()
     return {
         "profile": pool.profile.name,
@@ -76,7 +77,20 @@ def _pool(pool: Pool) -> dict[str, Any]:
         "waiting_by_lane": {lane.value: count for lane, count in pool.desk.queue.waiting.items()},
         "saturation": round(pool_load(pool.states, now).saturation, 4),
         "drain_per_second": {lane.value: round(drain.rate(now), 3) for lane, drain in pool.desk.drain.items()},
+        "standby": None if standbys is None else _standby(standbys),
         "endpoints": [_endpoint(place, now) for place in pool.places],
+    }
+
+
+def _standby(standbys: Standbys) -> dict[str, Any]:
+    """Who serves, and the last changes of that; the oldest first."""
+    return {
+        "level": standbys.level.value,
+        "rising": None if standbys.rising is None else standbys.rising.value,
+        "stays": standbys.machine.held_up,
+        "held": standbys.held,
+        "held_by_tier": {tier: count for tier, count in standbys.holding.held.items() if count},
+        "events": [event.describe() for event in standbys.events],
     }
 
 

@@ -101,6 +101,7 @@ class Measurer:
             tenant=tenant.id,
             tier_priority=tenant.tier.priority,
             weight=tenant.weight,
+            tier=tenant.tier,
             model=body.model,
             api=spec.name,
             lane=lane,

@@ -72,6 +72,15 @@ COUNTERS = {
         "Tiny requests of the gateway's own by which an endpoint showed whether it works (result=good|bad), or that it "
         "computes no completions (result=cannot).",
     ),
+    "promptlane_failovers": (
+        ("pool", "to", "cause"),
+        "Changes of who serves a pool (to=hot|warm|cold|degraded; cause=nobody|errors|latency|calm).",
+    ),
+    "promptlane_recovery_missed": (("tenant", "tier"), "Recoveries that took longer than the tier's rto_seconds."),
+    "promptlane_mirrored": (
+        ("pool", "result"),
+        "Prompts copied to a standby to keep it warm (result=answered|failed|skipped).",
+    ),
     "promptlane_config_reloads": (("result",), "Reloads of the configuration (result=ok|refused)."),
     "promptlane_internal_errors": (("where",), "Faults of the gateway itself."),
 }
@@ -80,6 +89,10 @@ HISTOGRAMS = {
     "promptlane_first_byte_seconds": (_LABELS, "From the request's arrival to the first byte of its answer."),
     "promptlane_resume_seconds": (("pool",), "From the failure of a stream's engine to the next token, by another."),
     "promptlane_queue_seconds": (("pool", "lane"), "Time a request waited for an endpoint with room."),
+    "promptlane_recovery_seconds": (
+        ("tenant", "tier"),
+        "From the tenant's first failed or held request to its first good answer, where a standby had to take over.",
+    ),
 }
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from policies.admission.desk import Desk
 from policies.admission.order import ShortestPrefillFirst
 from policies.attempts import AttemptPolicy
-from policies.endpoint_state import TOKENS_PER_BLOCK, EndpointState, index_blocks
+from policies.endpoint_state import RANKS, TOKENS_PER_BLOCK, EndpointState, index_blocks
 from policies.exact_index import ExactIndex
 from policies.first_byte import FirstByteLimit
 from policies.hedge import HedgePolicy
@@ -39,6 +39,7 @@ from router.metrics import Metrics
 from router.pools import Place, Pool
 from router.probe import Prober, ProbeSettings
 from router.process import Process
+from router.standby_builder import with_overflow
 from router.upstream import Timeouts, Upstream
 
 if TYPE_CHECKING:  # the runtime before a reload
@@ -57,7 +58,7 @@ class PoolBuilder:
         fixed = config.routing.block_bytes
         self._tokens_per_block = TOKENS_PER_BLOCK if fixed is None else fixed / PRIOR_BYTES_PER_TOKEN
         # Per pool, as reading the authorities takes tens of milliseconds, and a pool may have hundreds of endpoints.
-        self._tls = {name: _ssl_context(name, pool) for name, pool in config.pools.items()}
+        self.tls = {name: _ssl_context(name, pool) for name, pool in config.pools.items()}
         self.when_certain: list[Callable[[], None]] = []
 
     def pool(self, name: str, pool: PoolConfig) -> Pool:
@@ -66,6 +67,7 @@ class PoolBuilder:
         if before is not None and self._unchanged(name, pool):
             return before
         profile = make_profile(pool.profile or routing.profile, Random(), profile_specs(routing))
+        profile = with_overflow(profile, pool)
         built = Pool(
             name,
             [self._place(name, pool, endpoint) for endpoint in pool.endpoints],
@@ -106,7 +108,7 @@ class PoolBuilder:
             engine_models=self._engine_models(pool.name),
         )
         return Prober(
-            pool, settings, self._process.metrics, ssl_context=self._tls[pool.name], headers=_credentials(config)
+            pool, settings, self._process.metrics, ssl_context=self.tls[pool.name], headers=_credentials(config)
         )
 
     def listener(self, pool: Pool, config: PoolConfig) -> KvEventListener:
@@ -141,7 +143,7 @@ class PoolBuilder:
 
     def _shape_state(self, state: EndpointState, endpoint: Endpoint, pool: PoolConfig) -> None:
         routing = self._config.routing
-        state.endpoint = endpoint
+        state.endpoint, state.rank, state.draining = endpoint, RANKS[endpoint.role], False
         health = pool.health
         state.health.configure(
             unhealthy_after=health.unhealthy_after, healthy_after=health.healthy_after, slow_start=health.slow_start
@@ -167,7 +169,7 @@ class PoolBuilder:
         return Upstream(
             endpoint.url,
             timeouts=Timeouts(limits.connect, limits.first_byte, limits.idle, limits.total),
-            ssl_context=self._tls[name],
+            ssl_context=self.tls[name],
             headers=[(key.encode(), value.encode()) for key, value in _credentials(pool)],
         )
 

@@ -12,11 +12,14 @@ from prometheus_client.registry import Collector
 
 from policies.admission.saturation import pool_load
 from policies.exact_index import ExactIndex
+from policies.standby import LEVELS
 from router.pools import Place, Pool
 
 GAUGES = {
     "promptlane_waiting": (("pool", "lane"), "Requests waiting for an endpoint with room."),
     "promptlane_pool_saturation": (("pool",), "How full the pool is: 0 idle, 1 full."),
+    "promptlane_standby_level": (("pool",), "Who serves the pool: 0 hot, 1 warm, 2 cold, 3 degraded."),
+    "promptlane_standby_held": (("pool",), "Requests held until a standby has woken."),
     "promptlane_endpoint_available": (("pool", "endpoint"), "1 when the endpoint takes requests."),
     "promptlane_endpoint_in_flight": (("pool", "endpoint"), "Requests under way at the endpoint."),
     "promptlane_endpoint_outstanding_tokens": (("pool", "endpoint"), "Estimated tokens still to be computed there."),
@@ -57,6 +60,9 @@ class PoolCollector(Collector):
                 families["promptlane_waiting"].add_metric((pool.name, lane.value), count)
             saturation = pool_load(pool.states, pool.clock()).saturation
             families["promptlane_pool_saturation"].add_metric((pool.name,), saturation)
+            if pool.keeper is not None:
+                families["promptlane_standby_level"].add_metric((pool.name,), LEVELS.index(pool.keeper.level))
+                families["promptlane_standby_held"].add_metric((pool.name,), pool.keeper.held)
             for place in pool.places:
                 labels = (pool.name, place.state.endpoint.name)
                 for name, extra, value in _readings(place, pool.clock()):

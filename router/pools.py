@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from policies.admission.desk import Desk
 from policies.attempts import AttemptPolicy
@@ -20,12 +20,14 @@ from policies.endpoint_state import EndpointState
 from policies.outliers import MAX_EJECTED_SHARE, Fellows
 from policies.pool_rates import PoolRates
 from policies.profile import Profile
+from policies.standby import Level
 from policies.types import InferenceRequest, Lane, Rejection, RejectReason
 from policies.waiting import Waiting
 from router.errors import GatewayError, NoEndpoint, Overloaded, queue_full
-from router.lanes import WaitingRoom
-from router.tickets import Ticket
+from router.lanes import Queued, WaitingRoom
+from router.tickets import Ticket, Watcher
 from router.upstream import Upstream
+from router.wire.openai import ApiSpec
 
 # Seconds after which asking again makes sense: probes run every few seconds, and a circuit opens for one at first.
 _RETRY_AFTER_SECONDS = 2.0
@@ -41,6 +43,59 @@ class Place:
     def available(self, now: float) -> bool:
         """Whether the endpoint may get a request at all, room or not."""
         return self.state.available(now)
+
+
+class Keeper(Watcher, Protocol):
+    """A pool's standbys, as far as the pool asks them (`router.standbys`)."""
+
+    def holds(self, waiting: Waiting, now: float) -> bool:
+        """Whether a request that nobody can take now may wait, as a standby is on its way."""
+
+    def released(self, waiting: Waiting) -> None:
+        """A request that was held waits no longer."""
+
+    def instead(self) -> Detour | None:
+        """Where requests may go that nobody here can take."""
+
+    @property
+    def level(self) -> Level:
+        """Who serves now."""
+
+    @property
+    def held(self) -> int:
+        """Requests that are held."""
+
+
+class Copier(Protocol):
+    """Who may want a copy of what is sent (`router.mirror`)."""
+
+    def offer(self, spec: ApiSpec, request: InferenceRequest, body: bytes) -> None:
+        """A request was sent, with this body."""
+
+    async def stop(self) -> None:
+        """Ends the copies under way."""
+
+
+class Detour(Exception):
+    """Not a failure: the request is to be dispatched in another pool, with less (`degraded`). `watcher` wants to know
+    how it fares there."""
+
+    def __init__(self, pool: Pool, watcher: Watcher, terms: Terms) -> None:
+        super().__init__()
+        self.pool = pool
+        self.watcher = watcher
+        self.terms = terms
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a pool's requests get while it is degraded. `engine_model`: what the other pool's engines call the model,
+    None where it is the same; `max_tokens`: per answer; `shared`: other tenants use that pool."""
+
+    engine_model: str | None
+    max_tokens: int
+    refuse_batch: bool
+    shared: bool
 
 
 class Pool:
@@ -85,15 +140,23 @@ class Pool:
         self._passing = self._again = False
         if predecessor is None:  # else these endpoints serve already, and a refused reload must change nothing of them
             self._join()
+        self.keeper: Keeper | None = None
+        self.mirror: Copier | None = None
         self._upstreams = {id(place.state): place.upstream for place in places}  # a reload may change names
 
-    async def dispatch(self, request: InferenceRequest, exclude: frozenset[str] = frozenset()) -> Ticket:
+    async def dispatch(
+        self,
+        request: InferenceRequest,
+        exclude: frozenset[str] = frozenset(),
+        on_hold: Callable[[float], None] | None = None,
+    ) -> Ticket:
         """Binds the request to the endpoint that will answer first, at once or when one has room.
 
-        `exclude`: endpoints that have failed this request already. Raises NoEndpoint (none is available) or Overloaded
-        (too many wait, or none had room before the request's deadline).
+        `exclude`: endpoints that have failed this request already. `on_hold`: called when it begins to wait for a
+        standby. Raises NoEndpoint (none is available nor on its way), Overloaded (too many wait, or none had room
+        before the request's deadline) or Detour.
         """
-        waiting = Waiting(request, exclude)
+        waiting = Waiting(request, exclude, on_hold)
         if not self.waiting:
             decision = self._at_once(waiting)
             if decision is not None:
@@ -105,16 +168,19 @@ class Pool:
         waiting = Waiting(request, exclude)
         try:
             decision = None if self.waiting else self._at_once(waiting)
-        except GatewayError:
+        except (GatewayError, Detour):
             return None
         return None if decision is None else self._bind(waiting, decision)
 
     def _at_once(self, waiting: Waiting) -> Decision | None:
         """Where the request may go without waiting. Raises NoEndpoint when waiting would not help either."""
-        view = self.profile.look(self.states, self.clock(), waiting.excluded)
+        now = self.clock()
+        view = self.profile.look(self.states, now, waiting.excluded)
         if isinstance(view, Rejection):
-            if view.reason is not RejectReason.POOL_BUSY:
-                raise _refusal(view)
+            if view.reason is not RejectReason.POOL_BUSY and (
+                self.keeper is None or not self.keeper.holds(waiting, now)
+            ):
+                raise self._refusal(view)
             return None
         self.desk.begin(view)
         return self.profile.place(waiting, view) if self.desk.allows(waiting) else None
@@ -169,9 +235,11 @@ class Pool:
 
     async def _wait(self, waiting: Waiting) -> Ticket:
         entered_at = self.clock()
-        place = self.waiting.enter(waiting, self.states, entered_at)
+        place = self._enter(waiting, entered_at)
         if isinstance(place, Rejection):
-            raise queue_full(self._when_full[waiting.request.lane], place.retry_after or _RETRY_AFTER_SECONDS)
+            if waiting.held_since is not None and self.keeper is not None:
+                self.keeper.released(waiting)
+            raise self._queue_full(waiting.request.lane, place)
         pool = self
         while pool._successor is not None:  # somebody waits here again: later generations' passes must begin here
             pool._successor._predecessor = pool
@@ -187,8 +255,21 @@ class Pool:
             raise Overloaded.at_deadline(self.desk.retry_after(waiting.request.lane, self.clock())) from None
         finally:
             self.waiting.leave(waiting, self.clock())
+            if waiting.held_since is not None and self.keeper is not None:
+                self.keeper.released(waiting)
             if ticket is None:
                 _give_back(place.future)
+
+    def _enter(self, waiting: Waiting, now: float) -> Queued[Ticket] | Rejection:
+        """Joins the queue; where that is full, in place of a request of a worse tier."""
+        place = self.waiting.enter(waiting, self.states, now)
+        if isinstance(place, Rejection) and (other := self.desk.makes_room(waiting.request)) is not None:
+            self.waiting.turn_away(other, self._queue_full(other.request.lane, place), now)
+            place = self.waiting.enter(waiting, self.states, now)
+        return place
+
+    def _queue_full(self, lane: Lane, place: Rejection) -> GatewayError:
+        return queue_full(self._when_full[lane], place.retry_after or _RETRY_AFTER_SECONDS)
 
     def _serve(self, waiting: Waiting, decision: Decision) -> None:
         ticket = self._bind(waiting, decision)
@@ -201,6 +282,7 @@ class Pool:
         turn = self.desk.sent(waiting, choice.state.rates, choice.cached_tokens, now)
         upstream = self._upstreams[id(choice.state)]
         ticket = Ticket(self, decision, reservation, turn, upstream)
+        ticket.sent_at, ticket.watcher = now, self.keeper
         if self._priority is not None:
             ticket.priority = self._priority(request, choice.own_seconds)
         if not request.stream and request.max_output_tokens:  # without output its end is the end of its prefill
@@ -208,7 +290,8 @@ class Pool:
         return ticket
 
     def _turn_away_if_dead(self) -> None:
-        """Nobody waits for a pool without an endpoint: an error at once beats one at the deadline."""
+        """Nobody waits for a pool without an endpoint, unless a standby is on its way: an error at once beats one at
+        the deadline."""
         now = self.clock()
         dead = _dead(self.profile.blocked(self.states, now))
         verdicts = {frozenset[str](): dead}
@@ -216,8 +299,15 @@ class Pool:
             excluded = waiting.excluded
             if excluded not in verdicts:
                 verdicts[excluded] = _dead(self.profile.blocked(self.states, now, excluded))
-            if (verdict := verdicts[excluded]) is not None:
-                self.waiting.turn_away(waiting, _refusal(verdict), now)
+            verdict = verdicts[excluded]
+            if verdict is not None and not (self.keeper is not None and self.keeper.holds(waiting, now)):
+                self.waiting.turn_away(waiting, self._refusal(verdict), now)
+
+    def _refusal(self, verdict: Rejection) -> GatewayError | Detour:
+        if self.keeper is not None and (detour := self.keeper.instead()) is not None:
+            return detour
+        after = verdict.retry_after if verdict.retry_after is not None else _RETRY_AFTER_SECONDS
+        return NoEndpoint("No endpoint of this model is available right now.", retry_after=after)
 
 
 def _dead(verdict: Rejection | None) -> Rejection | None:
@@ -229,8 +319,3 @@ def _give_back(future: asyncio.Future[Ticket]) -> None:
     """A ticket handed over in the very moment its request was cancelled or timed out must not be lost."""
     if future.done() and not future.cancelled() and future.exception() is None:
         future.result().settle(None)
-
-
-def _refusal(verdict: Rejection) -> GatewayError:
-    after = verdict.retry_after if verdict.retry_after is not None else _RETRY_AFTER_SECONDS
-    return NoEndpoint("No endpoint of this model is available right now.", retry_after=after)

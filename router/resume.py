@@ -22,7 +22,7 @@ from router.calls import Call
 from router.engine_line import ANSWER_BYTES, EngineLine
 from router.errors import EngineError, EngineStatus, GatewayError, NoEndpoint, StreamInterrupted, TotalTimeout
 from router.metrics import Metrics
-from router.pools import Pool
+from router.pools import Detour, Pool
 from router.relay import Answer
 from router.tickets import Ticket
 from router.wire.continuation import (
@@ -150,7 +150,7 @@ class _Resumer:
         call, before = self._call, self._progress.said
         try:
             ticket = call.ticket = await self._dispatch()
-        except GatewayError as nobody:
+        except (GatewayError, Detour) as nobody:
             self._count("no_endpoint")
             raise StreamInterrupted.for_good() from nobody
         call.attempts += 1

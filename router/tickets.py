@@ -6,18 +6,31 @@ Floor: an adapter; what a reservation charges and what its end teaches is in `po
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from policies.admission.desk import Turn
 from policies.admission.fairness import work_seconds
 from policies.decision import Candidate, Decision
+from policies.endpoint_state import EndpointState
 from policies.exact_index import ExactIndex
 from policies.reservation import EngineReport, Reservation
-from policies.types import Outcome
+from policies.types import InferenceRequest, Outcome
 from router.upstream import Upstream
 
 if TYPE_CHECKING:  # the pool makes its tickets
     from router.pools import Pool
+
+
+class Watcher(Protocol):
+    """Who wants to know how requests fare (`router.standbys`)."""
+
+    def answered(self, state: EndpointState, request: InferenceRequest, now: float) -> None:
+        """The first byte of an answer has come."""
+
+    def ended(
+        self, state: EndpointState, request: InferenceRequest, outcome: Outcome, sent_at: float, now: float
+    ) -> None:
+        """An attempt is over of which something was learned; it was dispatched at `sent_at`."""
 
 
 class Ticket:
@@ -33,8 +46,10 @@ class Ticket:
         "decision",
         "priority",
         "queued_seconds",
+        "sent_at",
         "session",
         "upstream",
+        "watcher",
     )
 
     def __init__(
@@ -49,6 +64,8 @@ class Ticket:
         self.upstream = upstream
         self.queued_seconds = 0.0
         self.ahead = 0
+        self.sent_at = 0.0
+        self.watcher: Watcher | None = None
         self.priority: int | None = None
         index, request = reservation.state.index, reservation.request
         # What the engine's KV events will call this attempt; None where nobody listens to them.
@@ -69,7 +86,10 @@ class Ticket:
 
     def first_token(self) -> None:
         """The first byte of the answer is here: the prompt is prefilled and the engine works; idempotent."""
-        self._reservation.first_token(self._pool.clock(), seen=True)
+        now = self._pool.clock()
+        self._reservation.first_token(now, seen=True)
+        if self.watcher is not None:
+            self.watcher.answered(self.choice.state, self._reservation.request, now)
         self._pool.run_pass()
 
     def expect_first_token(self, seconds: float) -> None:
@@ -114,3 +134,5 @@ class Ticket:
         self._pool.desk.ended(self._turn)
         if outcome is not None:
             state.health.record(outcome, now)
+            if self.watcher is not None:
+                self.watcher.ended(state, self._reservation.request, outcome, self.sent_at, now)

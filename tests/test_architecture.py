@@ -20,7 +20,8 @@ FLOORS = {
     "router.errors": 1,
     "router.config": 4,
     "router.gateway": 3,
-    "router.assembly": 5, "router.pool_builder": 5, "router.process": 4,
+    "router.assembly": 5, "router.pool_builder": 5, "router.standby_builder": 5,
+    "router.process": 4,
     "router.app": 6, "router.admin": 6, "router.explain": 6, "router.live_state": 6, "router.serve": 7,
     "router.cli": 8,
 }  # fmt: skip
@@ -43,13 +44,19 @@ NEIGHBOURS = {
     "watch": {"canary", "metrics", "pools", "proof", "status_log"},
     "measure": {"counting"},
     "origin": {"client"},
-    "calls": {"client", "measure", "metrics", "pools", "relay", "resume", "tickets"},
+    "degraded": {"calls", "pools"},
+    "calls": {"client", "heartbeat", "measure", "metrics", "pools", "relay", "resume", "tickets"},
     "relay": {"calls", "upstream"},
-    "attempts": {"calls", "hedging", "metrics", "pools", "relay", "resume", "tickets"},
+    "attempts": {"calls", "degraded", "heartbeat", "hedging", "metrics", "pools", "relay", "resume", "tickets"},
     "hedging": {"calls"},
     "resume": {"calls", "engine_line", "metrics", "pools", "relay", "tickets"},
     "engine_line": {"calls", "tickets", "upstream"},
     "routing_headers": {"tickets"},
+    "heartbeat": {"client"},
+    "recovery": {"metrics"},
+    "standbys": {"metrics", "pools", "recovery", "standby_engines", "wake"},
+    "standby_engines": {"hooks", "pools", "wake"},
+    "mirror": {"metrics", "pools", "relay"},
 }
 PURE = {"policies", "xxhash"}
 IMPURE_STDLIB = {"asyncio", "time", "logging", "os", "socket", "threading", "subprocess", "ssl", "urllib", "http"}
@@ -108,6 +115,7 @@ def test_policies_are_pure(name: str, tree: ast.Module) -> None:
 
 def test_only_the_mapper_and_background_loops_catch_everything() -> None:
     allowed = {"router.gateway", "router.probe", "router.watch", "router.kv_events", "router.response", "router.client"}
+    allowed |= {"router.hooks", "router.standbys"}
     for name, _, tree in MODULES:
         for node in ast.walk(tree):
             if isinstance(node, ast.ExceptHandler):

@@ -86,6 +86,12 @@ class Desk:
         self.drain[lane].note(now, self.queue.waiting[lane])
         return ahead
 
+    def makes_room(self, request: InferenceRequest) -> Waiting | None:
+        """Who has to leave its lane's full queue for a request of a better tier; None where nobody has to."""
+        if self._door.shut_by(request.lane, self.queue.waiting) != [request.lane]:
+            return None
+        return self.queue.last_of_worse(request.lane, request.tier_priority)
+
     def leave(self, waiting: Waiting, now: float) -> None:
         """A request gives up or is turned away; nothing where it does not wait."""
         if self.queue.remove(waiting):

@@ -84,6 +84,13 @@ class Queue:
         self.waiting[waiting.request.lane] -= 1
         return True
 
+    def last_of_worse(self, lane: Lane, tier_priority: int) -> Waiting | None:
+        """Of the lane's requests of tiers behind this one: of the worst tier the one that would go last."""
+        lasts = [line[-1] for (_, one), line in self._lines.items() if one is lane]
+        worse = [entry for entry in lasts if entry.waiting.request.tier_priority > tier_priority]
+        last = max(worse, key=lambda entry: (entry.waiting.request.tier_priority, entry.key), default=None)
+        return None if last is None else last.waiting
+
     def next(self, view: View, window: int, offset: Offset | None = None) -> Sequence[Waiting]:
         """At most `window` requests, the next one first, own prefills predicted anew.
 

@@ -26,6 +26,9 @@ SLOPE_FROM = 0.5
 # those who cannot come back in ten minutes.
 NEARLY_FULL = 0.9
 
+# Part of the short lane's bound from which long requests are refused as well: one of them takes the time of many short.
+FULLER = 0.95
+
 
 @dataclass(frozen=True, slots=True)
 class LanePolicy:
@@ -174,12 +177,16 @@ class Door:
     """Who may begin to wait. `bounds`: how many requests of each lane may wait.
 
     Every lane has a queue of its own, so none can fill another's. When an interactive queue is nearly full the pool has
-    nothing to spare for a long time: batch is refused then, before anybody else is.
+    nothing to spare for a long time: batch is refused then, before anybody else is, and then long requests.
     """
 
     def __init__(self, bounds: Mapping[Lane, int]) -> None:
         self._bounds = dict(bounds)
-        self._crowded = {lane: NEARLY_FULL * bound for lane, bound in bounds.items() if lane is not Lane.BATCH}
+        self._crowded: dict[Lane, dict[Lane, float]] = {
+            Lane.BATCH: {lane: NEARLY_FULL * bound for lane, bound in bounds.items() if lane is not Lane.BATCH},
+            Lane.LONG: {lane: FULLER * bound for lane, bound in bounds.items() if lane is Lane.SHORT},
+            Lane.SHORT: {},
+        }
 
     def admits(self, lane: Lane, waiting: Mapping[Lane, int]) -> bool:
         """`waiting`: how many of each lane wait now; a lane that is not there has none."""
@@ -188,6 +195,5 @@ class Door:
     def shut_by(self, lane: Lane, waiting: Mapping[Lane, int]) -> list[Lane]:
         """The lanes whose queues are too long for one more request of this lane."""
         full = [lane] if waiting.get(lane, 0) >= self._bounds[lane] else []
-        if lane is Lane.BATCH:
-            full += [one for one, bound in self._crowded.items() if waiting.get(one, 0) >= bound]
+        full += [one for one, bound in self._crowded[lane].items() if waiting.get(one, 0) >= bound]
         return full

@@ -10,6 +10,7 @@ below. Nothing here opens what the values name (files, URLs); `assembly` does. W
     words                        types and mistakes in words
     section                      what every mapping of the file has in common
     profiles                     profiles composed of parts, a part of `routing`
+    standby                      what serves when the hot endpoints cannot, a part of `pools`
     server, routing, lanes, tenants, pools
                                  the sections: keys with types, bounds, defaults, descriptions
     models                       `Config`, the whole
@@ -31,6 +32,7 @@ from router.config.problems import ConfigError, Problem
 from router.config.profiles import ProfileConfig
 from router.config.routing import RoutingConfig, profile_specs, queue_order
 from router.config.server import ClassifyConfig, CorsConfig, ServerConfig, StateConfig, TlsConfig
+from router.config.standby import DegradedConfig, HookConfig, MirrorConfig, OverflowConfig, StandbyConfig
 from router.config.tenants import DEFAULT_TIERS, ApiKeyConfig, LimitsConfig, ModelConfig, TenantConfig, TierConfig
 from router.config.types import API_NAMES, KNOWN_PROFILES
 from router.config.warning import warnings
@@ -44,19 +46,24 @@ __all__ = [
     "Config",
     "ConfigError",
     "CorsConfig",
+    "DegradedConfig",
     "EndpointConfig",
     "EngineTlsConfig",
     "HealthConfig",
+    "HookConfig",
     "KeyDoc",
     "LaneConfig",
     "LanesConfig",
     "LimitsConfig",
+    "MirrorConfig",
     "ModelConfig",
+    "OverflowConfig",
     "PoolConfig",
     "Problem",
     "ProfileConfig",
     "RoutingConfig",
     "ServerConfig",
+    "StandbyConfig",
     "StateConfig",
     "TenantConfig",
     "TierConfig",

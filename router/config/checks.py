@@ -26,7 +26,8 @@ def cross_check(tree: Tree) -> list[Problem]:
     tiers = [*DEFAULT_TIERS, *(name for name in _mapping(root.get("tiers")) if name not in DEFAULT_TIERS)]
     checks = (_server(tree), _tiers(tree, tiers), _hosts(tree), _access(tree), _keys(tree))
     more = (_scopes(tree), _pools(tree), _endpoints(tree), _profiles(tree), _costs(tree), _lanes(tree))
-    return [problem for check in (*checks, *more, _kv_events(tree)) for problem in check]
+    last = (_kv_events(tree), _standbys(tree), _hooks(tree))
+    return [problem for check in (*checks, *more, *last) for problem in check]
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -150,8 +151,51 @@ def _endpoints(tree: Tree) -> Iterator[Problem]:
             if isinstance(name, str) and (first := names.setdefault(name, place)) != place:
                 yield tree.problem((*place, "name"), f"expected a name of its own; {dotted(first)} has the same")
             if isinstance(url, str) and (first := urls.setdefault(_one_spelling(url), place)) != place:
+                if first[1] != pool and _warm(tree, first) and _warm(tree, place):
+                    continue  # pools may share it: one has it at a time
                 message = f"expected an engine of its own; {dotted(first)} has the same url"
-                yield tree.problem((*place, "url"), f"{message}: one engine serves one pool, as one endpoint")
+                yield tree.problem((*place, "url"), f"{message}: one engine serves one pool, unless as warm standby")
+
+
+def _warm(tree: Tree, place: Place) -> bool:
+    pool = _mapping(_mapping(tree.root["pools"]).get(str(place[1])))
+    return _mapping(_list(pool.get("endpoints"))[int(place[3])]).get("role") == "warm"
+
+
+def _standbys(tree: Tree) -> Iterator[Problem]:
+    """What serves instead of a pool is nobody else's: a shared pool, or one of the same tenant."""
+    pools = _mapping(tree.root.get("pools"))
+    users: dict[str, set[str]] = {}
+    for tenant, entry in tree.entries("tenants"):
+        for route in _mapping(entry.get("models")).values():
+            users.setdefault(str(_mapping(route).get("pool")), set()).add(tenant)
+    for pool, entry in tree.entries("pools"):
+        other = _mapping(_mapping(entry.get("standby")).get("degraded")).get("pool")
+        if not isinstance(other, str):
+            continue
+        place: Place = ("pools", pool, "standby", "degraded", "pool")
+        if other == pool or other not in pools:
+            near = did_you_mean(other, [name for name in pools if name != pool])
+            yield tree.problem(place, f"expected the name of another pool; got {shown(place, other)}{near}")
+        elif (
+            not _true(_mapping(pools[other]).get("shared"))
+            and len(users.get(pool, set()) | users.get(other, set())) > 1
+        ):
+            message = "expected a pool with shared: true, or one that only this pool's tenant uses"
+            yield tree.problem(place, f"{message}; got {shown(place, other)}")
+
+
+def _hooks(tree: Tree) -> Iterator[Problem]:
+    """A hook is a command or a URL, and starts something."""
+    for pool, entry in tree.entries("pools"):
+        standby = _mapping(entry.get("standby"))
+        for name in ("start", "stop"):
+            hook = standby.get(name)
+            if isinstance(hook, dict) and (hook.get("command") is None) == (hook.get("url") is None):
+                yield tree.problem(("pools", pool, "standby", name), "expected a command or a url, one of them")
+        roles = {_mapping(one).get("role") for one in _list(entry.get("endpoints"))}
+        if standby.get("start") is not None and "cold" not in roles:
+            yield tree.problem(("pools", pool, "standby", "start"), "expected an endpoint with role: cold, to start")
 
 
 def _kv_events(tree: Tree) -> Iterator[Problem]:

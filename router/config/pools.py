@@ -13,6 +13,7 @@ from pydantic import Field
 from policies.outliers import MAX_EJECTED_SHARE
 from policies.types import Role
 from router.config.section import Section
+from router.config.standby import StandbyConfig
 from router.config.types import (
     NO_BOOL,
     Count,
@@ -153,3 +154,6 @@ class PoolConfig(Section):
     )
     tls: EngineTlsConfig = Field(default=EngineTlsConfig(), description="TLS to `https` engines.")
     health: HealthConfig = Field(default=HealthConfig(), description="How endpoints are watched.")
+    standby: StandbyConfig = Field(
+        default=StandbyConfig(), description="What happens when its hot endpoints cannot serve."
+    )

@@ -12,7 +12,20 @@ from annotated_types import Ge, Le
 from pydantic import Field, model_validator
 
 from router.config.section import Section
-from router.config.types import NO_BOOL, ApiName, Count, Expect, Expiry, Host, ModelName, Name, Seconds, Sha256, Weight
+from router.config.types import (
+    NO_BOOL,
+    ApiName,
+    Count,
+    Expect,
+    Expiry,
+    Host,
+    ModelName,
+    Name,
+    Seconds,
+    SecondsOrNone,
+    Sha256,
+    Weight,
+)
 
 DEFAULT_TIER = "silver"
 
@@ -23,6 +36,10 @@ class TierConfig(Section):
     resume: bool = Field(
         default=False, description="Whether a stream that its engine breaks off goes on at another endpoint."
     )
+    hold_seconds: SecondsOrNone | None = Field(
+        default=None, description="Seconds that a request waits for a standby that wakes; null: as rto_seconds."
+    )
+    hold_requests: Count = Field(default=256, description="Requests that wait so per pool; others get 503 at once.")
 
 
 DEFAULT_TIERS: Mapping[str, TierConfig] = {

@@ -36,6 +36,15 @@ def test_best_role_prefers_hot_then_warm_then_cold() -> None:
     assert names(keep([], 0.0)) == []
 
 
+def test_best_role_follows_the_ranks_that_a_standbys_level_gives() -> None:
+    hot, warm, cold = fleet = roles(Role.HOT, Role.WARM, Role.COLD)
+    hot.rank, warm.rank = 1, 0
+    assert names(BestRole().keep(fleet, 0.0)) == ["warm-1"]
+    assert names(BestRole().keep([hot, cold], 0.0)) == ["hot-0"], "better than nobody"
+    hot.rank = 0
+    assert names(BestRole().keep(fleet, 0.0)) == ["hot-0", "warm-1"]
+
+
 def test_seat_removes_full_endpoints() -> None:
     fleet = make_fleet(2, max_in_flight=1)
     load(fleet[0], 0.1)

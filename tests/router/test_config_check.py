@@ -115,7 +115,7 @@ def test_the_base_of_these_tests_has_no_mistake() -> None:
             "http://g:1",
             "HTTP://A:1/",
             "pools.p-globex.endpoints[0].url (line 12): expected an engine of its own; pools.p-acme.endpoints[0] has "
-            "the same url: one engine serves one pool, as one endpoint",
+            "the same url: one engine serves one pool, unless as warm standby",
         ),
         (
             f'    api_keys: [{{id: ci, sha256: "{OTHER_KEY}"}}]\n',

@@ -45,9 +45,33 @@ def test_a_full_lane_refuses_and_leaves_the_others_room(lane: Lane) -> None:
     verdict = one.enter(Waiting(make_request(lane=lane)), states, 0.0)
     assert isinstance(verdict, Rejection)
     assert verdict.reason is RejectReason.QUEUE_FULL
-    other = Lane.LONG if lane is Lane.SHORT else Lane.SHORT
-    assert not isinstance(one.enter(Waiting(make_request(lane=other)), states, 0.0), Rejection)
-    assert len(one) == 21
+    # Long work gives way to short, and batch work to both; nothing gives way to those.
+    others = {Lane.SHORT: (), Lane.LONG: (Lane.SHORT,), Lane.BATCH: (Lane.SHORT, Lane.LONG)}[lane]
+    for other in others:
+        assert not isinstance(one.enter(Waiting(make_request(lane=other)), states, 0.0), Rejection)
+    assert len(one) == 20 + len(others)
+
+
+def test_who_finds_a_full_lane_takes_the_place_of_the_last_request_of_the_worst_tier() -> None:
+    one, states = desk(bounds=dict.fromkeys(Lane, 4)), make_fleet(1)
+    enter(one, states, make_request("a", tenant="gold", tier_priority=1))
+    silver = [
+        enter(one, states, make_request(name, tenant="silver", tier_priority=2, prompt_tokens=tokens, blocks=()))
+        for name, tokens in (("b", 100), ("c", 9000), ("d", 200))
+    ]
+    assert one.makes_room(make_request("e", tier_priority=0)) is silver[1]
+    assert one.makes_room(make_request("e", tier_priority=1)) is silver[1]
+    assert one.makes_room(make_request("e", tier_priority=2)) is None
+    assert one.makes_room(make_request("e", tier_priority=0, lane=Lane.LONG)) is None, "its lane has room"
+
+
+def test_nobody_gives_way_to_batch_that_is_refused_for_the_sake_of_others() -> None:
+    one, states = desk(bounds=dict.fromkeys(Lane, 10)), make_fleet(1)
+    for _ in range(9):
+        enter(one, states, make_request(tier_priority=2))
+    for _ in range(1):
+        enter(one, states, make_request(tier_priority=2))
+    assert one.makes_room(batch(tier_priority=0)) is None
 
 
 def test_batch_that_is_refused_for_an_interactive_queue_is_told_when_that_will_have_been_sent() -> None:

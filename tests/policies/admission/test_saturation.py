@@ -192,7 +192,8 @@ def test_batch_holds_no_more_than_its_share_unless_it_is_one_request_and_can_alw
 def test_each_lane_has_a_queue_of_its_own() -> None:
     door = Door({Lane.SHORT: 10, Lane.LONG: 10, Lane.BATCH: 20})
     assert not door.admits(Lane.SHORT, {Lane.SHORT: 10})
-    assert door.admits(Lane.LONG, {Lane.SHORT: 10, Lane.BATCH: 20})
+    assert door.admits(Lane.SHORT, {Lane.LONG: 10, Lane.BATCH: 20})
+    assert door.admits(Lane.LONG, {Lane.SHORT: 9, Lane.BATCH: 20})
     assert not door.admits(Lane.BATCH, {Lane.BATCH: 20})
     assert door.admits(Lane.BATCH, {Lane.BATCH: 19})
 
@@ -203,6 +204,12 @@ def test_batch_is_refused_first_when_an_interactive_queue_is_nearly_full(lane: L
     assert door.admits(Lane.BATCH, {lane: 8})
     assert not door.admits(Lane.BATCH, {lane: 9})
     assert door.admits(lane, {lane: 9})
+
+
+def test_long_requests_are_refused_before_short_ones_and_after_batch() -> None:
+    door = Door({Lane.SHORT: 100, Lane.LONG: 100, Lane.BATCH: 100})
+    admitted = [[door.admits(lane, {Lane.SHORT: waiting}) for lane in Lane] for waiting in (89, 90, 95, 100)]
+    assert admitted == [[True, True, True], [True, True, False], [True, False, False], [False, False, False]]
 
 
 def test_a_queue_for_one_takes_one_and_batch_too_while_it_is_empty() -> None:

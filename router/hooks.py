@@ -1,0 +1,88 @@
+"""What an operator has configured to start and stop cold standbys: a command, or a call of a URL.
+
+Floor: an adapter around processes and httpx. A command gets no secret: of the environment only what is named here and
+by the operator, and of the gateway's own variables none. It runs in a process group of its own, which ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import httpx2
+
+# What programs such as kubectl need to find themselves, their home and the cluster that they run in.
+KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TZ", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
+_SHOWN_BYTES = 400  # of a failed command's standard error
+
+
+class HookFailed(Exception):
+    """The hook did not do it. Its text is for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Exactly one of `command` (a program and its arguments) and `url` (gets a POST). `seconds`: how long it may run;
+    `pass_env`: variables that the command gets too."""
+
+    command: tuple[str, ...] = ()
+    url: str | None = None
+    seconds: float = 60.0
+    pass_env: tuple[str, ...] = ()
+
+    async def run(self, action: str, pool: str, endpoints: Sequence[str]) -> None:
+        """Raises HookFailed. `action`: start or stop."""
+        try:
+            async with asyncio.timeout(self.seconds):
+                if self.url is not None:
+                    await self._post(self.url, action, pool, endpoints)
+                else:
+                    await self._execute(self._environment(action, pool, endpoints))
+        except TimeoutError:
+            raise HookFailed(f"it took longer than {self.seconds:g} seconds") from None
+
+    def _environment(self, action: str, pool: str, endpoints: Sequence[str]) -> Mapping[str, str]:
+        kept = {name: os.environ[name] for name in (*KEPT_VARIABLES, *self.pass_env) if name in os.environ}
+        ours = {"PROMPTLANE_ACTION": action, "PROMPTLANE_POOL": pool, "PROMPTLANE_ENDPOINTS": " ".join(endpoints)}
+        return kept | ours
+
+    async def _execute(self, environment: Mapping[str, str]) -> None:
+        pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self.command, stdin=nothing, stdout=nothing, stderr=pipe, env=environment, start_new_session=True
+            )
+        except OSError as error:
+            raise HookFailed(f"{self.command[0]} cannot be run: {error.strerror}") from None
+        try:
+            said = await _tail(process.stderr)
+            status = await process.wait()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            raise
+        if status != 0:
+            raise HookFailed(f"{self.command[0]} ended with {status}: {said.decode('utf-8', 'replace').strip()}")
+
+    async def _post(self, url: str, action: str, pool: str, endpoints: Sequence[str]) -> None:
+        body = {"action": action, "pool": pool, "endpoints": list(endpoints)}
+        try:
+            async with httpx2.AsyncClient(trust_env=False, timeout=self.seconds) as http:
+                answer = await http.post(url, json=body)
+        except httpx2.HTTPError as error:
+            raise HookFailed(f"the URL could not be called ({type(error).__name__})") from None
+        if not answer.is_success:
+            raise HookFailed(f"the URL answered {answer.status_code}")
+
+
+async def _tail(stream: asyncio.StreamReader | None) -> bytes:
+    """The end of what is said there, read to its end so that nobody waits for room."""
+    said = b""
+    while stream is not None and (piece := await stream.read(4096)):
+        said = (said + piece)[-_SHOWN_BYTES:]
+    return said
