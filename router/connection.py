@@ -29,7 +29,9 @@ class Exchange(Protocol):
 
 
 class Owner(Protocol):
-    """Where a connection lives between exchanges."""
+    """Where a connection lives between exchanges. `heard_at`: when a piece of any body came from this engine."""
+
+    heard_at: float
 
     def keep(self, connection: Connection) -> bool: ...  # the exchange is over; False: not wanted any more
     def forget(self, connection: Connection) -> None: ...  # it is closed or about to be
@@ -143,7 +145,7 @@ class Connection(asyncio.Protocol):
         if mode == HEAD:
             self._read_head(exchange, data)
             return
-        self._active_at = monotonic()
+        self._active_at = self._owner.heard_at = monotonic()
         if not self._body_begun:
             self._begin_body(self._active_at)
         if mode == CHUNKED:
@@ -185,7 +187,7 @@ class Connection(asyncio.Protocol):
     def _begin_body(self, now: float) -> None:
         """From here on the idle limit holds."""
         self._body_begun = True
-        self._active_at = now
+        self._active_at = self._owner.heard_at = now
         self._timer.arm(self._deadline()[0], self._tick)
 
     def _read_length(self, exchange: Exchange, data: bytes) -> None:
@@ -230,12 +232,18 @@ class Connection(asyncio.Protocol):
         """When the current exchange fails if nothing happens, and by which limit."""
         total = self._started + self._timeouts.total
         if not self._body_begun:
-            due, limit = self._active_at + self._first_byte, "first byte"
+            due, limit = self._first_byte_due(), "first byte"
         elif self._paused:
             return total, "total"
         else:
             due, limit = self._active_at + self._timeouts.idle, "idle"
         return (due, limit) if due < total else (total, "total")
+
+    def _first_byte_due(self) -> float:
+        """An engine that answers others meanwhile is busy and not dead: then the pool's own limit holds and no shorter
+        one."""
+        sent, wait = self._active_at, self._first_byte
+        return max(sent + wait, min(self._owner.heard_at + wait, sent + self._timeouts.first_byte))
 
     def _tick(self) -> None:
         self._timer.fired()

@@ -49,6 +49,7 @@ class Flow(NamedTuple):
 class Upstream:
     """One endpoint's connections. Raises ValueError for a url that is not plain http(s)://host[:port][/prefix].
 
+    `heard_at`: when the last piece of a body came, monotonic seconds.
     `headers` go on every request in place of the caller's of the same name. At most `max_idle` connections wait for
     reuse, the most recently used goes first. A response head may have `max_header_bytes`.
     """
@@ -80,6 +81,7 @@ class Upstream:
         self._idle: dict[Connection, None] = {}  # ordered: the last is the most recently used
         self._busy: set[Connection] = set()
         self._closed = False
+        self.heard_at = 0.0
         host = f"[{self._host}]" if ":" in self._host else self._host
         authority = host if parts.port in (None, 443 if tls else 80) else f"{host}:{self._port}"
         self._taken = OURS | {name.lower() for name, _ in headers}  # names a caller cannot set
@@ -119,7 +121,8 @@ class Upstream:
         *,
         first_byte: float | None = None,
     ) -> Response:
-        """Send one request, wait for the head of its answer. `first_byte`: seconds, in place of the configured ones.
+        """Send one request, wait for the head of its answer. `first_byte`: seconds, in place of the configured ones,
+        since the request was sent or, up to those, since the engine was last heard of.
 
         A kept connection that fails before any byte came back was closed by the engine meanwhile: once, a fresh one
         takes over. Nothing else is retried. Raises ValueError for a request that is not well-formed.

@@ -58,7 +58,9 @@ class TimeoutsConfig(Section):
         "have it when they are complete, and for the batch lane it is the limit.",
     )
     first_byte_least: Seconds = Field(
-        default=30.0, description="Seconds that engines have for it, however little is predicted."
+        default=30.0,
+        description="Seconds that engines have for it, however little is predicted; while they answer others, "
+        "`first_byte` holds.",
     )
     first_byte_factor: Annotated[float, NO_BOOL, Ge(1), Le(1e6)] = Field(
         default=10.0, description="Times the predicted time to the first token that they have, within the two."

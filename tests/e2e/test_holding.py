@@ -94,7 +94,7 @@ async def test_a_held_request_is_answered_while_the_one_before_it_still_generate
 async def test_a_response_that_is_only_created_has_no_first_token_yet(fleet: Fleet) -> None:
     """vLLM tells so at once, before the prompt is computed; what waits would be sent too early, and it would look as if
     the engine computed prompts in no time."""
-    await fleet.serve()
+    await fleet.serve(pool={"hold_back_seconds": 0})
     body = {"model": MODEL, "input": prompt(LARGE), "max_output_tokens": 2, "stream": True}
     async with fleet.client() as client:
         fleet.engines[0].fault("slow", factor=10.0)

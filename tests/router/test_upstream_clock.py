@@ -53,19 +53,18 @@ class Clock:
 class Timed:
     """An exchange on a memory transport and the test's clock."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, owner: Shelf | None = None, first_byte: float = LIMITS.first_byte) -> None:
         self.clock = clock
         self.transport = MemoryTransport()
-        self.connection = Connection(Shelf(), LIMITS, 4096)
+        self.first_byte = first_byte
+        self.connection = Connection(owner or Shelf(), LIMITS, 4096)
         self.connection._timer = LazyTimer(clock)  # type: ignore[arg-type]
         self.connection.connection_made(self.transport)
         self.begin()
 
     def begin(self) -> None:
         self.response = Response(self.connection)
-        self.connection.start(
-            self.response, b"GET", bodiless=False, first_byte=LIMITS.first_byte, started=self.clock.now
-        )
+        self.connection.start(self.response, b"GET", bodiless=False, first_byte=self.first_byte, started=self.clock.now)
 
     async def fails_by(self, limit: str) -> None:
         assert self.transport.aborted
@@ -111,6 +110,47 @@ async def test_the_first_byte_clock_starts_when_the_engine_has_taken_the_request
     assert not timed.transport.aborted
     clock.advance(2)
     await timed.fails_by("first byte")
+
+
+async def test_the_head_of_a_stream_is_no_first_byte(clock: Clock) -> None:
+    timed = Timed(clock)
+    timed.connection.data_received(CHUNKED)
+    clock.advance(19)
+    assert not timed.transport.aborted, "longer than the idle limit, which holds between pieces"
+    clock.advance(2)
+    await timed.fails_by("first byte")
+
+
+async def test_the_idle_limit_holds_from_the_first_piece_on_though_it_is_shorter(clock: Clock) -> None:
+    timed = Timed(clock)
+    timed.connection.data_received(CHUNKED)
+    clock.advance(1)
+    timed.connection.data_received(b"1\r\nx\r\n")
+    clock.advance(11)
+    await timed.fails_by("idle")
+
+
+async def test_a_shorter_limit_to_the_first_byte_is_for_an_engine_that_answers_nobody(clock: Clock) -> None:
+    owner = Shelf()
+    busy, other = Timed(clock, owner, first_byte=4), Timed(clock, owner)
+    other.connection.data_received(CHUNKED)
+    for _ in range(4):
+        clock.advance(3)
+        other.connection.data_received(b"1\r\nx\r\n")
+    assert not busy.transport.aborted
+    clock.advance(5)
+    await busy.fails_by("first byte")
+
+
+async def test_an_engine_that_answers_others_has_the_pools_own_limit(clock: Clock) -> None:
+    owner = Shelf()
+    lost, other = Timed(clock, owner, first_byte=4), Timed(clock, owner)
+    other.connection.data_received(CHUNKED)
+    for _ in range(7):
+        assert not lost.transport.aborted
+        clock.advance(3)
+        other.connection.data_received(b"1\r\nx\r\n")
+    await lost.fails_by("first byte")
 
 
 async def test_an_engine_that_takes_nothing_of_a_request_fails_by_first_byte(clock: Clock) -> None:

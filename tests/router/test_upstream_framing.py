@@ -59,6 +59,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.kept: list[Connection] = []
+        self.heard_at = 0.0
 
     def keep(self, connection: Connection) -> bool:
         self.kept.append(connection)
