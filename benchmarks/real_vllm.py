@@ -12,13 +12,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.overhead_parts.processes import Failed
 from benchmarks.real_vllm_parts.conversations import Shape, Turn, ideal_hits, make_turns, needed_tokens
 from benchmarks.real_vllm_parts.report import About, as_json, table
 from benchmarks.real_vllm_parts.runs import Measured, measure
-from benchmarks.real_vllm_parts.servers import BLOCK_TOKENS, install, running, token_ids, warm_up
+from benchmarks.real_vllm_parts.servers import BLOCK_TOKENS, cold_seconds, install, running, token_ids, warm_up
 from policies.registry import PROFILES
 from tests.servers import Server
 
@@ -26,6 +27,8 @@ ENGINES = 2
 CACHE_SHARE = 0.7
 """Of what the conversations need at their ends, one engine's cache holds this: both together hold all with room to
 spare for an uneven split, and one alone does not."""
+LOAD = 0.6
+"""Share of the engines' time that prefills would take if nothing were ever cached: moderate, whatever the machine."""
 _DEFAULT = Shape()
 _INTERRUPTED = 130  # the status of a program that Ctrl-C ended, by the shell's convention
 
@@ -36,7 +39,11 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--profiles", type=_profiles, default=["prompt-aware", "round-robin"], help=f"of: {', '.join(PROFILES)}")
     add("--conversations", type=_count(2, 64), default=_DEFAULT.conversations, help="at once (default %(default)s)")
     add("--turns", type=_count(1, 100), default=_DEFAULT.turns, help="of each (default %(default)s)")
-    add("--gap", type=float, default=_DEFAULT.gap, help="seconds between two turns, on average (default %(default)s)")
+    add(
+        "--gap",
+        type=float,
+        help=f"mean seconds between turns (default: a load of {LOAD:g} without caches)",
+    )
     add("--kv-tokens", type=_count(4096, 60_000), help="cache of each engine (default 0.7 of what all need)")
     add("--rounds", type=_count(1, 20), default=1, help="turns of each profile, interleaved (default 1)")
     add("--seed", type=int, default=_DEFAULT.seed, help="of lengths and times")
@@ -79,9 +86,15 @@ def about_of(server: Server, turns: Sequence[Turn], kv_tokens: int) -> About:
     )
 
 
+def fitting_gap(server: Server, about: About) -> float:
+    """Mean seconds between a conversation's turns that make a moderate load on this machine. Raises Failed."""
+    cold = cold_seconds(server, about.prompt_tokens // about.requests)
+    return about.conversations * cold / (ENGINES * LOAD)
+
+
 def run(options: argparse.Namespace) -> int:
     """Installs, starts, measures, prints, writes. Returns the exit status."""
-    shape = Shape(options.conversations, options.turns, gap=options.gap, seed=options.seed)
+    shape = Shape(options.conversations, options.turns, seed=options.seed)
     turns = make_turns(shape)
     kv_tokens = options.kv_tokens or int(CACHE_SHARE * needed_tokens(turns, [turn.about_tokens for turn in turns]))
     with tempfile.TemporaryDirectory(prefix="promptlane-vllm-") as folder:
@@ -93,7 +106,9 @@ def run(options: argparse.Namespace) -> int:
             warm_up(server)
         about = about_of(servers[0], turns, kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS)
         print(about.line(), flush=True)
-        runs = _measure_all(options, servers, turns)
+        gap = options.gap or fitting_gap(servers[0], about)
+        print(f"{gap:.1f} s between two turns of a conversation, on average", flush=True)
+        runs = _measure_all(options, servers, [replace(turn, at=gap * turn.at) for turn in turns])
     print(f"\n{table(about, runs)}")
     if options.json is not None:
         options.json.write_text(json.dumps(as_json(about, runs), indent=1) + "\n")

@@ -23,14 +23,14 @@ ANSWER_TOKENS = 24
 TURN_CHARACTERS = (150, 500)
 """Of a question, and of a former answer, evenly between these: about 40 to 120 tokens."""
 GAP_SPREAD = 0.5
-"""A conversation's turns come after gaps of (1 ± spread) x the mean, evenly. All begin within one mean gap."""
+"""A conversation's turns come after gaps of 1 ± spread, evenly. All begin within one mean gap."""
 
 Message = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One request: number `turn` of a conversation, due `at` seconds after the run's beginning, not before the answer
+    """One request: number `turn` of a conversation, due `at` mean gaps after the run's beginning, not before the answer
     to the turn before it is there."""
 
     conversation: int
@@ -58,13 +58,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class Shape:
-    """What is talked about: documents of `shortest` to `longest` tokens, `gap` seconds between two turns on average."""
+    """What is talked about: documents of `shortest` to `longest` tokens. Times are in mean gaps between two turns."""
 
     conversations: int = 8
     turns: int = 10
-    shortest: int = 2_000
-    longest: int = 4_000
-    gap: float = 16.0
+    shortest: int = 1_000
+    longest: int = 2_000
     seed: int = 1
 
 
@@ -94,12 +93,12 @@ def _conversation(number: int, shape: Shape, rng: Random, pages: Pages) -> Itera
     length = (shape.shortest + share * (shape.longest - shape.shortest)) * CHARACTERS_PER_TOKEN
     system = f"Document {number}. Answer questions about it.\n{pages.take(int(length))}"
     messages: list[Message] = [{"role": "system", "content": system}]
-    at = rng.uniform(0, shape.gap)
+    at = rng.uniform(0, 1)
     for turn in range(shape.turns):
         messages.append({"role": "user", "content": pages.take(rng.randint(*TURN_CHARACTERS))})
         yield Turn(number, turn, at, tuple(messages))
         messages.append({"role": "assistant", "content": pages.take(rng.randint(*TURN_CHARACTERS))})
-        at += shape.gap * rng.uniform(1 - GAP_SPREAD, 1 + GAP_SPREAD)
+        at += rng.uniform(1 - GAP_SPREAD, 1 + GAP_SPREAD)
 
 
 def ideal_hits(prompts: Sequence[Sequence[int]], block: int) -> tuple[int, int]:

@@ -58,6 +58,7 @@ def running(count: int, kv_tokens: int) -> Iterator[list[Server]]:
                     served_model_name=ENGINE_MODEL,
                     max_model_len=str(_LONGEST_PROMPT),
                     num_gpu_blocks_override=str(kv_tokens // BLOCK_TOKENS),
+                    dtype=_dtype(),
                 )
                 stack.callback(server.stop)
                 servers.append(server)
@@ -71,6 +72,23 @@ def running(count: int, kv_tokens: int) -> Iterator[list[Server]]:
 def warm_up(server: Server) -> None:
     """One long prompt: the first one of a process is slower than all others. Raises Failed."""
     _post(server, "/v1/completions", {"prompt": "warm " * _WARM_WORDS, "max_tokens": 4})
+
+
+def cold_seconds(server: Server, tokens: int) -> float:
+    """Time to first token of a prompt of about so many tokens that is not in its cache, when nothing else is done: the
+    shorter of two. Raises Failed."""
+    took = []
+    for number in range(2):
+        began = time.monotonic()
+        _post(server, "/v1/completions", {"prompt": f"cold {number} " + "word " * tokens, "max_tokens": 1})
+        took.append(time.monotonic() - began)
+    return min(took)
+
+
+def _dtype() -> str:
+    """What the processor computes fast: without instructions for it, bfloat16 takes five times as long as float32."""
+    flags = Path("/proc/cpuinfo").read_text()
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
 
 
 def forget(server: Server) -> None:

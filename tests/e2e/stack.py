@@ -41,7 +41,7 @@ TAPPED, TAPPED_ENGINE = "initech-0", "acme-0"
 
 START_SECONDS = 30.0
 """A process of ours starts in about a second; two noisy cores get thirty times that."""
-SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 60.0
 """Within this a freed slot is seen free: an engine frees it in 10-30 ms, a busy machine takes longer to look."""
 MAX_BODY_BYTES = 1024 * 1024
 

@@ -60,7 +60,7 @@ async def running() -> AsyncIterator[tuple[Runtime, Clock]]:
 async def listen(runtime: Runtime, name: str = "a", output: int = 5) -> Ear:
     ear = Ear()
     runtime.submit(Sequence(name, 10, output, []), ear)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await ear.over.wait()
     return ear
 
@@ -87,7 +87,7 @@ async def test_waking_takes_its_time_and_then_serves_what_was_held() -> None:
         assert (runtime.held, runtime.model.waiting) == (1, 0)
         assert await runtime.wake()
         assert clock.now == pytest.approx(7.0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await ear.over.wait()
 
 

@@ -80,7 +80,7 @@ async def engine(
     scheme = "http" if tls is None else "https"
     upstream = Upstream(f"{scheme}://localhost:{port}", timeouts=timeouts, **options)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             yield upstream, scripted
     finally:
         upstream.close()

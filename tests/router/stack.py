@@ -167,7 +167,7 @@ class Stack:
 
     async def all_available(self) -> None:
         """Waits until the probes have found every endpoint well."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for pool in self.app.runtime.pools.values():
                 for place in pool.places:
                     while not place.available(pool.clock()):  # noqa: ASYNC110  # probes have no event to wait for

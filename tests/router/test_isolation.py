@@ -24,6 +24,8 @@ KEYS = {"acme-key": "acme", "globex-key": "globex", "acme-scoped": "acme"}
 POOLS = {"acme-0": "acme", "acme-1": "acme", "globex-0": "globex", "open-0": "open"}
 ALLOWED = {b"host", b"content-length", b"content-type", b"accept-encoding", b"x-request-id", b"traceparent",
            b"tracestate", b"anthropic-version", b"anthropic-beta"}  # fmt: skip
+PASSED = {"x-request-id", "traceparent"}
+"""Of the odd headers those that engines get as they are: a key that a client writes there has not slipped out."""
 MARKS = itertools.count()
 
 
@@ -58,7 +60,7 @@ odd_headers = st.dictionaries(
     ),
     st.sampled_from(["globex.llm.test", "globex-key", "globex-0", "1", "batch", "00-0af7651916cd43dd8448eb211c80319c"]),
     max_size=4,
-)
+).map(lambda headers: {name: value for name, value in headers.items() if name not in PASSED or value not in KEYS})
 odd_fields = st.dictionaries(
     st.sampled_from([*sorted(CONTROL_FIELDS), "user", "service_tier", "n", "stream", "stop", "vllm_xargs", "tenant"]),
     st.sampled_from([None, 1, -5, "globex", "flex", True, ["a"], {"kv_transfer_params": {"a": 1}, "priority": 1}]),

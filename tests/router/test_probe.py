@@ -94,7 +94,7 @@ def prober_for(pool: Pool, answer: bytes | None) -> Prober:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # a prober has no event to wait for
             await asyncio.sleep(0.005)
 
