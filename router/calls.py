@@ -16,6 +16,7 @@ from router.errors import EngineError, EngineStatus
 from router.measure import Measured
 from router.metrics import Metrics
 from router.pools import Pool
+from router.tenants import Identity
 from router.tickets import Ticket
 from router.wire.alias import AliasRewriter, rename_in_error
 from router.wire.openai import ApiSpec
@@ -67,13 +68,15 @@ class ServedModel:
 class Call:
     """Mutable, owned by the one task that handles the request. Times are monotonic seconds.
 
-    `hides_usage`: the stream's usage was asked for by the gateway alone and is not the client's to see.
+    `hides_usage`: the stream's usage was asked for by the gateway alone and is not the client's to see. `probe_of`: the
+    request is the gateway's own, sent as this tenant.
     """
 
     client: Client
     spec: ApiSpec
     id: str
     arrived_at: float
+    probe_of: Identity | None = None
     tenant: Tenant | None = None
     model: ServedModel | None = None
     measured: Measured | None = None

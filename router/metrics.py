@@ -43,6 +43,7 @@ COUNTERS = {
     "promptlane_kv_gaps": (("pool", "endpoint"), "Times that messages with KV events were missing."),
     "promptlane_kv_replays": (("pool", "endpoint"), "Times that the engine told older KV events again."),
     "promptlane_kv_malformed": (("pool", "endpoint"), "Messages with KV events that could not be read."),
+    "promptlane_drills": (("pool", "fault", "result"), "Drills carried out (result=passed|failed)."),
     "promptlane_config_reloads": (("result",), "Reloads of the configuration (result=ok|refused)."),
     "promptlane_internal_errors": (("where",), "Faults of the gateway itself."),
 }
@@ -74,6 +75,10 @@ class Metrics(Collector):
             _check(name, COUNTERS[name][0], labels)
             totals[labels] = 0.0
         totals[labels] += amount
+
+    def total(self, name: str, *labels: str) -> float:
+        """The sum of a counter's values whose labels begin with these."""
+        return sum(total for found, total in self._totals[name].items() if found[: len(labels)] == labels)
 
     def observe(self, name: str, seconds: float, *labels: str) -> None:
         """Adds one value to a histogram."""

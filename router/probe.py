@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import httpx2
 
 from policies.endpoint_state import EndpointState
+from router.errors import EngineError
 from router.metrics import Metrics
 from router.pools import Place, Pool
 from router.wire.engine_metrics import EngineReading, EngineRun, read_engine_metrics
@@ -62,6 +63,7 @@ class Prober:
             headers=list(headers),
             trust_env=False,  # a proxy in the environment is for the outside world, not for our engines
             follow_redirects=False,
+            event_hooks={"request": [self._meet_drill]},
         )
         self._runs: dict[str, EngineRun] = {}  # by endpoint
         self._useless: set[str] = set()  # endpoints warned of
@@ -152,6 +154,20 @@ class Prober:
             self._useless.add(name)
         elif not useless:
             self._useless.discard(name)
+
+    async def _meet_drill(self, request: httpx2.Request) -> None:
+        """What a drill does to tenants' requests it does to ours: to all when nobody can connect, else only to those
+        that make the engine work. `/health` of an engine that hangs is good."""
+        url = str(request.url)
+        for place in self._pool.places:
+            fault = place.upstream.fault
+            if fault is None or not url.startswith(place.state.endpoint.url.rstrip("/") + "/"):
+                continue
+            if fault.refuses or request.method == "POST":
+                try:
+                    await fault.meet(self._settings.timeout)
+                except EngineError as error:
+                    raise httpx2.ConnectError(error.message) from None
 
     async def _get(self, place: Place, path: str) -> httpx2.Response | None:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import Field
 
 from policies.types import Role
@@ -24,6 +24,7 @@ from router.config.types import (
     SocketUrl,
     Variable,
     Weight,
+    Word,
 )
 
 
@@ -91,3 +92,8 @@ class PoolConfig(Section):
     )
     tls: EngineTlsConfig = Field(default=EngineTlsConfig(), description="TLS to `https` engines.")
     health: HealthConfig = Field(default=HealthConfig(), description="How endpoints are watched.")
+    drill_hook: Annotated[tuple[Word, ...], MaxLen(64)] = Field(
+        default=(),
+        description="Program and arguments by which `promptlane drill --real` breaks an engine; gets begin or end, the "
+        "fault, and the endpoint's name and URL as further arguments.",
+    )
