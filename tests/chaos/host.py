@@ -36,6 +36,10 @@ class Host:
         return self._wire.url if self._wire is not None else f"http://127.0.0.1:{self._options['port']}"
 
     @property
+    def alive(self) -> bool:
+        return self._engine is not None and self._engine.alive
+
+    @property
     def engine(self) -> Engine:
         assert self._engine is not None
         return self._engine

@@ -11,12 +11,13 @@ import argparse
 import asyncio
 import random
 import sys
+from collections import Counter
 from dataclasses import dataclass
 
 from tests.chaos.ask import Ask, Seen, draw_ask
 from tests.chaos.faults import Fault, HostSpec, Kind
 from tests.chaos.judge import Ending, judge
-from tests.chaos.world import ENGINE_MODEL, MODEL, World, running_world
+from tests.chaos.world import ENGINE_MODEL, MODEL, World, running_world, simulated
 
 TENANT = "acme"
 HOSTS = (HostSpec("acme-0", TENANT), HostSpec("acme-1", TENANT))
@@ -24,16 +25,19 @@ GOAL_SECONDS = 1.0
 """What a kill may add to a stream's pause, at the 99th percentile."""
 KILL_AT = 0.4
 """Share of the requests that have been sent when the engine dies: the rest meets one engine alone."""
+PATIENT = {"connect": 5.0, "first_byte": 60.0, "idle": 60.0, "total": 120.0}
+"""A dead engine resets its connections; timeouts would only add what a busy machine does to the one that is well."""
 SOON_SECONDS = 5.0
 """For so long after the kill a new stream may still feel it."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One pass over the requests. `killed_at`: loop seconds, 0 without a kill."""
+    """One pass over the requests. `killed_at`: loop seconds, 0 without a kill. `in_flight`: by endpoint, just then."""
 
     seen: list[Seen]
     killed_at: float
+    in_flight: dict[str, int]
 
     @property
     def lost(self) -> list[str]:
@@ -45,6 +49,9 @@ class Run:
             for seen, verdict in verdicts
             if verdict.ending is not Ending.COMPLETE
         ]
+
+    def served(self) -> dict[str, int]:
+        return dict(Counter(seen.endpoint for seen in self.seen))
 
     def cut(self, host: str) -> list[int]:
         """The streams that the host was answering when it died."""
@@ -59,7 +66,7 @@ async def ask_all(world: World, asks: list[Ask], at_once: int, kill: bool) -> Ru
     loop = asyncio.get_running_loop()
     answers: dict[int, Seen] = {}
     left = iter(enumerate(asks))
-    killed_at = 0.0
+    killed_at, in_flight = 0.0, dict[str, int]()
     due = asyncio.Event()
 
     async def client() -> None:
@@ -69,8 +76,9 @@ async def ask_all(world: World, asks: list[Ask], at_once: int, kill: bool) -> Ru
             answers[number] = await world.client.send(ask)
 
     async def killer() -> None:
-        nonlocal killed_at
+        nonlocal killed_at, in_flight
         await due.wait()
+        in_flight = {name: one["in_flight"] for name, one in (await world.endpoints()).items()}
         killed_at = loop.time()
         await world.hosts["acme-0"].strike(Fault(Kind.KILL, "acme-0", TENANT, 0.0, 0.0))
 
@@ -79,7 +87,7 @@ async def ask_all(world: World, asks: list[Ask], at_once: int, kill: bool) -> Ru
             group.create_task(client(), name=f"client {number}")
         if kill:
             group.create_task(killer(), name="killer")
-    return Run([answers[number] for number in range(len(asks))], killed_at)
+    return Run([answers[number] for number in range(len(asks))], killed_at, in_flight)
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -110,13 +118,14 @@ def _figures(calm: Run, killed: Run, numbers: list[int]) -> str:
 async def measure(requests: int, at_once: int, seed: int) -> int:
     draw = random.Random(seed)
     asks = [draw_ask(draw, TENANT, MODEL, ENGINE_MODEL, long_tokens=1200) for _ in range(requests)]
-    async with running_world(HOSTS, {TENANT: "platinum"}, decode_step_seconds=0.02) as world:
+    async with running_world(simulated(HOSTS, decode_step_seconds=0.02), {TENANT: "platinum"}, PATIENT) as world:
         await ask_all(world, asks[: requests // 10], at_once, kill=False)  # processes that have served nothing are slow
         calm = await ask_all(world, asks, at_once, kill=False)
         await world.until_settled()
         killed = await ask_all(world, asks, at_once, kill=True)
         left = [line for line in await world.left() if not line.startswith("acme-0: engine")]
     print(f"{requests} requests, {at_once} at once, on two engines; one is killed after {KILL_AT:.0%} of them")
+    print(f"  under way at that moment: {killed.in_flight}; served by each without the kill: {calm.served()}")
     print(f"  lost without the kill: {len(calm.lost)}, with it: {len(killed.lost)} of {requests} (goal: 0)")
     print("\n".join(f"    {line}" for line in [*calm.lost[:5], *killed.lost[:10]]))
     print(f"the longest gap between two pieces of a stream (goal: at most {GOAL_SECONDS:g} s added at p99)")

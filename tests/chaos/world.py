@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ HOSTS = (
 )
 ENGINE = {"prefill_tokens_per_second": 150_000, "decode_step_seconds": 0.008, "reply_tokens": REPLY_TOKENS}
 HEALTH = {"interval": 0.25, "timeout": 1.0, "scrape_interval": 0.25}
-TIMEOUTS = {"connect": 1.0, "first_byte": 5.0, "idle": 3.0, "total": 60.0}
+TIMEOUTS = {"connect": 2.0, "first_byte": 10.0, "idle": 5.0, "total": 60.0}
 """Far above what a busy machine does to an engine that is well, far below a client's patience."""
 WAIT_SECONDS = 60.0
 """For conditions that hold within a second or two on a machine that is not busy; a circuit may stay open for 30 s."""
@@ -49,13 +49,15 @@ def key(tenant: str) -> str:
     return f"pl-{tenant}-chaos-key"
 
 
-def configuration(ports: tuple[int, int], hosts: Mapping[str, Host], tiers: Mapping[str, str]) -> dict[str, Any]:
+def configuration(
+    ports: tuple[int, int], hosts: Mapping[str, Host], tiers: Mapping[str, str], timeouts: Mapping[str, float]
+) -> dict[str, Any]:
     """The file. What schedules rely on is said; everything else is as an operator gets it."""
 
     def pool(name: str) -> dict[str, Any]:
         mine = [host for host in hosts.values() if host.spec.pool == name]
         endpoints = [{"name": host.name, "url": host.url, "role": host.spec.role} for host in mine]
-        return {"endpoints": endpoints, "health": HEALTH, "timeouts": TIMEOUTS}
+        return {"endpoints": endpoints, "health": HEALTH, "timeouts": dict(timeouts)}
 
     return {
         "server": {"host": "127.0.0.1", "port": ports[0], "admin_port": ports[1]},
@@ -102,7 +104,7 @@ class World:
         """What the gateway's books or the engines still hold."""
         found = [f"{name}: {one}" for name, pool in (await self.state())["pools"].items() for one in held(pool)]
         for host in self.hosts.values():
-            if not host.engine.alive:
+            if not host.alive:
                 continue  # a dead one holds nothing
             state = await host.state()
             busy = {what: state[what] for what in ("running", "waiting", "held", "kv_used_blocks") if state[what]}
@@ -151,18 +153,23 @@ async def until(what: str, condition: Callable[[], Awaitable[bool]], seconds: fl
         raise AssertionError(f"not within {seconds:.0f} s: {what}") from None
 
 
+def simulated(specs: Iterable[HostSpec], **engine: Any) -> list[Host]:
+    """`engine`: options of the simulated engines."""
+    return [Host(spec, ENGINE_MODEL, ENGINE | engine) for spec in specs]
+
+
 @contextlib.asynccontextmanager
 async def running_world(
-    hosts: tuple[HostSpec, ...] = HOSTS, tiers: Mapping[str, str] = TIERS, **engine: Any
+    hosts: Sequence[Host] | None = None, tiers: Mapping[str, str] = TIERS, timeouts: Mapping[str, float] = TIMEOUTS
 ) -> AsyncIterator[World]:
-    """All of it, started and well. `engine`: options of the simulated engines."""
+    """All of it, started and well."""
     async with contextlib.AsyncExitStack() as stack:
-        started = {spec.name: Host(spec, ENGINE_MODEL, ENGINE | engine) for spec in hosts}
+        started = {host.name: host for host in (hosts if hosts is not None else simulated(HOSTS))}
         for host in started.values():
             stack.push_async_callback(host.stop)
-            await host.start()
+        await asyncio.gather(*(host.start() for host in started.values()))
         ports = (free_port(), free_port())
-        gateway = await asyncio.to_thread(_gateway, ports, configuration(ports, started, tiers))
+        gateway = await asyncio.to_thread(_gateway, ports, configuration(ports, started, tiers, timeouts))
         stack.callback(gateway.stop)
         admin = httpx2.AsyncClient(base_url=f"http://127.0.0.1:{ports[1]}", timeout=30.0, trust_env=False)
         await stack.enter_async_context(admin)
