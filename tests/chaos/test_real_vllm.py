@@ -114,13 +114,13 @@ class RealAsk(Ask):
         return self.right
 
 
-async def asks(host: Host) -> list[RealAsk]:
-    """Streams and whole answers, chats and completions, each asked of an unbroken server first."""
+async def asks(host: Host, kind: Kind) -> list[RealAsk]:
+    """Prompts of this kind's own, or affinity would send them all to one server. Streams and whole answers, chats and completions, each asked of an unbroken server first."""
     found = []
     async with httpx2.AsyncClient(base_url=host.url, timeout=120.0, trust_env=False) as http:
         for number in range(AT_ONCE):
             api, stream = ("completions", "chat")[number % 4 > 0], number % 4 != 3
-            prompt = f"{number} return the value of the object when the list is called with name"
+            prompt = f"{kind} {number} return the value of the object when the list is called with name"
             one = RealAsk(TENANT, api, stream, stream and number % 2 == 0, prompt, TOKENS, MODEL, ENGINE_MODEL)
             body = {**one.body, "model": ENGINE_MODEL, "stream": False}
             body.pop("stream_options", None)
@@ -134,14 +134,17 @@ async def asks(host: Host) -> list[RealAsk]:
 
 async def struck(world: World, kind: Kind, requests: Sequence[RealAsk]) -> tuple[list[Seen], Spell]:
     """All requests at once; one server breaks while it answers some of them, until all have ended."""
-    host, fault = world.hosts["acme-0"], Fault(kind, "acme-0", TENANT, 0.0, 0.0)
     tasks = [asyncio.create_task(world.client.send(one)) for one in requests]
+    running: dict[str, float] = {}
 
     async def under_way() -> bool:
-        return bool((await host.state())["running"])
+        running.update({host.name: (await host.state())["running"] for host in world.hosts.values()})
+        return max(running.values()) > 0
 
-    await until("the server that is to break has something to do", under_way)
-    spell = Spell("acme-0", TENANT, kind, asyncio.get_running_loop().time())
+    await until("a server has something to do", under_way)
+    host = world.hosts[max(running, key=lambda name: running[name])]
+    fault = Fault(kind, host.name, TENANT, 0.0, 0.0)
+    spell = Spell(host.name, TENANT, kind, asyncio.get_running_loop().time())
     await host.strike(fault)
     seen = await asyncio.gather(*tasks)
     await host.mend(fault)
@@ -172,9 +175,9 @@ def problems(seen: Sequence[Seen], spell: Spell) -> list[str]:
 
 async def test_what_clients_are_promised_holds_when_a_real_server_breaks() -> None:
     async with running_world([RealHost(spec) for spec in SPECS], {TENANT: TIER}, TIMEOUTS) as world:
-        requests = await asks(world.hosts["acme-1"])
         found: list[str] = []
         for kind in KINDS:
+            requests = await asks(world.hosts["acme-1"], kind)
             seen, spell = await struck(world, kind, requests)
             endings = [judge(one).ending.value for one in seen]
             print(f"{kind}: {', '.join(endings)}")
