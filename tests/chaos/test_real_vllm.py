@@ -115,7 +115,8 @@ class RealAsk(Ask):
 
 
 async def asks(host: Host, kind: Kind) -> list[RealAsk]:
-    """Prompts of this kind's own, or affinity would send them all to one server. Streams and whole answers, chats and completions, each asked of an unbroken server first."""
+    """Streams and whole answers, chats and completions, each asked of an unbroken server first. The prompts are this
+    kind's own, or affinity would send them all to one server."""
     found = []
     async with httpx2.AsyncClient(base_url=host.url, timeout=120.0, trust_env=False) as http:
         for number in range(AT_ONCE):
@@ -135,14 +136,14 @@ async def asks(host: Host, kind: Kind) -> list[RealAsk]:
 async def struck(world: World, kind: Kind, requests: Sequence[RealAsk]) -> tuple[list[Seen], Spell]:
     """All requests at once; one server breaks while it answers some of them, until all have ended."""
     tasks = [asyncio.create_task(world.client.send(one)) for one in requests]
-    running: dict[str, float] = {}
+    sent: dict[str, int] = {}
 
     async def under_way() -> bool:
-        running.update({host.name: (await host.state())["running"] for host in world.hosts.values()})
-        return max(running.values()) > 0
+        sent.update({name: one["in_flight"] for name, one in (await world.endpoints()).items()})
+        return sum(sent.values()) == len(requests)
 
-    await until("a server has something to do", under_way)
-    host = world.hosts[max(running, key=lambda name: running[name])]
+    await until("all requests are under way", under_way)
+    host = world.hosts[max(sent, key=lambda name: sent[name])]
     fault = Fault(kind, host.name, TENANT, 0.0, 0.0)
     spell = Spell(host.name, TENANT, kind, asyncio.get_running_loop().time())
     await host.strike(fault)
