@@ -6,7 +6,7 @@ READY := .venv/.ready
 MADE := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,chat agents hot-prefix))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit test-vllm bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop soak docs lock clean
+.PHONY: help demo test lint types unit test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop soak docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,6 +35,15 @@ unit: $(READY)
 
 test-vllm: $(READY)  ## the end-to-end suite against the real vLLM on the CPU (installs it; 2.3 GB)
 	tests/real_vllm/run.sh
+
+chaos: $(READY)  ## 20 seeded schedules of faults on real processes; one of them alone: SEED=7 make chaos
+	$(BIN)/python -m tests.chaos
+
+chaos-long: $(READY)  ## 200 of them
+	$(BIN)/python -m tests.chaos --schedules 200
+
+chaos-kill: $(READY)  ## one of two engines killed at full load: requests lost, and the pause that clients see
+	$(BIN)/python -m tests.chaos.kill
 
 bench-overhead: $(READY)  ## CPU per request and per streamed chunk, beside nginx and the Rust routers
 	$(BIN)/python -m benchmarks.overhead

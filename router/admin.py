@@ -1,4 +1,4 @@
-"""The operator plane: metrics, health, live state, reload. On its own port, never on the tenants'.
+"""The operator plane: metrics, health, live state, reload, drills. On its own port, never on the tenants'.
 
 Floor: assembles; Starlette carries it, as nothing here is hot.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -14,17 +15,23 @@ from starlette.routing import Route
 
 from router.assembly import Runtime
 from router.config import ConfigError, Problem
-from router.errors import BodyTooLarge, GatewayError
+from router.drill import Drills
+from router.drill_stage import DrillOrder
+from router.errors import BadRequest, BodyTooLarge, GatewayError
 from router.explain import explain
 from router.live_state import describe
 from router.metrics import CONTENT_TYPE, Metrics
 from router.wire.errors import error_body
+
+_ORDER_BYTES = 64 * 1024  # far more than an order for a drill has
 
 Reload = Callable[[], Awaitable[list[Problem]]]
 
 
 def admin_app(runtime: Callable[[], Runtime], ready: Callable[[], bool], reload: Reload, metrics: Metrics) -> Starlette:
     """The ASGI app. `reload` returns warnings or raises ConfigError; `ready`: neither starting nor draining."""
+
+    drills = Drills(runtime, metrics)
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -36,7 +43,7 @@ def admin_app(runtime: Callable[[], Runtime], ready: Callable[[], bool], reload:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     async def state(_: Request) -> Response:
-        return JSONResponse(describe(runtime()))
+        return JSONResponse(describe(runtime()) | {"drills": list(drills.results)})
 
     async def reload_now(_: Request) -> Response:
         try:
@@ -57,7 +64,7 @@ def admin_app(runtime: Callable[[], Runtime], ready: Callable[[], bool], reload:
                 live=True,
             )
         except GatewayError as error:
-            return Response(error_body(error), error.status, media_type="application/json")
+            return _refusal(error)
         return PlainTextResponse("\n".join(lines) + "\n")
 
     return Starlette(
@@ -68,8 +75,27 @@ def admin_app(runtime: Callable[[], Runtime], ready: Callable[[], bool], reload:
             Route("/admin/state", state),
             Route("/admin/reload", reload_now, methods=["POST"]),
             Route("/admin/explain", explain_now, methods=["POST"]),
+            Route("/admin/drill", _drill_handler(drills), methods=["POST"]),
         ]
     )
+
+
+def _drill_handler(drills: Drills) -> Callable[[Request], Awaitable[Response]]:
+    async def drill_now(request: Request) -> Response:
+        try:
+            order = DrillOrder.model_validate_json(await _body(request, _ORDER_BYTES))
+            return JSONResponse(await drills.run(order))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            return _refusal(BadRequest(f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}"))
+        except GatewayError as error:
+            return _refusal(error)
+
+    return drill_now
+
+
+def _refusal(error: GatewayError) -> Response:
+    return Response(error_body(error), error.status, media_type="application/json")
 
 
 async def _body(request: Request, limit: int) -> bytes:

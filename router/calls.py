@@ -18,6 +18,7 @@ from router.heartbeat import Heartbeat
 from router.measure import Measured
 from router.metrics import Metrics
 from router.pools import Detour, Pool
+from router.tenants import Identity
 from router.tickets import Ticket
 from router.wire.alias import AliasRewriter, rename_in_error
 from router.wire.openai import ApiSpec
@@ -77,13 +78,15 @@ class Call:
     `degraded`: another pool serves it, with less. `hides_usage`: the stream's usage was asked for by the gateway alone
     and is not the client's to see. `refused`: the status of an error inside the stream that the request caused.
     `claim`: asked before the first byte for the client, while another copy of the request may be under way. `resume`:
-    what its stream needs to go on elsewhere; None where it cannot.
+    what its stream needs to go on elsewhere; None where it cannot. `probe_of`: the request is the gateway's own, sent
+    as this tenant.
     """
 
     client: Client
     spec: ApiSpec
     id: str
     arrived_at: float
+    probe_of: Identity | None = None
     tenant: Tenant | None = None
     model: ServedModel | None = None
     measured: Measured | None = None

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from policies.drill import DrillFault
 from router import __version__
 from router.config import Config, ConfigError, load, warnings
 from router.config.types import NAME_PATTERN, NAME_WORDS
 from router.errors import GatewayError
+from router.operators import NoAnswer, ask_operators
 from router.tenants import new_key
-
-if TYPE_CHECKING:  # commands that ask nobody start without it
-    import httpx2
 
 _DESCRIPTION = """\
 Promptlane: an OpenAI-compatible, prompt-aware gateway for people who run their own vLLM servers for several tenants.
@@ -49,7 +48,7 @@ signals (serve):
   SIGHUP   reload the configuration: all of it is built and validated, then swapped; requests under way finish
   SIGTERM  not ready any more; requests under way get server.shutdown_grace seconds to finish
 
-exit status: 0 well, 1 a mistake in the configuration or in what was asked, 2 wrong arguments
+exit status: 0 well, 1 a mistake in the configuration or in what was asked, or a drill that failed, 2 wrong arguments
 """
 
 
@@ -64,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_problems(error)
     except GatewayError as error:
         _complain(error.message)
+    except NoAnswer as error:
+        _complain(str(error))
     except OSError as error:
         _complain(f"{error.filename or 'input'}: {error.strerror or error}")
     return 1
@@ -104,7 +105,23 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--live", action="store_true", help="ask the running gateway, by its operator plane: its pools as they are now"
     )
+    _add_drill(commands)
     return parser
+
+
+def _add_drill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    drill = commands.add_parser("drill", help="make endpoints fail on purpose, and measure how soon others take over")
+    _add_config(drill)
+    drill.add_argument("--tenant", required=True, metavar="T", help="the tenant whose pool is exercised")
+    drill.add_argument("--model", metavar="M", help="its model, where it has several pools")
+    drill.add_argument("--endpoint", metavar="NAME", help="this endpoint alone fails (default: all hot ones)")
+    faults = [fault.value for fault in DrillFault]
+    drill.add_argument("--fault", choices=faults, default="kill", help="how they fail (default: kill)")
+    drill.add_argument("--seconds", type=float, metavar="N", help="for so long (default: the tier's target and 5 more)")
+    drill.add_argument("--dry-run", action="store_true", help="say what would be done, and who would take over")
+    drill.add_argument("--real", action="store_true", help="break real engines, by the pool's drill_hook")
+    drill.add_argument("--force", action="store_true", help="though nobody can take over, or other tenants suffer it")
+    drill.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -189,34 +206,24 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _explain_live(options: argparse.Namespace, config: Config, data: bytes) -> int:
-    import httpx2
-
-    host = config.server.admin_host
-    url = f"http://{f'[{host}]' if ':' in host else host}:{config.server.admin_port}/admin/explain"
     asked = {"tenant": options.tenant, "path": options.path, "lane": options.lane}
     params = {name: value for name, value in asked.items() if value is not None}
-    try:
-        with httpx2.Client(trust_env=False) as client:
-            answer = client.post(url, params=params, content=data)
-    except httpx2.HTTPError as error:
-        _complain(f"the gateway's operator plane at {url} does not answer: {error}")
-        return 1
-    if answer.status_code != 200:
-        _complain(_said(answer))
-        return 1
-    print(answer.text, end="")
+    print(ask_operators(config, "/admin/explain", data, params=params).text, end="")
     return 0
 
 
-def _said(answer: httpx2.Response) -> str:
-    """What a refusal says; something else than the gateway may answer on that port."""
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{answer.url} answered {answer.status_code}, and not as a gateway does"
+def _drill(options: argparse.Namespace) -> int:
+    from router.drill_report import report_lines
+
+    keys = ("tenant", "model", "endpoint", "fault", "seconds", "dry_run", "real", "force")
+    order = {key: getattr(options, key) for key in keys}
+    # It answers when all is over: after the fault, and the way back of the endpoints.
+    result = ask_operators(load(options.config), "/admin/drill", json.dumps(order).encode(), seconds=None).json()
+    print(json.dumps(result, indent=2) if options.json else "\n".join(report_lines(result)))
+    return 1 if result["status"] == "failed" else 0
 
 
-_COMMANDS = {"serve": _serve, "check": _check, "keys": _keys, "explain": _explain}
+_COMMANDS = {"serve": _serve, "check": _check, "keys": _keys, "explain": _explain, "drill": _drill}
 
 
 def _print_warnings(config: Config) -> None:

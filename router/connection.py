@@ -103,6 +103,14 @@ class Connection(asyncio.Protocol):
             self._writable().resume_reading()
             self._timer.arm(self._deadline()[0], self._tick)
 
+    def stall(self) -> None:
+        """A drill: the engine seems to be silent, and the clocks run, until `unstall`."""
+        self._writable().pause_reading()
+
+    def unstall(self) -> None:
+        if not self._paused and self.usable:
+            self._writable().resume_reading()
+
     def fail(self, error: EngineError) -> None:
         """End the exchange with `error` and close the socket at once: the engine stops working for us."""
         exchange = self._exchange

@@ -83,9 +83,10 @@ class Gateway:
         self._clock = services.clock
         self._attempts = Attempts(services.clock, services.metrics, self._own_headers)
 
-    async def handle(self, spec: ApiSpec, client: Client) -> None:
-        """Answers one request of one API, whatever happens to it."""
-        call = Call(client, spec, request_id(client), self._clock())
+    async def handle(self, spec: ApiSpec, client: Client, probe_of: Identity | None = None) -> None:
+        """Answers one request of one API, whatever happens to it. `probe_of`: it is the gateway's own, sent as this
+        tenant: neither limited nor counted."""
+        call = Call(client, spec, request_id(client), self._clock(), probe_of=probe_of)
         try:
             await self._serve(call)
         except GatewayError as error:
@@ -103,7 +104,7 @@ class Gateway:
             self._settle(call)
 
     async def _serve(self, call: Call) -> None:
-        identity = self.identify(call.client, call.spec.name)
+        identity = call.probe_of or self.identify(call.client, call.spec.name)
         call.tenant = identity.tenant
         data = await call.client.body(self.settings.max_body_bytes, self.settings.body_timeout)
         call.client.watch()
@@ -160,7 +161,7 @@ class Gateway:
         """Takes from the tenant's limits. Raises RateLimited."""
         request = call.request
         limits = self.limits.get(request.tenant)
-        if limits is None:
+        if limits is None or call.probe_of is not None:
             return
         grant = limits.admit(self._clock(), request.prompt_tokens + request.max_output_tokens)
         if isinstance(grant, Rejection):
@@ -210,6 +211,9 @@ class Gateway:
     def _settle(self, call: Call) -> None:
         """Gives back what the request still holds, and counts it. Runs once, whatever happened."""
         now, usage = self._clock(), call.usage
+        if call.probe_of is not None:
+            call.answer = None
+            return
         if call.grant is not None:
             if call.ticket is None:
                 call.grant.cancel(now)

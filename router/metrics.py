@@ -81,6 +81,7 @@ COUNTERS = {
         ("pool", "result"),
         "Prompts copied to a standby to keep it warm (result=answered|failed|skipped).",
     ),
+    "promptlane_drills": (("pool", "fault", "result"), "Drills carried out (result=passed|failed)."),
     "promptlane_config_reloads": (("result",), "Reloads of the configuration (result=ok|refused)."),
     "promptlane_internal_errors": (("where",), "Faults of the gateway itself."),
 }
@@ -117,6 +118,10 @@ class Metrics(Collector):
             _check(name, COUNTERS[name][0], labels)
             totals[labels] = 0.0
         totals[labels] += amount
+
+    def total(self, name: str, *labels: str) -> float:
+        """The sum of a counter's values whose labels begin with these."""
+        return sum(total for found, total in self._totals[name].items() if found[: len(labels)] == labels)
 
     def observe(self, name: str, seconds: float, *labels: str) -> None:
         """Adds one value to a histogram."""

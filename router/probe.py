@@ -18,6 +18,7 @@ import httpx2
 from policies.endpoint_state import EndpointState
 from policies.scorers.engine_load import STALE_SECONDS
 from router.canary import Canary
+from router.errors import EngineError
 from router.metrics import Metrics
 from router.pools import Place, Pool
 from router.watch import Watcher, WatchSettings
@@ -71,6 +72,7 @@ class Prober:
             headers=list(headers),
             trust_env=False,  # a proxy in the environment is for the outside world, not for our engines
             follow_redirects=False,
+            event_hooks={"request": [self._meet_drill]},
         )
         self._runs: dict[str, EngineRun] = {}  # by endpoint
         self._useless: set[str] = set()  # endpoints warned of
@@ -209,6 +211,20 @@ class Prober:
             self._useless.add(name)
         elif not useless:
             self._useless.discard(name)
+
+    async def _meet_drill(self, request: httpx2.Request) -> None:
+        """What a drill does to tenants' requests it does to ours: to all when nobody can connect, else only to those
+        that make the engine work. `/health` of an engine that hangs is good."""
+        url = str(request.url)
+        for place in self._pool.places:
+            fault = place.upstream.fault
+            if fault is None or not url.startswith(place.state.endpoint.url.rstrip("/") + "/"):
+                continue
+            if fault.refuses or request.method == "POST":
+                try:
+                    await fault.meet(self._settings.timeout)
+                except EngineError as error:
+                    raise httpx2.ConnectError(error.message) from None
 
     async def _get(self, place: Place, path: str) -> httpx2.Response | None:
         try:

@@ -14,8 +14,10 @@ from time import monotonic
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from policies.drill import DrillFault
 from router.connection import Connection
 from router.errors import ConnectFailed, ConnectTimeout, EngineClosed, EngineError
+from router.injected import InjectedFault
 from router.response import Response
 from router.timeouts import Timeouts
 
@@ -82,6 +84,7 @@ class Upstream:
         self._busy: set[Connection] = set()
         self._closed = False
         self.heard_at = 0.0
+        self.fault: InjectedFault | None = None  # while a drill makes this endpoint fail
         host = f"[{self._host}]" if ":" in self._host else self._host
         authority = host if parts.port in (None, 443 if tls else 80) else f"{host}:{self._port}"
         self._taken = OURS | {name.lower() for name, _ in headers}  # names a caller cannot set
@@ -129,6 +132,8 @@ class Upstream:
         """
         request = self._request(method, target, headers, body)
         wait = self._timeouts.first_byte if first_byte is None else first_byte
+        if self.fault is not None:
+            await self.fault.meet(wait)
         bodiless = method == b"HEAD"
         started = monotonic()
         connection = self._reusable()
@@ -151,6 +156,26 @@ class Upstream:
         """End every exchange under way with `error` and close its connection: the engine is to do nothing more."""
         for connection in list(self._busy):
             connection.fail(error)
+        if self.fault is not None:
+            self.fault.break_off(error)
+
+    def strike(self, fault: InjectedFault) -> None:
+        """From now on requests meet this fault, until `lift`; what is under way breaks or stands still as the kind
+        says."""
+        self.fault = fault
+        if fault.kind is DrillFault.KILL:
+            self.abandon(EngineClosed("The engine closed the connection before its response was complete."))
+        elif fault.kind is DrillFault.HANG:
+            for connection in self._busy:
+                connection.stall()
+
+    def lift(self) -> None:
+        """The fault is over; idempotent."""
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            fault.lift()
+            for connection in self._busy:
+                connection.unstall()
 
     # -- the connections' side (router.connection.Owner) -------------------------------------------------------------
 

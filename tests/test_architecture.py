@@ -22,13 +22,15 @@ FLOORS = {
     "router.gateway": 3,
     "router.assembly": 5, "router.pool_builder": 5, "router.standby_builder": 5,
     "router.process": 4,
+    "router.drill": 6, "router.drill_probe": 6, "router.drill_report": 6, "router.drill_stage": 6,
+    "router.operators": 5,
     "router.app": 6, "router.admin": 6, "router.explain": 6, "router.live_state": 6, "router.serve": 7,
     "router.cli": 8,
 }  # fmt: skip
 ADAPTERS = 2
 # Adapters that are one room in several files, or stand on another by their nature.
 NEIGHBOURS = {
-    "upstream": {"connection", "response", "timeouts"},
+    "upstream": {"connection", "injected", "response", "timeouts"},
     "response": {"connection"},
     "connection": {"timeouts"},
     "pools": {"lanes", "tickets", "upstream"},
@@ -45,7 +47,7 @@ NEIGHBOURS = {
     "measure": {"counting"},
     "origin": {"client"},
     "degraded": {"calls", "pools"},
-    "calls": {"client", "heartbeat", "measure", "metrics", "pools", "relay", "resume", "tickets"},
+    "calls": {"client", "heartbeat", "measure", "metrics", "pools", "relay", "resume", "tenants", "tickets"},
     "relay": {"calls", "upstream"},
     "attempts": {"calls", "degraded", "heartbeat", "hedging", "metrics", "pools", "relay", "resume", "tickets"},
     "hedging": {"calls"},

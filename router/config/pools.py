@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import Field
 
 from policies.outliers import MAX_EJECTED_SHARE
@@ -27,6 +27,7 @@ from router.config.types import (
     SocketUrl,
     Variable,
     Weight,
+    Word,
 )
 
 
@@ -158,4 +159,9 @@ class PoolConfig(Section):
     health: HealthConfig = Field(default=HealthConfig(), description="How endpoints are watched.")
     standby: StandbyConfig = Field(
         default=StandbyConfig(), description="What happens when its hot endpoints cannot serve."
+    )
+    drill_hook: Annotated[tuple[Word, ...], MaxLen(64)] = Field(
+        default=(),
+        description="Program and arguments by which `promptlane drill --real` breaks an engine; gets begin or end, the "
+        "fault, and the endpoint's name and URL as further arguments.",
     )

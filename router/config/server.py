@@ -97,6 +97,10 @@ class StateConfig(Section):
     ledger_url: LedgerUrl | None = Field(
         default=None, repr=False, description="Where records will be kept; accepted, but this version keeps none yet."
     )
+    drills_file: FileName | None = Field(
+        default=None,
+        description="Where results of drills are kept, JSON lines, the last 1000; null: in memory, the last 100.",
+    )
 
 
 class ClassifyConfig(Section):

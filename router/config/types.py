@@ -150,6 +150,7 @@ ModelName: TypeAlias = Annotated[str, *_text(r"(?! )[ !#-\[\]-~]{1,256}(?<! )", 
 Host: TypeAlias = Annotated[str, AfterValidator(host_name), Expect("a host such as llm.example.com, without port")]
 BindHost: TypeAlias = Annotated[str, *_text(r"[A-Za-z0-9.:_-]{1,253}", "an address or host name to listen on")]
 FileName: TypeAlias = Annotated[str, *_text(r"[^\0]{1,4096}", "a file name")]
+Word: TypeAlias = Annotated[str, *_text(r"[^\0]{1,4096}", "text")]
 HeaderName: TypeAlias = Annotated[
     str, AfterValidator(str.lower), *_text(r"[a-z0-9-]{1,64}", "a header name: letters, digits and hyphens")
 ]

@@ -134,3 +134,33 @@ async def test_a_refused_reload_says_every_problem(plane: Plane) -> None:
 )
 async def test_nothing_else_is_served_here(plane: Plane, method: str, path: str, status: int) -> None:
     assert (await plane.http.request(method, path)).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (b"{", "body: Invalid JSON"),
+        (b'{"tenant": "acme", "fault": "flood"}', "fault: Input should be 'kill', 'hang', 'refuse' or 'slow'"),
+        (b'{"tenant": "acme", "seconds": 0}', "seconds: "),
+        (b'{"tenant": "acme", "hook": ["rm"]}', "hook: Extra inputs are not permitted"),
+        (b'{"tenant": "nobody"}', "There is no tenant 'nobody'. Known: acme, globex"),
+        (b'{"tenant": "acme"}', "has 2 pools: name a model. Known: big, small"),
+        (b'{"tenant": "globex"}', "has 0 pools: name a model. Known: none"),
+        (b'{"tenant": "acme", "model": "small"}', "no other endpoint that could take over"),
+    ],
+)
+async def test_a_drill_that_cannot_be_is_refused(plane: Plane, order: bytes, said: str) -> None:
+    answer = await plane.http.post("/admin/drill", content=order)
+    assert (answer.status_code, said in answer.json()["error"]["message"]) == (400, True), answer.text
+
+
+async def test_an_order_for_a_drill_is_bounded(plane: Plane) -> None:
+    assert (await plane.http.post("/admin/drill", content=b" " * 100_000)).status_code == 413
+
+
+async def test_a_dry_run_tells_the_plan(plane: Plane) -> None:
+    answer = await plane.http.post("/admin/drill", json={"tenant": "acme", "model": "big", "dry_run": True})
+    plan = answer.json()
+    assert (answer.status_code, plan["status"], plan["pool"]) == (200, "planned", "one")
+    assert plan["target_seconds"] == 5
+    assert (await plane.get("/admin/state")).json()["drills"] == []

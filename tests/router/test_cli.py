@@ -14,6 +14,7 @@ import yaml
 
 from router.cli import main
 from tests.router.test_assembly import CONFIG, changed
+from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "tests" / "examples" / "two-tenants.yaml"
@@ -272,10 +273,30 @@ def test_explain_works_for_every_profile(capsys: pytest.CaptureFixture[str], tmp
     assert (status, f"profile    {profile}" in out) == (0, True)
 
 
+# -- drill
+
+
+def test_a_drill_without_a_gateway_is_a_clear_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = written(tmp_path, changed(server__admin_port=free_port()))
+    status, out, err = ran(capsys, "drill", "--config", config, "--tenant", "acme")
+    assert (status, out, "Traceback" in err) == (1, "", False)
+    assert "operator plane" in err
+    assert "does not answer" in err
+
+
+@pytest.mark.parametrize("options", [("--fault", "flood"), ("--seconds", "long")])
+def test_a_drill_that_makes_no_sense_ends_with_2(
+    capsys: pytest.CaptureFixture[str], config: Path, options: tuple[str, ...]
+) -> None:
+    assert ran(capsys, "drill", "--config", config, "--tenant", "acme", *options)[0] == 2
+
+
 # -- help
 
 
-@pytest.mark.parametrize("command", [(), ("serve",), ("check",), ("keys",), ("keys", "create"), ("explain",)])
+@pytest.mark.parametrize(
+    "command", [(), ("serve",), ("check",), ("keys",), ("keys", "create"), ("explain",), ("drill",)]
+)
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
     status, out, err = ran(capsys, *command, "--help")
     assert (status, err) == (0, "")
@@ -289,7 +310,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert ran(capsys, "--version")[1] == f"promptlane {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("keys",), ("keys", "create"), ("explain",)])
+@pytest.mark.parametrize("arguments", [(), ("nonsense",), ("keys",), ("keys", "create"), ("explain",), ("drill",)])
 def test_wrong_arguments_end_with_2_and_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     status, _, err = ran(capsys, *arguments)
     assert (status, err.startswith("usage: promptlane")) == (2, True)

@@ -7,12 +7,15 @@ import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
+import httpx2
 import pytest
 
+from policies.drill import DrillFault
 from policies.endpoint_state import EndpointState
 from policies.scorers.engine_load import STALE_SECONDS
 from policies.types import Endpoint, EngineModel
 from router.errors import NoEndpoint
+from router.injected import InjectedFault
 from router.metrics import Metrics
 from router.pools import Place, Pool
 from router.probe import Prober, ProbeSettings
@@ -342,4 +345,35 @@ async def test_an_engine_that_wakes_or_restarts_starts_gently(engine: Engine) ->
         engine.answers["/metrics"] = whole(b"process_start_time_seconds %d\n" % started)
         await prober.scrape(place)
         assert place.state.status(pool.clock()) == status
+    await prober.stop()
+
+
+@pytest.mark.parametrize("kind", [DrillFault.KILL, DrillFault.REFUSE])
+async def test_a_drill_in_which_nobody_can_connect_fails_the_probes_too(engine: Engine, kind: DrillFault) -> None:
+    _, place, prober = probed(engine)
+    place.upstream.strike(InjectedFault(kind))
+    assert not await prober.probe(place)
+    assert engine.asked == [], "nothing is sent to an engine that is to look dead"
+    place.upstream.lift()
+    assert await prober.probe(place)
+    await prober.stop()
+
+
+@pytest.mark.parametrize("kind", [DrillFault.HANG, DrillFault.SLOW])
+async def test_an_engine_that_hangs_in_a_drill_still_says_that_it_is_well(engine: Engine, kind: DrillFault) -> None:
+    _, place, prober = probed(engine)
+    place.upstream.strike(InjectedFault(kind))
+    assert await prober.probe(place)
+    await prober.stop()
+
+
+async def test_what_would_make_a_hanging_engine_work_hangs_in_a_drill(engine: Engine) -> None:
+    """A canary must not find the engine at work that a drill hides: it goes by the prober's own client."""
+    pool, place, patient = probed(engine)
+    prober = Prober(pool, IMPATIENT, Metrics())
+    place.upstream.strike(InjectedFault(DrillFault.HANG))
+    with pytest.raises(httpx2.ConnectError):
+        await prober._http.post(f"{place.state.endpoint.url}/v1/completions", json={})
+    assert engine.asked == []
+    await patient.stop()
     await prober.stop()
