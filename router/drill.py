@@ -34,7 +34,7 @@ BACK_SECONDS = 60.0  # circuits may stay open for 30 s after an outage
 # Refusals by which a client's request was lost to the fault, and not by a fault or limit of its own.
 LOST_CODES = (
     "bad_engine_response", "deadline_exceeded", "engine_aborted", "engine_closed", "engine_error", "engine_hung",
-    "engine_timeout", "engine_unreachable", "no_endpoint",
+    "engine_timeout", "engine_unreachable", "no_endpoint", "stream_interrupted",
 )  # fmt: skip
 
 

@@ -41,7 +41,9 @@ class Features:
     standby_events: bool = False
 
 
-EXPECT = Features()
+EXPECT = Features(
+    hung=True, held_back=True, resumes=frozenset({"platinum"}), aborts=True, honest_done=True, standby_events=True
+)
 
 
 @dataclass

@@ -38,6 +38,8 @@ ENGINE = {"prefill_tokens_per_second": 150_000, "decode_step_seconds": 0.008, "r
 HEALTH = {"interval": 0.25, "timeout": 1.0, "scrape_interval": 0.25}
 TIMEOUTS = {"connect": 2.0, "first_byte": 10.0, "idle": 5.0, "total": 60.0}
 """Far above what a busy machine does to an engine that is well, far below a client's patience."""
+STANDBY = {"calm_seconds": 2.0, "max_failovers": 1000}
+"""Schedules follow each other within seconds: each is to find the hot engines at work, and may fail over again."""
 WAIT_SECONDS = 60.0
 """For conditions that hold within a second or two on a machine that is not busy; a circuit may stay open for 30 s."""
 SPARE_FILES = 48
@@ -57,7 +59,7 @@ def configuration(
     def pool(name: str) -> dict[str, Any]:
         mine = [host for host in hosts.values() if host.spec.pool == name]
         endpoints = [{"name": host.name, "url": host.url, "role": host.spec.role} for host in mine]
-        return {"endpoints": endpoints, "health": HEALTH, "timeouts": dict(timeouts)}
+        return {"endpoints": endpoints, "health": HEALTH, "timeouts": dict(timeouts), "standby": STANDBY}
 
     return {
         "server": {"host": "127.0.0.1", "port": ports[0], "admin_port": ports[1]},

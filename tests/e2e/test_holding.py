@@ -158,21 +158,31 @@ async def test_of_many_that_leave_at_once_nothing_is_left(fleet: Fleet, stream: 
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_full_queue_says_so_and_when_to_come_back(fleet: Fleet, status: int) -> None:
-    await fleet.serve(lanes={"short": {"max_waiting": 2, "when_full": status}})
+    await fleet.serve(lanes={"long": {"max_waiting": 2, "when_full": status}})
     async with fleet.client() as client:
-        tasks = await hold(fleet, client, SMALL, SMALL)
-        answer = await client.post(CHAT, json=chat())
+        tasks = await hold(fleet, client, 5000, 5000)
+        answer = await client.post(CHAT, json=chat(5000))
         assert answer.status_code == status
         error = answer.json()["error"]
         codes = {429: ("requests", "rate_limit_exceeded"), 503: ("overloaded_error", "queue_full")}
         assert (error["type"], error["code"]) == codes[status]
         assert 1 <= float(answer.headers["retry-after"]) <= 300
-        long = ask(client, 5000)
+        short = ask(client, SMALL)
         await fleet.until_waiting(3)
-        assert not long.done(), "another lane has a queue of its own"
+        assert not short.done(), "another lane has a queue of its own"
         fleet.engines[0].fault("none")
-        assert await statuses([*tasks, long]) == [200] * 4
+        assert await statuses([*tasks, short]) == [200] * 4
     assert await fleet.metric("promptlane_rejections_total", tenant="acme", reason=codes[status][1]) >= 1
+
+
+async def test_where_short_prompts_find_no_room_to_wait_long_ones_find_none_either(fleet: Fleet) -> None:
+    """Each would take the time of many short ones."""
+    await fleet.serve(lanes={"short": {"max_waiting": 2}})
+    async with fleet.client() as client:
+        tasks = await hold(fleet, client, SMALL, SMALL)
+        assert [(await client.post(CHAT, json=chat(size))).status_code for size in (SMALL, 5000)] == [429, 429]
+        fleet.engines[0].fault("none")
+        assert await statuses(tasks) == [200] * 3
 
 
 async def test_the_longer_the_queue_the_later_a_client_is_to_come_back(fleet: Fleet) -> None:

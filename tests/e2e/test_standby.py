@@ -270,7 +270,7 @@ async def test_two_pools_share_a_warm_engine_one_at_a_time(engines: Fleet) -> No
         third = await acme.post(CHAT, json=chat())
     assert second.status_code in (502, 503)
     assert (third.status_code, third.headers["x-promptlane-endpoint"]) == (200, "acme-e2")
-    assert (await first).status_code in (502, 503)
+    assert (await first).status_code in (200, 502, 503)  # tried again, it may have come to the engine once it was awake
     salts = {one["cache_salt"] for one in engines.seen(2)}
     engines.pool = "globex"
     assert (await engines.state())["standby"]["level"] == "hot"

@@ -50,6 +50,7 @@ class RecordingEngine:
         self.began, self.client_left = asyncio.Event(), asyncio.Event()
         self._readers: dict[asyncio.StreamWriter, asyncio.StreamReader] = {}
         self.reply: Callable[[bytes, asyncio.StreamWriter], Any] = self.answer
+        self.models = b'{"object":"list","data":[{"id":"tiny","max_model_len":4096}]}'
         self.port = 0
         self._server: asyncio.Server | None = None
 
@@ -98,7 +99,7 @@ class RecordingEngine:
         elif head.startswith(b"GET /metrics"):
             writer.write(whole(b'vllm:cache_config_info{block_size="16",num_gpu_blocks="1000"} 1.0\n'))
         elif head.startswith(b"GET /v1/models"):
-            writer.write(whole(b'{"object":"list","data":[{"id":"tiny","max_model_len":4096}]}'))
+            writer.write(whole(self.models))
         else:
             self.received.append(request)
             await self.reply(request, writer)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from policies.drill import DrillFault
+from policies.standby import Level
 from router.drill import Drills
 from router.drill_report import report_lines
 from router.drill_results import KEPT_LINES, DrillResults
@@ -31,6 +33,8 @@ def configuration(folder: Path) -> dict[str, Any]:
     config = two_tenants()
     config["state"] = {"drills_file": str(folder / "drills.jsonl")}
     config["pools"]["acme"]["endpoints"][1]["role"] = "warm"
+    config["pools"]["acme"]["standby"] = {"calm_seconds": 0.05, "max_failovers": 1000}  # one drill after the other
+    config["pools"]["globex"]["retry_wait"] = 0  # else who is failed by all waits until the drill is over
     config["pools"]["acme"]["drill_hook"] = [sys.executable, str(folder / "hook.py"), str(folder / "calls")]
     config["pools"]["globex"]["drill_hook"] = [sys.executable, str(folder / "hook.py"), str(folder / "fail")]
     config["tenants"]["acme"]["models"]["other"] = {"pool": "open", "engine_model": "tiny"}
@@ -53,9 +57,17 @@ def stack(folder: Path) -> Iterator[Stack]:
 @pytest.fixture
 def drills(stack: Stack) -> Drills:
     stack.run(stack.all_available())
+    standby = stack.app.runtime.standbys["acme"]
+    stack.run(_until(lambda: standby.level is Level.HOT))
     for engine in stack.engines.values():
         engine.received.clear()
     return Drills(lambda: stack.app.runtime, stack.process.metrics)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - time has to pass
+            await asyncio.sleep(0.02)
 
 
 def drilled(stack: Stack, drills: Drills, tenant: str = "acme", **fields: Any) -> dict[str, Any]:
@@ -91,6 +103,7 @@ def test_nothing_of_a_drill_is_left(stack: Stack, drills: Drills) -> None:
         (0, 0),
         (0, 0),
     ]
+    stack.run(_until(lambda: stack.app.runtime.standbys["acme"].level is Level.HOT))
     assert stack.post("/v1/chat/completions", chat(), key="acme-key")[1]["x-promptlane-endpoint"] == "acme-0"
 
 

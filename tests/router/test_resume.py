@@ -31,11 +31,17 @@ class Engines:
         self.first: list[bytes] = []
         self.rest = [said("completions", "z", [9], "stop"), usage("completions"), DONE]
         self.texts: list[str] = []
-        self.cards = CARDS
+        self._both = [stack.engines[name] for name in ("acme-0", "acme-1")]
+        self.cards(CARDS)
         self.asked: list[tuple[str, Any]] = []
         self._streams = 0
-        for name in ("acme-0", "acme-1"):
-            stack.engines[name].reply = self._reply
+        for engine in self._both:
+            engine.reply = self._reply
+
+    def cards(self, models: bytes) -> None:
+        """What they say of their models."""
+        for engine in self._both:
+            engine.models = models
 
     @property
     def continuation(self) -> Any:
@@ -47,9 +53,7 @@ class Engines:
         head, _, body = request.partition(b"\r\n\r\n")
         path = head.split()[1].decode()
         self.asked.append((path, json.loads(body) if body else None))
-        if path == "/v1/models":
-            writer.write(whole(self.cards))
-        elif path == "/detokenize":
+        if path == "/detokenize":
             writer.write(whole(json.dumps({"prompt": self.texts.pop(0)}).encode()))
         else:
             self._streams += 1
@@ -116,7 +120,8 @@ def test_without_a_bound_the_models_context_is_asked_for(stack: Stack, engines: 
 
 @pytest.mark.parametrize("cards", [b'{"data":[]}', b"nonsense"])
 def test_where_the_context_is_not_known_nothing_is_invented(stack: Stack, engines: Engines, cards: bytes) -> None:
-    engines.first, engines.cards = [role([1, 2]), said("chat", "a", [7])], cards
+    engines.first = [role([1, 2]), said("chat", "a", [7])]
+    engines.cards(cards)
     answer = ask(stack)
     assert (text(answer), code(answer)) == ("a", "stream_interrupted")
 
