@@ -186,7 +186,7 @@ class Play:
         return [
             {"pool": name} | event
             for name, pool in pools.items()
-            for event in pool.get("standby", {}).get("events", [])
+            for event in (pool.get("standby") or {}).get("events", [])
         ]
 
     def _check_recoveries(self, events: list[dict[str, Any]]) -> None:
