@@ -88,6 +88,11 @@ def step_seconds(state: EndpointState) -> float:
     return rates.step + rates.decode * (state.in_flight - state.pending_prefills) + rates.context * state.decode_tokens
 
 
+def ttft(wait: float, own: float, slow: float, step: float) -> float:
+    """Seconds to the first token if sent now: (wait + own)·f + dstep, the study's policy A (facts/routing.md)."""
+    return (wait + own) * slow + step
+
+
 def slowdown(rates: Rates, step: float) -> float:
     """How much longer a prefill takes as its steps also carry the decodes: f = 1 + dstep/(8192·b)."""
     return 1.0 + step / (STEP_TOKENS * rates.prefill)

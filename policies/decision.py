@@ -5,6 +5,7 @@ Floor: `policies`, pure. A decision is a ranking, so that failover needs no seco
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,16 +27,28 @@ class Candidate(NamedTuple):
     scores: tuple[tuple[str, float], ...] = ()
 
 
-class Decision(NamedTuple):
-    """Where a request goes: the choice, then the next best few. `column`: the choice's place in the view."""
+class Decision:
+    """Where a request goes. `column`: the choice's place in the view; `profile`: whose decision it is.
 
-    ranked: tuple[Candidate, ...]
-    profile: str
-    column: int = 0
+    `ranked`: the choice, then the next best few, as they were when it was decided. Who never asks does not pay for it.
+    """
+
+    __slots__ = ("_others", "choice", "column", "profile")
+
+    def __init__(
+        self, choice: Candidate, profile: str, column: int, others: Callable[[], tuple[Candidate, ...]]
+    ) -> None:
+        self.choice = choice
+        self.profile = profile
+        self.column = column
+        self._others: Callable[[], tuple[Candidate, ...]] | tuple[Candidate, ...] = others
 
     @property
-    def choice(self) -> Candidate:
-        return self.ranked[0]
+    def ranked(self) -> tuple[Candidate, ...]:
+        others = self._others
+        if not isinstance(others, tuple):
+            others = self._others = others()
+        return (self.choice, *others)
 
 
 @dataclass(frozen=True, slots=True)

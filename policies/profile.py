@@ -7,7 +7,9 @@ ranking is made only for a request that is sent, and an explanation only when it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+from policies.cost import ttft
 from policies.decision import Candidate, Decision, Explanation
 from policies.endpoint_state import EndpointState
 from policies.filters import NotTried
@@ -97,7 +99,7 @@ class Profile:
         view.refresh(waiting)
         rows = [(scorer.name, scorer.score(waiting, view)) for scorer, _ in self._scorers]
         costs = self._costs(waiting, view)
-        candidates = _candidates(waiting, view, costs, view.open)
+        candidates = _candidates(waiting, view, view.waits, costs, view.open)
         return tuple(
             Explanation(
                 state.endpoint.name,
@@ -147,19 +149,34 @@ class Profile:
         return costs
 
     def _decision(self, waiting: Waiting, view: View, costs: list[float], column: int) -> Decision:
-        columns = sorted(view.open, key=costs.__getitem__)
-        columns.remove(column)
-        columns[RANKED - 1 :] = ()
-        columns.insert(0, column)
-        return Decision(_candidates(waiting, view, costs, columns), self.name, column)
+        (choice,) = _candidates(waiting, view, view.waits, costs, (column,))
+        others = partial(_others, waiting, view, view.waits.copy(), costs, view.open, column)
+        return Decision(choice, self.name, column, others)
 
 
-def _candidates(waiting: Waiting, view: View, costs: Sequence[float], columns: Sequence[int]) -> tuple[Candidate, ...]:
-    states, cached, own = view.states, waiting.cached, waiting.own
-    ttft = view.ttfts(waiting, columns)
+def _candidates(
+    waiting: Waiting, view: View, waits: Sequence[float], costs: Sequence[float], columns: Sequence[int]
+) -> tuple[Candidate, ...]:
+    states, cached, own, slowdowns, steps = view.states, waiting.cached, waiting.own, view.slowdowns, view.steps
     return tuple(
         [
-            Candidate(states[column], costs[column], cached[column], own[column], seconds)
-            for column, seconds in zip(columns, ttft, strict=True)
+            Candidate(
+                states[column],
+                costs[column],
+                cached[column],
+                own[column],
+                ttft(waits[column], own[column], slowdowns[column], steps[column]),
+            )
+            for column in columns
         ]
     )
+
+
+def _others(
+    waiting: Waiting, view: View, waits: Sequence[float], costs: Sequence[float], columns: Sequence[int], chosen: int
+) -> tuple[Candidate, ...]:
+    """The next best few. `waits` and `columns`: as they were when it was decided; nothing else of a view changes, nor
+    of a request that has been sent."""
+    ranked = sorted(columns, key=costs.__getitem__)
+    ranked.remove(chosen)
+    return _candidates(waiting, view, waits, costs, ranked[: RANKED - 1])

@@ -87,12 +87,6 @@ class View:
             self.open = [other for other in self.open if other != column]
         self.busy_share = self._busy_share()
 
-    def ttfts(self, waiting: Waiting, columns: Sequence[int]) -> list[float]:
-        """Seconds to the first token at these if sent now: (wait + own)·f + dstep, the study's policy A
-        (facts/routing.md)."""
-        waits, own, slowdowns, steps = self.waits, waiting.own, self.slowdowns, self.steps
-        return [(waits[column] + own[column]) * slowdowns[column] + steps[column] for column in columns]
-
     def _changed_since(self, earlier: Versions) -> list[int]:
         """The columns that have changed. Asked once for all that were last looked at in the same pass: the answer is
         kept, with the tuple, as what an identity stands for must not be gone."""

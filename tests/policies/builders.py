@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from policies.cost import Rates
+from policies.cost import Rates, ttft
 from policies.endpoint_state import EndpointState
 from policies.health import EndpointHealth
 from policies.learning import RateLearner
@@ -85,6 +85,11 @@ def send(view: View, column: int, waiting: Waiting) -> None:
     """The request goes to this column, as a pass does it."""
     view.states[column].reserve(waiting.request, waiting.cached[column], waiting.own[column], view.now)
     view.sent(column)
+
+
+def ttfts(view: View, waiting: Waiting, columns: Sequence[int]) -> list[float]:
+    """Seconds to the first token at these columns if sent now."""
+    return [ttft(view.waits[at], waiting.own[at], view.slowdowns[at], view.steps[at]) for at in columns]
 
 
 def chain_of(path: Sequence[int]) -> tuple[int, ...]:

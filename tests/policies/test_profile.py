@@ -18,7 +18,7 @@ from policies.scorers.predicted_ttft import PredictedTtft
 from policies.types import InferenceRequest, Rejection, RejectReason, Role
 from policies.view import View
 from policies.waiting import Waiting
-from tests.policies.builders import PREFIX, load, make_fleet, make_request, make_state, rng
+from tests.policies.builders import PREFIX, load, make_fleet, make_request, make_state, rng, ttfts
 
 AT_ONCE = "prompt-aware-at-once"
 
@@ -111,7 +111,7 @@ def test_a_decision_names_the_choice_and_then_the_cheapest_of_the_open_endpoints
         waiting = Waiting(make_request())
         view.refresh(waiting)
         assert (one.cached_tokens, one.own_seconds) == (waiting.cached[column], waiting.own[column])
-        assert [one.ttft_seconds] == view.ttfts(waiting, [column])
+        assert [one.ttft_seconds] == ttfts(view, waiting, [column])
 
 
 def test_the_endpoint_that_holds_the_prefix_wins_when_all_are_idle() -> None:

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.cost import own_seconds, slowdown, step_seconds, wait_seconds
-from tests.policies.builders import PREFIX, load, make_fleet, make_request, make_state, make_view, make_waiting, send
+from tests.policies.builders import (
+    PREFIX,
+    load,
+    make_fleet,
+    make_request,
+    make_state,
+    make_view,
+    make_waiting,
+    send,
+    ttfts,
+)
 
 SECONDS = st.floats(0.0, 1000.0)
 
@@ -31,7 +41,7 @@ def test_the_time_to_first_token_is_wait_and_own_slowed_by_the_decodes() -> None
     waiting = make_waiting(states, make_request(prompt_tokens=1000))
     step, own = step_seconds(states[0]), own_seconds(states[0].rates, 936, 64)
     slow = 1 + step / (8192 * states[0].rates.prefill)
-    assert make_view(states).ttfts(waiting, [0]) == pytest.approx([(3.0 + own) * slow + step])
+    assert ttfts(make_view(states), waiting, [0]) == pytest.approx([(3.0 + own) * slow + step])
 
 
 @given(st.lists(SECONDS, max_size=5), SECONDS, st.integers(1, 10_000))
@@ -40,9 +50,9 @@ def test_more_waiting_work_never_shortens_the_prediction(works: list[float], mor
     for seconds in works:
         load(states[0], seconds)
     waiting = make_waiting(states, make_request(prompt_tokens=tokens, blocks=()))
-    (before,) = make_view(states).ttfts(waiting, [0])
+    (before,) = ttfts(make_view(states), waiting, [0])
     load(states[0], more)
-    assert make_view(states).ttfts(waiting, [0])[0] >= before - 1e-9
+    assert ttfts(make_view(states), waiting, [0])[0] >= before - 1e-9
 
 
 def test_what_was_sent_is_seen_at_once() -> None:
@@ -58,11 +68,11 @@ def test_what_was_held_back_counts_as_planned_and_not_as_sent() -> None:
     states = make_fleet(2)
     load(states[0], 1.0)
     view, waiting = make_view(states), make_waiting(states)
-    before = view.ttfts(waiting, [0, 1])
+    before = ttfts(view, waiting, [0, 1])
     view.held(0, waiting)
     assert view.waits == [1.0, 0.0]
     assert view.planned == [1.0 + waiting.own[0], 0.0]
-    assert view.ttfts(waiting, [0, 1]) == before
+    assert ttfts(view, waiting, [0, 1]) == before
     assert view.busy_share == 0.5
 
 

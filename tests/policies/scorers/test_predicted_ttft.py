@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from policies.endpoint_state import EndpointState
 from policies.scorers.predicted_ttft import STICKINESS, PredictedTtft
 from policies.view import View
-from tests.policies.builders import PREFIX, load, make_fleet, make_request, make_state, make_view, make_waiting
+from tests.policies.builders import (
+    PREFIX,
+    load,
+    make_fleet,
+    make_request,
+    make_state,
+    make_view,
+    make_waiting,
+    ttfts,
+)
 
 REQUEST = make_request(prompt_tokens=1000)
 
@@ -62,7 +71,7 @@ def test_the_score_is_the_formula_of_the_study_with_lambda_scaled_by_the_busy_sh
     assert PredictedTtft().score(waiting, view) == pytest.approx(expected)
     plain = [formula(view, column, waiting.own[column], 0.0) for column in range(len(fleet))]
     assert PredictedTtft(0.0).score(waiting, view) == pytest.approx(plain)
-    assert plain == pytest.approx(view.ttfts(waiting, range(len(fleet))))
+    assert plain == pytest.approx(ttfts(view, waiting, range(len(fleet))))
 
 
 def test_only_open_endpoints_count_in_the_busy_share() -> None:
