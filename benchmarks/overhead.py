@@ -106,6 +106,7 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has told it to be ignored
     signal.signal(signal.SIGTERM, _interrupt)  # the children end in the same order as after Ctrl-C
     options = arguments(argv)
     try:

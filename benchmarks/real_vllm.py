@@ -134,6 +134,7 @@ def _interrupt(*_: object) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has told it to be ignored
     signal.signal(signal.SIGTERM, _interrupt)
     options = arguments(argv)
     try:

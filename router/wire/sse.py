@@ -26,7 +26,7 @@ class EventSplitter:
     def feed(self, piece: bytes) -> list[bytes]:
         """The events that end in this piece. The first may be the rest of one that was too long to keep."""
         part = self.part
-        if not part and piece.find(b"\n\n") == len(piece) - 2 and b"\r" not in piece:
+        if not part and piece.find(b"\n\n") == len(piece) - 2 >= 0 and b"\r" not in piece:
             return [piece]  # as most pieces are
         search_from, at = max(0, len(part) - 2), 0
         part += piece

@@ -92,7 +92,9 @@ def test_a_standby_answers_while_the_hot_engine_cannot_be_reached(stack: Stack, 
     assert result["rto_seconds"] < result["target_seconds"] == 5
     assert list(result["answered_by"]) == ["acme-1"]
     assert result["back_seconds"] is not None
-    assert len(stack.engines["acme-0"].received) == 1, "the probe before the fault, and none while it lasted"
+    salt = stack.app.runtime.gateway.directory.by_id["acme"].cache_salt.encode()  # canaries have others
+    probes = [request for request in stack.engines["acme-0"].received if salt in request]
+    assert len(probes) == 1, "the one before the fault, and none while it lasted"
 
 
 def test_nothing_of_a_drill_is_left(stack: Stack, drills: Drills) -> None:
