@@ -16,9 +16,9 @@ from typing import Literal
 from policies.drill import DrillFault
 from policies.types import Endpoint
 from router.errors import BadRequest
+from router.hooks import KEPT_VARIABLES
 
 HOOK_SECONDS = 60.0  # breaking an engine is one command; a hook that hangs must not keep an engine broken for ever
-KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TZ", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
 
 
 async def run_hook(hook: Sequence[str], action: Literal["begin", "end"], fault: DrillFault, endpoint: Endpoint) -> None:

@@ -58,6 +58,7 @@ NEIGHBOURS = {
     "recovery": {"metrics"},
     "standbys": {"metrics", "pools", "recovery", "standby_engines", "wake"},
     "standby_engines": {"hooks", "pools", "wake"},
+    "drill_hook": {"hooks"},
     "mirror": {"metrics", "pools", "relay"},
 }
 PURE = {"policies", "xxhash"}

@@ -22,7 +22,7 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 from policies.gate import Gate
 from policies.parts import FILTERS, PICKERS, SCORERS, Parameter, Part
 from policies.registry import DEFAULT_FILTERS, DEFAULT_PICKER, NEEDED_FILTERS, PartSpec, ProfileSpec
-from router.config.section import Section
+from router.config.section import Section, Switch
 from router.config.types import NO_BOOL, Expect, Seconds, Share, Weight
 
 if TYPE_CHECKING:
@@ -110,15 +110,10 @@ else:
     PickerConfig = _parts("PickerConfig", _Picker, PICKERS, "a mapping", {})
 
 
-class HoldConfig(Section):
+class HoldConfig(Switch):
     enabled: bool = Field(default=True, description="Whether requests wait at the gateway; `hold: false` is short.")
     wait_seconds: Seconds | None = Field(default=None, description="As routing.hold_seconds, which null takes.")
     kv_share: Share | None = Field(default=None, description="As routing.kv_share, which null takes.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _yes_or_no(cls, data: Any) -> Any:
-        return {"enabled": data} if isinstance(data, bool | str) else data
 
 
 class ProfileConfig(Section):

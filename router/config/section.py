@@ -29,3 +29,12 @@ class Section(BaseModel):
 def _is_container(model: type[BaseModel], key: str) -> bool:
     field = model.model_fields.get(key)
     return field is not None and describe(field.rebuild_annotation()).startswith(("a mapping", "a list"))
+
+
+class Switch(Section):
+    """A section with a field `enabled`, for which yes or no is short."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _yes_or_no(cls, data: Any) -> Any:
+        return {"enabled": data} if isinstance(data, bool | str) else data

@@ -7,13 +7,13 @@ the triggers do is in `policies.standby`; `StandbyConfig.machine` says the same 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from policies.standby import StandbySettings
-from router.config.section import Section
+from router.config.section import Section, Switch
 from router.config.types import NO_BOOL, VARIABLE_NAME, Count, EngineUrl, Expect, ModelName, Seconds, Share
 
 _SETTINGS = StandbySettings()
@@ -54,15 +54,10 @@ class DegradedConfig(Section):
     refuse_batch: bool = Field(default=True, description="Whether batch work is refused meanwhile.")
 
 
-class OverflowConfig(Section):
+class OverflowConfig(Switch):
     enabled: bool = Field(default=True, description="Whether warm endpoints help; `overflow: true` is short.")
     share: Share = Field(default=0.2, description="Their share of what is in flight, at most: 0.2 is 80 to 20.")
     above: Share = Field(default=0.9, description="Saturation of the serving endpoints from which on they help.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _yes_or_no(cls, data: Any) -> Any:
-        return {"enabled": data} if isinstance(data, bool | str) else data
 
 
 class MirrorConfig(Section):

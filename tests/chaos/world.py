@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +20,9 @@ from router.secret import cache_salt
 from tests.chaos.ask import REPLY_TOKENS, AskClient
 from tests.chaos.faults import HostSpec
 from tests.chaos.host import Host
-from tests.e2e.fleet import held
-from tests.e2e.stack import ENGINE_MODEL, ROOT, START_SECONDS
-from tests.servers import Server, free_port, launch, temporary_folder
+from tests.e2e.fleet import held, start_gateway
+from tests.e2e.stack import ENGINE_MODEL
+from tests.servers import Server, free_port, temporary_folder
 
 MODEL = "chat"
 SECRET = "an example secret for the chaos suite"
@@ -185,16 +183,4 @@ def _gateway(ports: tuple[int, int], config: dict[str, Any]) -> Server:
     with temporary_folder("chaos") as (folder, remove):
         file = folder / "promptlane.yaml"
         file.write_text(json.dumps(config))  # YAML holds JSON
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTLANE_")}
-        argv = [sys.executable, "-m", "router.cli", "serve", "--config", str(file)]
-        process, log = launch("gateway", argv, folder, env={**ours, "PROMPTLANE_SECRET": SECRET}, cwd=ROOT)
-        server = Server("gateway", f"http://127.0.0.1:{ports[0]}", process, log, [remove])
-        server.start(lambda: _ready(f"http://127.0.0.1:{ports[1]}/readyz"), START_SECONDS)
-        return server
-
-
-def _ready(url: str) -> bool:
-    try:
-        return httpx2.get(url, timeout=5.0, trust_env=False).status_code == 200
-    except httpx2.TransportError:
-        return False
+        return start_gateway(file, folder, ports, SECRET, remove)

@@ -216,10 +216,14 @@ def _launch(file: Path, folder: Path, ports: tuple[int, int], grace: float, remo
     nobody = {"p": {"endpoints": [{"name": "nobody", "url": "http://127.0.0.1:9"}]}}
     server = {"host": "127.0.0.1", "port": ports[0], "admin_port": ports[1], "shutdown_grace": grace}
     file.write_text(json.dumps({"server": server, "tenants": {}, "pools": nobody}))
+    return start_gateway(file, folder, ports, "an example secret for the end-to-end suite", remove)
+
+
+def start_gateway(file: Path, folder: Path, ports: tuple[int, int], secret: str, remove: Callable[[], None]) -> Server:
+    """A gateway process with this configuration, ready. `folder`: for its log; `remove`: called when it has ended."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTLANE_")}
-    env = {**ours, "PROMPTLANE_SECRET": "an example secret for the end-to-end suite"}
     argv = [sys.executable, "-m", "router.cli", "serve", "--config", str(file)]
-    process, log = launch("gateway", argv, folder, env=env, cwd=ROOT)
+    process, log = launch("gateway", argv, folder, env={**ours, "PROMPTLANE_SECRET": secret}, cwd=ROOT)
     gateway = Server("gateway", f"http://127.0.0.1:{ports[0]}", process, log, [remove])
     gateway.start(lambda: _ready(f"http://127.0.0.1:{ports[1]}/readyz"), START_SECONDS)
     return gateway
