@@ -67,6 +67,9 @@ def plan(
             own = _narrowed(view, waiting.excluded, profile, narrow)
         if isinstance(own, Rejection) or (waiting.excluded and profile.shut(own)):
             continue
+        if own is not view:  # each plans for all
+            own.forget_terms()
+            view.forget_terms()
         decision = profile.place(waiting, own)
         if decision is not None:
             commit(waiting, decision)

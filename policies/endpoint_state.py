@@ -66,7 +66,6 @@ class EndpointState:
     prefill_since: float = field(default=0.0, init=False)
     learns_rates: bool = True
     learner: RateLearner = field(default_factory=RateLearner, init=False)
-    rates_version: int = field(default=0, init=False)
     pool_rates: PoolRates | None = field(default=None, init=False)
     _own_rates: Rates = field(init=False)
     feedback: CacheFeedback = field(default_factory=CacheFeedback, init=False)
@@ -96,11 +95,6 @@ class EndpointState:
         if self.endpoint.kv_capacity_tokens is not None:
             self.learn_kv_capacity(self.endpoint.kv_capacity_tokens)
 
-    @property
-    def version(self) -> int:
-        """Changes whenever a prediction for a prompt could: by the index or by the rates."""
-        return self.index.version + self.rates_version
-
     def take_rates(self) -> None:
         """Take what has been learned of the endpoint's speed, if that is to be; the others of its pool learn of it."""
         own = self.learner.rates
@@ -111,13 +105,13 @@ class EndpointState:
             self.pool_rates.learned()
         else:
             self.rates = own
-            self.rates_version += 1
+            self.index.version += 1
 
     def show_rates(self, rates: Rates) -> None:
         """What is believed of the endpoint's speed, all that its pool knows considered."""
         if rates is not self.rates and differ(rates, self.rates):
             self.rates = rates
-            self.rates_version += 1
+            self.index.version += 1
 
     def added_kv(self, request: InferenceRequest) -> float:
         """KV tokens that the request would add to `kv_tokens`."""

@@ -34,8 +34,12 @@ class Gate:
     def shut(self, view: View) -> bool:
         """Whether nothing at all can be sent now: the usual end of a pass under load."""
         theta, planned, slower, states = self.wait_seconds, view.planned, view.slower, view.states
+        column = view.unshut
+        if column >= 0 and planned[column] < theta * slower[column]:
+            return False
         for column in view.open:  # a generator would cost twice as much, and every look at a request asks
             if planned[column] < theta * slower[column] or not states[column].in_flight:
+                view.unshut = column
                 return False
         return True
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from math import ceil
 from random import Random
 
-from policies.rendezvous import affinity_key, place
+from policies.rendezvous import affinity_key, first, place
 from policies.types import InferenceRequest
 from policies.view import View
 
@@ -29,9 +29,10 @@ BOUND = 1.25
 def with_room(columns: Sequence[int], view: View, bound: float) -> list[int]:
     """Those that have in flight less than `bound` times the mean with one more, by weight, rounded up; never none."""
     states = view.states
-    placed = 1 + sum([states[column].in_flight for column in columns])
-    if placed == 1:
-        return list(columns)  # each has none, and may have one
+    in_flight = sum([states[column].in_flight for column in columns])
+    if not in_flight:
+        return list(columns)  # each may have one
+    placed = 1 + in_flight
     unit = bound * placed / sum([states[column].endpoint.weight for column in columns])
     return [column for column in columns if states[column].in_flight < ceil(unit * states[column].endpoint.weight)]
 
@@ -48,15 +49,18 @@ class LowestCost:
         self._tie = tie_seconds
 
     def choose(self, request: InferenceRequest, view: View, costs: Sequence[float]) -> int:
-        columns = view.open
-        bound = min([costs[column] for column in columns]) + self._tie * view.slowest
-        ties = [column for column in columns if costs[column] <= bound]
+        columns, tie = view.open, self._tie * view.slowest
+        if len(columns) == len(costs):  # most often, and cheaper
+            bound = min(costs) + tie
+            ties = [column for column, cost in enumerate(costs) if cost <= bound]
+        else:
+            bound = min([costs[column] for column in columns]) + tie
+            ties = [column for column in columns if costs[column] <= bound]
         if len(ties) > 1:
             ties = with_room(ties, view, BOUND)
         if len(ties) == 1:
             return ties[0]
-        key, states = affinity_key(request), view.states
-        return min([(place(states[column].endpoint, key), column) for column in ties])[1]
+        return first(view.states, ties, affinity_key(request))
 
     def sent(self, view: View, column: int) -> None:
         """Nothing is remembered."""

@@ -12,7 +12,7 @@ from functools import partial
 from policies.cost import ttft
 from policies.decision import Candidate, Decision, Explanation
 from policies.endpoint_state import EndpointState
-from policies.filters import NotTried
+from policies.filters import USUAL, NotTried, usual_columns
 from policies.gate import Gate
 from policies.interface import Filter, Picker, Scorer
 from policies.types import Rejection
@@ -45,22 +45,29 @@ class Profile:
         self.gate = gate
         self.engine_priority = engine_priority
         self._filters = tuple(filters)
+        self._usual = self._are_usual()
         self._scorers = tuple(scorers)
         self._picker = picker
 
     def replace_filter(self, other: Filter) -> None:
         """From now on `other` in place of the filter of its name; nothing where there is none."""
         self._filters = tuple(other if one.name == other.name else one for one in self._filters)
+        self._usual = self._are_usual()
+
+    def _are_usual(self) -> bool:
+        return tuple(map(type, self._filters)) == USUAL
 
     def look(
         self, states: Sequence[EndpointState], now: float, exclude: frozenset[str] = frozenset()
     ) -> View | Rejection:
         """The pool as it is now, or why nothing can be sent. `exclude`: endpoints that have failed the request."""
+        if self._usual and not exclude:
+            columns = usual_columns(states, now)
+            if columns:
+                return View(states, columns, now)
         kept = self._kept(states, now, exclude)
         if isinstance(kept, Rejection):
             return kept
-        if len(kept) == len(states):
-            return View(states, list(range(len(states))), now)
         passed = set(map(id, kept))
         return View(states, [column for column, state in enumerate(states) if id(state) in passed], now)
 
@@ -99,7 +106,7 @@ class Profile:
         view.refresh(waiting)
         rows = [(scorer.name, scorer.score(waiting, view)) for scorer, _ in self._scorers]
         costs = self._costs(waiting, view)
-        candidates = _candidates(waiting, view, view.waits, costs, view.open)
+        candidates = [_candidate(waiting, view, view.waits, costs, column) for column in range(len(states))]
         return tuple(
             Explanation(
                 state.endpoint.name,
@@ -149,27 +156,15 @@ class Profile:
         return costs
 
     def _decision(self, waiting: Waiting, view: View, costs: list[float], column: int) -> Decision:
-        (choice,) = _candidates(waiting, view, view.waits, costs, (column,))
+        choice = _candidate(waiting, view, view.waits, costs, column)
         others = partial(_others, waiting, view, view.waits.copy(), costs, view.open, column)
         return Decision(choice, self.name, column, others)
 
 
-def _candidates(
-    waiting: Waiting, view: View, waits: Sequence[float], costs: Sequence[float], columns: Sequence[int]
-) -> tuple[Candidate, ...]:
-    states, cached, own, slowdowns, steps = view.states, waiting.cached, waiting.own, view.slowdowns, view.steps
-    return tuple(
-        [
-            Candidate(
-                states[column],
-                costs[column],
-                cached[column],
-                own[column],
-                ttft(waits[column], own[column], slowdowns[column], steps[column]),
-            )
-            for column in columns
-        ]
-    )
+def _candidate(waiting: Waiting, view: View, waits: Sequence[float], costs: Sequence[float], column: int) -> Candidate:
+    own = waiting.own[column]
+    seconds = ttft(waits[column], own, view.slowdowns[column], view.steps[column])
+    return Candidate(view.states[column], costs[column], waiting.cached[column], own, seconds)
 
 
 def _others(
@@ -179,4 +174,4 @@ def _others(
     of a request that has been sent."""
     ranked = sorted(columns, key=costs.__getitem__)
     ranked.remove(chosen)
-    return _candidates(waiting, view, waits, costs, ranked[: RANKED - 1])
+    return tuple([_candidate(waiting, view, waits, costs, column) for column in ranked[: RANKED - 1]])

@@ -34,7 +34,13 @@ def session_key(request: InferenceRequest) -> int:
 
 def place(endpoint: Endpoint, key: int) -> int:
     """Where the endpoint stands in the key's order: lower goes first, all alike."""
-    return xxh3_64_intdigest(endpoint.name.encode(), key)
+    return xxh3_64_intdigest(endpoint.name_bytes, key)
+
+
+def first(states: Sequence[EndpointState], columns: Sequence[int], key: int) -> int:
+    """Of these columns the one whose endpoint goes first in the key's order; at least one is given."""
+    places = [xxh3_64_intdigest(states[column].endpoint.name_bytes, key) for column in columns]
+    return columns[places.index(min(places))]
 
 
 def ranks(states: Sequence[EndpointState], key: int) -> list[int]:

@@ -116,6 +116,10 @@ class Endpoint:
     hourly_cost: float = 0.0
     max_in_flight: int = 256
     kv_capacity_tokens: int | None = None
+    name_bytes: bytes = field(init=False, repr=False, compare=False)  # the name as it is hashed, for every request
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name_bytes", self.name.encode())
 
 
 @dataclass(frozen=True, slots=True)

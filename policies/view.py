@@ -24,54 +24,72 @@ class View:
     step of its decodes alone (seconds); `slowdowns`, by how much decodes stretch a prefill; `slower`, by how much more
     than at the priors' GPU a prefill takes, at least 1; `late`, for how long a sign of life is overdue (seconds);
     `versions`, see `Waiting`; `kept_kv`, KV tokens kept for those held back. `busy_share`: of the open endpoints, those
-    that have a prefill pending (facts/routing.md, L). `any_late`: whether any of `late` is above 0;
-    `slowest`: the most of `slower`.
+    that have a prefill pending (facts/routing.md, L).
+    `slowest`: the most of `slower`. `unshut`: the open column that the gate last found not to be shut, -1 for none.
     """
 
     __slots__ = (
-        "_stale", "any_late", "busy_share", "kept_kv", "late", "now", "open", "planned", "slowdowns", "slower",
-        "slowest", "states", "steps", "versions", "waits",
+        "_found", "_share", "_stale", "_weight", "busy_share", "kept_kv", "late", "now", "open", "planned", "slowdowns",
+        "slower", "slowest", "states", "steps", "unshut", "versions", "waits",
     )  # fmt: skip
 
     def __init__(self, states: Sequence[EndpointState], open_columns: list[int], now: float) -> None:
         self.states = states
         self.open = open_columns
         self.now = now
-        self.waits: list[float] = []
-        self.steps: list[float] = []
-        self.slowdowns: list[float] = []
-        self.slower: list[float] = []
-        self.late: list[float] = []
-        for state in states:  # every request pays for this: what an idle endpoint has nothing of is not asked for
-            rates = state.rates
-            if state.in_flight:
-                step = step_seconds(state)
-                self.waits.append(wait_seconds(state, now))
-                self.steps.append(step)
-                self.slowdowns.append(slowdown(rates, step))
-                self.late.append(state.silence.overdue(now))
-            else:
-                self.waits.append(0.0)
-                self.steps.append(rates.step)
-                self.slowdowns.append(rates.idle_slowdown)
-                self.late.append(0.0)
-            self.slower.append(rates.slower)
-        self.versions: Versions = tuple([state.index.version + state.rates_version for state in states])
+        # Every request pays for this: all are taken for idle at first, and only of the others more is asked.
+        rates = [state.rates for state in states]
+        none = [0.0] * len(rates)
+        self.waits = waits = none.copy()
+        self.late = none
+        self.kept_kv = none.copy()
+        self.steps = [one.step for one in rates]
+        self.slowdowns = [one.idle_slowdown for one in rates]
+        self.slower = [one.slower for one in rates]
+        self.slowest = max(self.slower) if rates else 1.0
+        self.versions: Versions = tuple([state.index.version for state in states])
         self._stale: dict[int, tuple[Versions, list[int]]] = {}
-        self.planned = self.waits.copy()
-        self.kept_kv = [0.0] * len(states)
-        self.any_late = any(self.late)
-        self.slowest = max(self.slower, default=1.0)
-        self.busy_share = self._busy_share()
+        busy = [column for column, state in enumerate(states) if state.in_flight]
+        for column in busy:
+            self._add_load(column)
+        self.planned = waits.copy()
+        self.unshut = -1
+        self.busy_share = self._busy_share() if busy else 0.0
+        # Of an idle pool it is known what `terms` would make of it.
+        self._weight: float | None = None if busy else 1.0
+        self._found, self._share = self.steps.copy(), self.slowdowns
+
+    def _add_load(self, column: int) -> None:
+        state, now = self.states[column], self.now
+        step = self.steps[column] = step_seconds(state)
+        self.waits[column] = wait_seconds(state, now)
+        self.slowdowns[column] = slowdown(state.rates, step)
+        self.late[column] = state.silence.overdue(now)
 
     def refresh(self, waiting: Waiting) -> None:
         """Bring what is predicted of the request up to date with this view."""
         if waiting.versions is not self.versions:
             waiting.predict(self.states, self.versions, self._changed_since(waiting.versions))
 
+    def terms(self, weight: float) -> tuple[list[float], list[float]]:
+        """Per column, what a request finds there, wait·f + weight·dstep and what is overdue, and what each second of
+        its own prefill counts for there, weight·f; seconds. Both are kept from one request of a pass to the next."""
+        if weight != self._weight:
+            self._weight = weight
+            columns = zip(self.planned, self.slowdowns, self.steps, self.late, strict=True)
+            self._found = [wait * slow + weight * step + late for wait, slow, step, late in columns]
+            self._share = [weight * slow for slow in self.slowdowns]
+        return self._found, self._share
+
+    def forget_terms(self) -> None:
+        """What is planned has been changed by another view of the same pass."""
+        self._weight = None
+
     def held(self, column: int, waiting: Waiting) -> None:
         """A request stays back that would go here."""
-        self.planned[column] += waiting.own[column]
+        own = waiting.own[column]
+        self.planned[column] += own
+        self._found[column] += own * self.slowdowns[column]
         if self.now - waiting.request.arrived_at >= KV_PATIENCE:
             self.kept_kv[column] += self.states[column].added_kv(waiting.request)
 
@@ -81,8 +99,10 @@ class View:
         before = self.waits[column]
         self.waits[column] = wait_seconds(state, self.now)
         self.planned[column] += self.waits[column] - before
-        self.versions = (*self.versions[:column], state.version, *self.versions[column + 1 :])
+        self.versions = (*self.versions[:column], state.index.version, *self.versions[column + 1 :])
         self._stale = {}
+        self._weight = None
+        self.unshut = -1
         if state.full or (len(self.open) > 1 and state.gentle(self.now)):
             self.open = [other for other in self.open if other != column]
         self.busy_share = self._busy_share()
@@ -90,10 +110,13 @@ class View:
     def _changed_since(self, earlier: Versions) -> list[int]:
         """The columns that have changed. Asked once for all that were last looked at in the same pass: the answer is
         kept, with the tuple, as what an identity stands for must not be gone."""
+        now = self.versions
+        if len(earlier) != len(now):
+            return []  # never looked at, or for other endpoints: all is predicted
         known = self._stale.get(id(earlier))
         if known is None:
-            now = self.versions
-            changed = [column for column, version in enumerate(now) if earlier[column : column + 1] != (version,)]
+            pairs = enumerate(zip(earlier, now, strict=True))
+            changed = [column for column, (then, version) in pairs if then != version]
             known = self._stale[id(earlier)] = (earlier, changed)
         return known[1]
 

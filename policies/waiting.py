@@ -42,22 +42,25 @@ class Waiting:
 
     def predict(self, states: Sequence[EndpointState], versions: Versions, stale: Sequence[int]) -> None:
         """Predict for the columns in `stale`, the others being right. `versions`: each state's, as it is now."""
+        request = self.request
+        blocks = request.prefix_blocks
         if len(self.own) != len(states):
             self.cached, self.own, stale = [0] * len(states), [0.0] * len(states), range(len(states))
-        request, blocks, known, seconds = self.request, self.request.prefix_blocks, self.cached, self.own
+        known, seconds = self.cached, self.own
+        head = blocks[0] if blocks else None
         rates, none_cached = None, 0.0  # most endpoints have nothing of the prompt, and those of a pool are alike
         for column in stale:
             state = states[column]
-            matched = state.index.match(blocks)
-            if matched:
+            if head in state.index.heads and (matched := state.index.match(blocks)):
                 cached = known[column] = tokens_of(matched, request)
                 seconds[column] = own_seconds(state.rates, request.prompt_tokens - cached, cached)
                 continue
             if state.rates is not rates:
                 rates = state.rates
                 none_cached = own_seconds(rates, request.prompt_tokens, 0)
-            known[column], seconds[column] = 0, none_cached
-        self.least = min(seconds, default=0.0)
+            known[column] = 0
+            seconds[column] = none_cached
+        self.least = min(seconds) if seconds else 0.0
         self.versions = versions
 
     def least_own(self, columns: Sequence[int]) -> float:

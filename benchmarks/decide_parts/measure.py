@@ -32,6 +32,7 @@ SHARED_WAITING, SHARED_TENANTS = 1000, 50
 BATCH = 20
 """Decisions measured at once, as reading the clock of CPU time takes a third of a microsecond."""
 TRIES = 3
+_NUMBERS = {number: number for number in range(1000)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,23 @@ def all_figures(endpoints: Sequence[int], rounds: int) -> Iterator[Figure]:
     """The whole table. `rounds`: passes in each situation; as many batches of decisions."""
     for size in endpoints:
         yield from idle_decision(size, rounds)
+    yield yardstick(rounds)
     yield from passes(max(endpoints), rounds)
     yield from passes(max(endpoints), rounds, SHARED_WAITING, SHARED_TENANTS)
+    yield yardstick(rounds)
+
+
+def yardstick(rounds: int) -> Figure:
+    """The same work on every machine and at every minute, so that what is slow can be told from who makes it so."""
+    return Figure("yardstick: 1,000 times a call, a lookup and a sum", 0, median(cpu(_work) for _ in range(rounds)))
+
+
+def _work() -> int:
+    return sum([_next(number) for number in range(1000)])
+
+
+def _next(number: int) -> int:
+    return _NUMBERS[number] + 1
 
 
 def idle_decision(endpoints: int, rounds: int, seed: int = 1) -> Iterator[Figure]:

@@ -136,7 +136,7 @@ class Crowd:
     def forget(self) -> None:
         """Every prediction must be made anew, at every endpoint."""
         for state in self.states:
-            state.rates_version += 1
+            state.index.version += 1
 
     def run_pass(self) -> int:
         """How many were sent."""

@@ -59,7 +59,7 @@ class Queue:
     def add(self, waiting: Waiting, states: Sequence[EndpointState]) -> int:
         """A request begins to wait. Returns how many stand before it, tenants' shares and lanes' ceilings apart."""
         request = waiting.request
-        waiting.predict(states, tuple([state.version for state in states]), range(len(states)))
+        waiting.predict(states, tuple([state.index.version for state in states]), range(len(states)))
         standing = self._order.standing(request)
         entry = Entry(standing + waiting.least, next(self._numbers), standing, waiting)
         ahead = sum([bisect_left(line, entry) for line in self._lines.values()])

@@ -31,9 +31,5 @@ class PredictedTtft:
         self._stickiness = stickiness
 
     def score(self, waiting: Waiting, view: View) -> list[float]:
-        factor = 1.0 + self._stickiness * view.busy_share
-        costs = [
-            wait * slow + factor * (own * slow + step)
-            for wait, own, slow, step in zip(view.planned, waiting.own, view.slowdowns, view.steps, strict=True)
-        ]
-        return [cost + late for cost, late in zip(costs, view.late, strict=True)] if view.any_late else costs
+        found, share = view.terms(1.0 + self._stickiness * view.busy_share)
+        return [before + part * own for before, part, own in zip(found, share, waiting.own, strict=True)]

@@ -144,13 +144,13 @@ def test_kv_tokens_are_never_negative_and_nothing_when_idle_whatever_becomes_of_
 
 def test_the_version_changes_with_the_index_and_with_the_rates() -> None:
     state = make_state()
-    versions = [state.version]
+    versions = [state.index.version]
     state.index.touch(PREFIX)
-    versions.append(state.version)
+    versions.append(state.index.version)
     learn_rates(state, Rates(prefill=1e-3))
-    versions.append(state.version)
+    versions.append(state.index.version)
     state.reserve(make_request(), 0, 0.1, now=0.0).release(1.0)
-    versions.append(state.version)
+    versions.append(state.index.version)
     assert len(set(versions)) == 4
     assert state.rates == Rates(prefill=1e-3)
 

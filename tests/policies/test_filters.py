@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from policies.endpoint_state import EndpointState
-from policies.filters import Available, BestRole, NotTried, Seat
+from policies.filters import USUAL, Available, BestRole, NotTried, Seat, usual_columns
+from policies.pickers import LowestCost
+from policies.profile import Profile
 from policies.types import Role
+from policies.view import View
 from tests.policies.builders import load, make_fleet, make_state
 
 
@@ -49,3 +55,58 @@ def test_seat_removes_full_endpoints() -> None:
     fleet = make_fleet(2, max_in_flight=1)
     load(fleet[0], 0.1)
     assert names(Seat().keep(fleet, 0.0)) == ["e1"]
+
+
+ENDPOINTS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "role": st.sampled_from(Role),
+            "healthy": st.booleans(),
+            "sleeping": st.booleans(),
+            "in_flight": st.integers(0, 2),
+            "starting": st.integers(0, 4).map(lambda one: not one),
+        }
+    ),
+    max_size=5,
+)
+
+
+def made(role: Role, *, healthy: bool, sleeping: bool, in_flight: int, starting: bool) -> EndpointState:
+    state = make_state(f"{role}", role=role, healthy=healthy, max_in_flight=2)
+    state.sleeping = sleeping
+    for _ in range(in_flight):
+        load(state, 0.1)
+    if starting:
+        state.health.slow_start.seconds = 10.0
+        state.health.slow_start.begin(0.0)
+    return state
+
+
+@given(ENDPOINTS)
+def test_the_usual_filters_in_one_loop_keep_what_they_keep_one_after_the_other(given: list[dict[str, object]]) -> None:
+    states = [made(**one) for one in given]  # type: ignore[arg-type]  # drawn from a dictionary
+    kept = states
+    for one in USUAL:
+        kept = list(one().keep(kept, 1.0))
+    columns = usual_columns(states, 1.0)
+    if columns:
+        assert [states[column] for column in columns] == kept
+    else:
+        assert not kept or any(state.health.slow_start.since is not None for state in states)
+
+
+@given(ENDPOINTS)
+def test_a_profile_of_the_usual_filters_looks_at_what_each_of_them_would_keep(given: list[dict[str, object]]) -> None:
+    states = [made(**one) for one in given]  # type: ignore[arg-type]  # drawn from a dictionary
+
+    class Other(Seat):
+        """The same filter, but not the usual one."""
+
+    usual, others = (
+        Profile("p", [Available(), BestRole(), last()], [], LowestCost()).look(states, 1.0) for last in (Seat, Other)
+    )
+    assert isinstance(usual, View) == isinstance(others, View)
+    if isinstance(usual, View) and isinstance(others, View):
+        assert usual.open == others.open
+    else:
+        assert usual == others

@@ -30,7 +30,7 @@ def test_the_columns_are_the_single_predictions() -> None:
     assert view.waits == view.planned == [wait_seconds(state, 1.0) for state in states] == [1.5, 0.0, 0.0]
     assert view.steps == [step_seconds(state) for state in states]
     assert view.slowdowns == [slowdown(state.rates, step_seconds(state)) for state in states]
-    assert view.versions == tuple(state.version for state in states)
+    assert view.versions == tuple(state.index.version for state in states)
 
 
 def test_the_time_to_first_token_is_wait_and_own_slowed_by_the_decodes() -> None:
@@ -60,7 +60,7 @@ def test_what_was_sent_is_seen_at_once() -> None:
     view, waiting = make_view(states), make_waiting(states)
     send(view, 0, waiting)
     assert view.waits == view.planned == [waiting.own[0], 0.0]
-    assert view.versions == tuple(state.version for state in states)
+    assert view.versions == tuple(state.index.version for state in states)
     assert view.busy_share == 0.5
 
 
@@ -95,6 +95,25 @@ def test_after_any_sends_and_holds_a_view_is_a_fresh_one_and_the_work_held_back(
     assert view.waits == fresh.waits
     assert view.versions == fresh.versions
     assert view.planned == pytest.approx([wait + more for wait, more in zip(fresh.waits, held, strict=True)])
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.integers(0, 20_000)), max_size=8), st.floats(1.0, 3.0))
+def test_the_terms_that_a_pass_keeps_are_those_that_a_fresh_look_would_give(
+    steps: list[tuple[bool, int, int]], weight: float
+) -> None:
+    states = make_fleet(3)
+    view = make_view(states)
+    for sends, column, tokens in steps:
+        waiting = make_waiting(states, make_request(prompt_tokens=tokens))
+        view.terms(weight)
+        if sends:
+            send(view, column, waiting)
+        else:
+            view.held(column, waiting)
+        found, share = view.terms(weight)
+        columns = zip(view.planned, view.slowdowns, view.steps, strict=True)
+        assert found == pytest.approx([wait * slow + weight * step for wait, slow, step in columns])
+        assert share == pytest.approx([weight * slow for slow in view.slowdowns])
 
 
 def test_an_endpoint_that_got_its_last_seat_taken_is_closed() -> None:
