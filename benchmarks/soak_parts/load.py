@@ -160,6 +160,7 @@ class Load:
             self.warm.set()
 
     def _note(self, error: Exception) -> None:
-        self.errors[f"{type(error).__name__}: {error}"] += 1
+        if self.errors.total() < MOST_ERRORS:  # clients whose error was under way at the last one add nothing
+            self.errors[f"{type(error).__name__}: {error}"] += 1
         if self.errors.total() >= MOST_ERRORS:
             self.stop()

@@ -296,7 +296,7 @@ def test_a_small_run_ends_well_and_writes_its_json(tmp_path: Path) -> None:
 
 def test_a_gateway_that_dies_fails_the_run(tmp_path: Path) -> None:
     with Child(small("--seconds", "60"), cores()[1], tmp_path / "log", env={"PYTHONPATH": str(ROOT)}) as run:
-        assert becomes(lambda: b"watching" in (tmp_path / "log").read_bytes())
+        assert becomes(lambda: b"watching" in (tmp_path / "log").read_bytes()), (tmp_path / "log").read_text()
         gateway = next(pid for pid in tree([run.pid]) if b"router.cli" in Path(f"/proc/{pid}/cmdline").read_bytes())
         started = [pid for pid in tree([run.pid]) if pid != run.pid]
         os.kill(gateway, signal.SIGKILL)
@@ -308,7 +308,7 @@ def test_a_gateway_that_dies_fails_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_survives_an_interrupted_run(tmp_path: Path, end: signal.Signals) -> None:
     with Child(small("--seconds", "60"), cores()[1], tmp_path / "log", env={"PYTHONPATH": str(ROOT)}) as run:
-        assert becomes(lambda: b"watching" in (tmp_path / "log").read_bytes())
+        assert becomes(lambda: b"watching" in (tmp_path / "log").read_bytes()), (tmp_path / "log").read_text()
         started = [pid for pid in tree([run.pid]) if pid != run.pid]
         run.signal(end)
         assert run.wait(BOUND_SECONDS) == 130
