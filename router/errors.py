@@ -245,6 +245,14 @@ class BadEngineResponse(EngineError):
     cause = FailureCause.PROTOCOL
 
 
+class EngineDiverged(BadEngineResponse):
+    """An engine that was to say again what the client has of a stream says something else: no fault of the engine."""
+
+    @classmethod
+    def at_the_seam(cls) -> EngineDiverged:
+        return cls("The engine continued this answer with other words.")
+
+
 class EngineStatus(EngineError):
     """The engine answered with a 5xx before any output: its answer is kept, for the case that no other engine helps."""
 

@@ -100,6 +100,33 @@ async def test_a_broken_stream_is_the_unbroken_one(fleet: Fleet, path: str, faul
         assert_same(await broken(fleet, path, body, fault, cut), whole, cut)
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"include_stop_str_in_output": True},
+        {"min_tokens": 25, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+    ],
+    ids=["hidden", "shown", "not at first"],
+)
+async def test_a_broken_stream_with_stop_strings_is_the_unbroken_one(
+    fleet: Fleet, path: str, fields: dict[str, Any]
+) -> None:
+    """Text is held back behind the ids: at a cut the client has less than the engine has told the ids of."""
+    await fleet.serve((0, 1), **PLATINUM)
+    for cut in (1, 6, 14, 19):
+        asked = question(path, f"stop {path} {len(fields)} {cut}", **fields)
+        words = text_of(chunks(await stream(fleet, path, asked))).split(" ")
+        over_two_tokens = f"{words[18][-2:]} {words[19][:3]}"
+        for stop in (over_two_tokens, [over_two_tokens, "never said at all"], ["never", words[30]]):
+            body = {**asked, "stop": stop}
+            whole = await stream(fleet, path, body)
+            assert_same(await broken(fleet, path, body, "die-mid-stream", cut), whole, (stop, cut))
+    assert await fleet.metric("promptlane_resumes_total", pool=fleet.pool, result="ok") >= 6
+    assert await fleet.metric("promptlane_resumes_total", pool=fleet.pool, result="diverged") == 0
+
+
 async def test_a_stream_that_goes_silent_is_continued_after_the_pools_idle_timeout(fleet: Fleet) -> None:
     await fleet.serve((0, 1), pool={"timeouts": {"idle": 0.3}}, **PLATINUM)
     body = question(CHAT, "silent")
@@ -193,7 +220,7 @@ async def test_engines_that_break_whatever_is_asked_are_not_asked_for_ever(fleet
 
 
 @pytest.mark.parametrize(
-    "fields", [{"n": 2}, {"logprobs": True}, {"stop": ["zzz"]}, {"presence_penalty": 0.5}, {"something_new": 1}]
+    "fields", [{"n": 2}, {"logprobs": True}, {"stop": ["z" * 300]}, {"presence_penalty": 0.5}, {"something_new": 1}]
 )
 async def test_what_only_the_first_engine_could_continue_is_not(fleet: Fleet, fields: dict[str, Any]) -> None:
     await fleet.serve((0, 1), **PLATINUM)
@@ -229,3 +256,5 @@ async def test_a_client_that_leaves_a_continued_stream_frees_its_engine(fleet: F
         return not any(fleet.engines[engine].state()["running"] for engine in (0, 1))
 
     await until("no engine runs anything", free)
+    assert [fleet.engines[engine].state()["running"] for engine in (0, 1)] == [0, 0]
+    assert await fleet.metric("promptlane_resumes_total", pool=fleet.pool, way="tokens") == 1
