@@ -124,10 +124,11 @@ class Continuation(TokenTap):
     usage, None until it is told. Raises EngineDiverged where it does not say again what the client has behind the seam.
     """
 
-    __slots__ = ("_before", "_reshapes", "reported")
+    __slots__ = ("_before", "_held", "_reshapes", "reported")
 
     def __init__(self, progress: Progress, api: str, seam: Seam, *, reshapes: bool) -> None:
         super().__init__(progress, api)
+        self._held = progress.held  # also when the stream is lost: what the client has is not said twice
         progress.rewind(seam)
         self._reshapes = reshapes
         self._before = seam.ids
@@ -151,11 +152,10 @@ class Continuation(TokenTap):
 
     def _next(self, bare: bytes, chunk: Chunk, ids: bytes | None) -> bytes:
         choice = chunk.choices[0]  # type: ignore[index]  # only called with one
-        held = self.progress.held
-        if held is None:
+        if self._held is None:
             sent = self._note(choice, bare, ids)
         else:
-            sent, bare = self._note_again(held, choice, bare, ids)
+            sent, bare = self._note_again(self._held, choice, bare, ids)
         if not sent or (choice.delta is not None and choice.delta.role is not None and not choice.said):
             return b""  # the role is out already
         if not self._reshapes:

@@ -172,11 +172,15 @@ async def test_a_chat_without_a_bound_goes_on_to_its_own_end(fleet: Fleet) -> No
     assert_same(await broken(fleet, CHAT, body, "die-mid-stream", 30), whole)
 
 
-async def test_a_chat_with_a_picture_goes_on_from_its_text(fleet: Fleet) -> None:
+@pytest.mark.parametrize("shown", [None, False, True])
+async def test_a_chat_with_a_picture_goes_on_from_its_text(fleet: Fleet, shown: bool | None) -> None:
     await fleet.serve((0, 1), **PLATINUM)
     picture = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/cat.png"}}
     messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, picture]}]
     body = question(CHAT, "", messages=messages)
+    if shown is not None:
+        words = text_of(chunks(await stream(fleet, CHAT, body))).split(" ")
+        body |= {"stop": f"{words[18][-2:]} {words[19][:3]}", "include_stop_str_in_output": shown}
     whole = await stream(fleet, CHAT, body)
     assert_same(await broken(fleet, CHAT, body, "die-mid-stream", 12), whole)
     assert await fleet.metric("promptlane_resumes_total", pool=fleet.pool, way="text", result="ok") >= 1

@@ -35,7 +35,7 @@ def test_the_engine_of_these_tests_does_as_the_captured_one(case: dict[str, Any]
     assert merged(outputs(case["texts"], asked), [one.tokens for one in captured]) == captured
 
 
-def chunk(api: str, one: Output, ids: list[int], prompt: list[int] | None = None) -> bytes:
+def chunk(api: str, one: Output, ids: list[int] | None, prompt: list[int] | None = None) -> bytes:
     finish = f'"logprobs":null,"finish_reason":{dumps(one.finish)}'
     if api == "completions":
         ends = f'{finish},"stop_reason":{dumps(one.stop)},"prompt_token_ids":{dumps(prompt)},"token_ids":{dumps(ids)}'
@@ -264,6 +264,13 @@ def test_a_chunk_that_is_partly_there_goes_out_with_the_rest_of_its_text_and_is_
     sent = chunk("completions", Output(1, text, "stop", "x"), [7])
     expected = chunk("completions", Output(1, text[2:], "stop", "x"), [7]).replace(b"[7]", b"null")
     assert front("cd").feed(sent) == expected
+
+
+def test_an_engine_that_tells_no_ids_says_nothing_twice_either() -> None:
+    one = front("cd")
+    out = [one.feed(chunk("completions", Output(1, text), ids)) for text, ids in (("c", []), ("d", None), ("ef", None))]
+    assert [seen(part + DONE)[0].text if part else "" for part in out] == ["", "", "ef"]
+    assert one.progress.lost == "ids"
 
 
 def test_an_engine_that_dies_within_what_it_says_again_leaves_the_client_where_it_was() -> None:
