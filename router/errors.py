@@ -27,6 +27,7 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     │   ├── EngineAborted         502 engine_aborted
     │   ├── EngineClosed          502 engine_closed
     │   ├── BadEngineResponse     502 bad_engine_response
+    │   │   └── EngineDiverged    502 bad_engine_response
     │   └── EngineStatus          the engine's own 5xx answer
     ├── StreamInterrupted         502 stream_interrupted, source engine
     └── InternalError             500 internal_error, source gateway

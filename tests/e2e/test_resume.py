@@ -224,7 +224,7 @@ async def test_engines_that_break_whatever_is_asked_are_not_asked_for_ever(fleet
 
 
 @pytest.mark.parametrize(
-    "fields", [{"n": 2}, {"logprobs": True}, {"stop": ["z" * 300]}, {"presence_penalty": 0.5}, {"something_new": 1}]
+    "fields", [{"n": 2}, {"logprobs": True}, {"stop": ["z" * 300], "include_stop_str_in_output": True}, {"presence_penalty": 0.5}, {"something_new": 1}]
 )
 async def test_what_only_the_first_engine_could_continue_is_not(fleet: Fleet, fields: dict[str, Any]) -> None:
     await fleet.serve((0, 1), **PLATINUM)
