@@ -18,8 +18,9 @@ from router.degraded import degraded_body, nobody_instead
 from router.errors import EngineError, EngineStatus, NoEndpoint
 from router.heartbeat import Heartbeat
 from router.hedging import Race
+from router.keeper import Detour
 from router.metrics import Metrics
-from router.pools import Detour, Pool
+from router.pools import Pool
 from router.relay import WHOLE_BYTES, Answer
 from router.resume import go_on
 from router.tickets import Ticket

@@ -21,8 +21,9 @@ from policies.types import InferenceRequest, Outcome, Tenant
 from router.calls import Call
 from router.engine_line import ANSWER_BYTES, EngineLine
 from router.errors import EngineError, EngineStatus, GatewayError, NoEndpoint, StreamInterrupted, TotalTimeout
+from router.keeper import Detour
 from router.metrics import Metrics
-from router.pools import Detour, Pool
+from router.pools import Pool
 from router.relay import Answer
 from router.tickets import Ticket
 from router.wire.continuation import (
