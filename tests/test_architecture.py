@@ -50,7 +50,8 @@ NEIGHBOURS = {
     "degraded": {"calls", "keeper"},
     "calls": {"client", "heartbeat", "keeper", "measure", "metrics", "pools", "relay", "resume", "tenants", "tickets"},
     "relay": {"calls", "upstream"},
-    "attempts": {"calls", "degraded", "heartbeat", "hedging", "keeper", "metrics", "pools", "relay", "resume", "tickets"},
+    "attempts": {"calls", "degraded", "heartbeat", "hedging", "keeper", "metrics", "pools", "relay", "resume"}
+    | {"tickets"},
     "hedging": {"calls"},
     "resume": {"calls", "engine_line", "keeper", "metrics", "pools", "relay", "tickets"},
     "engine_line": {"calls", "tickets", "upstream"},

@@ -201,6 +201,7 @@ def test_a_client_that_leaves_ends_both_copies(stack: Stack) -> None:
                 await asyncio.sleep(0.005)
 
     stack.run(nothing_left())
+    assert hedges(stack) == {"failed": 1}
 
 
 def test_what_is_late_is_learned_from_the_pools_own_answers() -> None:
