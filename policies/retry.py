@@ -92,10 +92,10 @@ class RetryPolicy:
         self.return_seconds = return_seconds
         self._random = random
 
-    def judge(self, outcome: Outcome, attempts: int, now: float, deadline: float) -> Verdict:
+    def judge(self, outcome: Outcome, attempts: int, now: float, delay: float, deadline: float) -> Verdict:
         """About an attempt that has just failed; what is to be repeated has been taken from the budget. `attempts`:
-        made so far that `reached` an engine, this one included."""
-        if self.limit == 1 or not may_retry(outcome, attempts, self.limit, now, deadline):
+        made so far that `reached` an engine, this one included; `delay`: seconds before the next one."""
+        if self.limit == 1 or not may_retry(outcome, attempts, self.limit, now + delay, deadline):
             return Verdict.NO
         return Verdict.RETRY if not reached(outcome) or self.budget.take(now) else Verdict.OVERDRAWN
 

@@ -152,14 +152,14 @@ class _Forwarding:
         now, retry, metrics = self._common.clock(), self._pool.attempts.retry, self._common.metrics
         outcome = self._call.failure(failed, now)
         self._reached += reached(outcome)
-        verdict = retry.judge(outcome, self._reached, now, self._call.request.deadline)
+        delay = retry.delay(self._retries)
+        verdict = retry.judge(outcome, self._reached, now, delay, self._call.request.deadline)
         if verdict is Verdict.OVERDRAWN:
             metrics.add("promptlane_retry_budget_exhausted", self._pool.name)
             failed.final = True  # an SDK that tries again by itself would do what the budget is there to prevent
         if verdict is not Verdict.RETRY:
             raise failed
         metrics.add("promptlane_retries", self._pool.name, failed.cause.value)
-        delay = retry.delay(self._retries)
         self._retries += reached(outcome)
         if delay:
             await self._common.sleep(delay)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from policies.retry import MOST_DELAY, WINDOW_SECONDS, Budget, RetryPolicy, reached
+from policies.retry import MOST_DELAY, WINDOW_SECONDS, Budget, RetryPolicy, Verdict, reached
 from policies.sliding import SLOTS
 from policies.types import FailureCause, Outcome
 
@@ -96,6 +96,17 @@ def test_the_first_retry_is_at_once_and_later_ones_wait_longer_and_longer_with_j
     for row, longest in zip(waits, (0.05, 0.1, 0.2, MOST_DELAY), strict=True):
         assert longest / 2 <= min(row)
         assert max(row) <= longest
+
+
+@pytest.mark.parametrize(("deadline", "verdict"), [(10.06, Verdict.RETRY), (10.05, Verdict.NO), (10.0, Verdict.NO)])
+def test_a_retry_that_would_begin_past_the_deadline_is_none_and_costs_nothing(
+    deadline: float, verdict: Verdict
+) -> None:
+    one = policy()
+    failed = Outcome(500, FailureCause.STATUS)
+    assert one.judge(failed, 1, now=10.0, delay=0.05, deadline=deadline) is verdict
+    left = sum(one.budget.take(10.0) for _ in range(20))
+    assert left == (9 if verdict is Verdict.RETRY else 10)
 
 
 @given(st.integers(0, 100), st.floats(0, 100), st.floats(0, 100), st.floats(0, 200))
