@@ -22,12 +22,14 @@ ENDPOINT = st.integers(0, 5)
 @dataclass
 class Seen:
     """What a test saw of one circuit. `until`: when its time is over, None where it is closed; `seconds`: how long it
-    was open last; `proven`: a whole answer has come since; `asked`: when a request was let through to decide."""
+    was open last; `proven`: a whole answer has come since; `bad_probes`: in a row; `asked`: when a request was let
+    through to decide."""
 
     health: EndpointHealth
     until: float | None = None
     seconds: float = 0.0
     proven: bool = True
+    bad_probes: int = 0
     asked: float | None = None
 
     def decides(self, now: float) -> bool:
@@ -83,12 +85,19 @@ class Circuits(RuleBasedStateMachine):
 
     @rule(number=ENDPOINT, ok=st.booleans())
     def a_probe(self, number: int, ok: bool) -> None:
-        health = self.at(number)
+        one = self.one(number)
+        health = one.health
         before, out = health.reachable, health.ejected
         health.probe(ok, self.now)
-        assert health.reachable or not ok
-        assert ok or before or not health.reachable
+        one.bad_probes = 0 if ok else one.bad_probes + 1
+        assert health.reachable is (ok or (before and one.bad_probes < 2)), "one failed probe is an accident"
         assert health.ejected is out, "that a process answers says nothing of its engine"
+
+    @rule(number=ENDPOINT)
+    def its_process_is_restarted(self, number: int) -> None:
+        for ok in (False, False, True):
+            self.a_probe(number, ok)
+        assert self.at(number).well is not self.at(number).ejected
 
     @rule(number=ENDPOINT, outcome=st.sampled_from([GOOD, FAILED, CLIENTS_FAULT]), times=st.integers(1, 12))
     def outcomes(self, number: int, outcome: Outcome, times: int) -> None:
