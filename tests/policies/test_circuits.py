@@ -175,9 +175,10 @@ class Circuits(RuleBasedStateMachine):
         self.now = max(self.now, one.until)
         one.health.canary(True, self.now)
         one.follow(self.now)
+        assert one.health.fellows is not None
+        opens = not ok and one.health.fellows.may_eject(one.health)
         one.health.record(GOOD if ok else FAILED, self.now)
-        if not ok and one.health.fellows is not None and one.health.fellows.may_eject(one.health):
-            raise AssertionError("closed on trust, it opens with the next failure")
+        assert one.health.ejected is opens, "closed on trust, it opens with the next failure"
         one.follow(self.now)
         one.proven = one.proven or ok
 
