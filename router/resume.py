@@ -29,8 +29,9 @@ from router.errors import (
     StreamInterrupted,
     TotalTimeout,
 )
+from router.keeper import Detour
 from router.metrics import Metrics
-from router.pools import Detour, Pool
+from router.pools import Pool
 from router.relay import Answer
 from router.tickets import Ticket
 from router.wire.continuation import (

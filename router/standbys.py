@@ -16,8 +16,9 @@ from policies.holding import Holding
 from policies.standby import Action, Cause, Level, Lower, Moved, Raise, Standby, Stays, ranks
 from policies.types import FailureCause, InferenceRequest, Lane, Outcome, Role
 from policies.waiting import Waiting
+from router.keeper import Detour, Terms
 from router.metrics import Metrics
-from router.pools import Detour, Place, Pool, Terms
+from router.pools import Place, Pool
 from router.recovery import Event, Recoveries
 from router.standby_engines import StandbyEngines, StandbysSettings, Tasks
 from router.wake import EngineControl, Leases
@@ -135,7 +136,7 @@ class Standbys:
         self._keep_out()
         self._look_and_pass()
 
-    # -- for the pool and its tickets (router.pools.Keeper) ----------------------------------------------------------
+    # -- for the pool and its tickets (router.keeper.Keeper) ---------------------------------------------------------
 
     def holds(self, waiting: Waiting, now: float) -> bool:
         if not self._expecting:

@@ -15,8 +15,9 @@ from policies.standby import Level, StandbySettings
 from policies.types import FailureCause, InferenceRequest, Lane, Outcome, Role, Tier
 from router.errors import NoEndpoint
 from router.hooks import HookFailed
+from router.keeper import Detour, Terms
 from router.metrics import Metrics
-from router.pools import Detour, Pool, Terms
+from router.pools import Pool
 from router.standby_engines import StandbysSettings
 from router.standbys import Standbys
 from router.tickets import Ticket
