@@ -26,6 +26,7 @@ _log = logging.getLogger("promptlane.standby")
 _BUSY_TICK, _IDLE_TICK = 0.1, 1.0  # seconds between two looks: while something is going on, and else
 # After these an endpoint may be gone altogether, and is asked at once whether it is.
 _ASK_AFTER = frozenset({FailureCause.CONNECT, FailureCause.CLOSED, FailureCause.TIMEOUT})
+_IN_VAIN = frozenset({FailureCause.CONNECT, FailureCause.TIMEOUT, FailureCause.HUNG})
 _ROLES = {Level.HOT: Role.HOT, Level.WARM: Role.WARM, Level.COLD: Role.COLD}
 
 
@@ -182,8 +183,9 @@ class Standbys:
             if not request.stream and outcome.failure is None:
                 self.recoveries.answered(request, now, hot=state.endpoint.role is Role.HOT and self._owns(state))
             return
-        # An attempt that never began to answer was in trouble from its beginning on, another one is since now.
-        self.recoveries.in_trouble(request, now if outcome.started else sent_at)
+        # Who was waited for in vain was in trouble all the time; who breaks off what it was doing is since now.
+        in_vain = outcome.failure in _IN_VAIN and not outcome.started
+        self.recoveries.in_trouble(request, sent_at if in_vain else now)
         name = state.endpoint.name
         if outcome.failure in _ASK_AFTER and self._owns(state) and name not in self._gone and name not in self._asking:
             self._ask(state)

@@ -46,9 +46,14 @@ async def serve(front: Front, roles: Mapping[int, str], tier: str = "platinum", 
     await until("the hot endpoints are well", hot_is_well)
 
 
-async def put_to_sleep(front: Front, engine: int) -> None:
+async def order(front: Front, engine: int, path: str) -> None:
+    """Tells an engine, as its operator, to sleep, wake, pause or resume."""
     async with httpx2.AsyncClient(base_url=front.urls[engine], trust_env=False) as client:
-        assert (await client.post("/sleep?level=1")).status_code == 200
+        assert (await client.post(path)).status_code == 200
+
+
+async def put_to_sleep(front: Front, engine: int) -> None:
+    await order(front, engine, "/sleep?level=1")
 
 
 async def until_asleep(front: Front, *endpoints: str, asleep: bool = True) -> None:

@@ -16,6 +16,7 @@ from tests.e2e.front import MODEL, chat, until
 from tests.e2e.standby import (
     CHAT,
     moves,
+    order,
     pool,
     put_to_sleep,
     recovered,
@@ -156,6 +157,37 @@ async def test_after_a_calm_the_hot_endpoint_serves_again_and_the_warm_one_sleep
         assert (await client.post(CHAT, json=chat())).headers["x-promptlane-endpoint"] == "e0"
     await until_asleep(engines, "e1")
     assert moves((await engines.state())["standby"]["events"]) == ["hot-warm", "warm-hot"]
+    await engines.settled()
+
+
+@fleet_of(2)
+async def test_a_standby_that_somebody_has_paused_is_woken_like_one_that_sleeps(engines: Fleet) -> None:
+    """Its health is good, its figures say that it is awake, and every request that came there would hang."""
+    await serve(engines, {0: "hot", 1: "warm"})
+    await order(engines, 1, "/pause")
+    await until_asleep(engines, "e1")
+    async with trickle(engines) as sent:
+        await sent.answered(10)
+        engines.engines[0].kill()
+        event = await recovered(engines)
+        await sent.answered(10)
+    assert set(sent.statuses) == {200}
+    assert (event["to"], event["met"]) == ("warm", True)
+    await engines.settled()
+
+
+@fleet_of(1)
+async def test_an_engine_whose_figures_say_for_ever_that_it_sleeps_serves_when_it_says_that_it_is_awake(
+    engines: Fleet,
+) -> None:
+    """`/resume` after `/sleep?level=0` leaves vLLM's `engine_sleep_state` as it was."""
+    await serve(engines, {0: "hot"})
+    await order(engines, 0, "/sleep?level=0")
+    await until_asleep(engines, "e0")
+    await order(engines, 0, "/resume")
+    await until_asleep(engines, "e0", asleep=False)
+    async with engines.client() as client:
+        assert (await client.post(CHAT, json=chat())).status_code == 200
     await engines.settled()
 
 
