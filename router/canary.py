@@ -1,6 +1,7 @@
 """A canary: a tiny request of the gateway's own, by which an engine shows that it computes and does not only listen.
 
-Floor: an adapter around httpx. What the answer means for the endpoint is decided in `policies.health`.
+Floor: an adapter around httpx. What the answer means for the endpoint is decided in `policies.health`, and of a standby
+that was woken in `router.wake`.
 """
 
 from __future__ import annotations
@@ -41,18 +42,23 @@ class Canary:
         model = self._model(state)
         if model is None:
             return Verdict.CANNOT
-        url = state.endpoint.url.rstrip("/") + "/v1/completions"
-        try:
-            async with asyncio.timeout(seconds):
-                answer = await self._http.post(url, json=_body(model), timeout=seconds)
-        except (TimeoutError, httpx2.HTTPError):
-            return Verdict.BAD
-        return _verdict(answer)
+        verdict, _ = await send_canary(self._http, state.endpoint.url, model, seconds)
+        return verdict
 
     def _model(self, state: EndpointState) -> str | None:
         if state.served:
             return state.served[0].name
         return self._models[0] if self._models else None
+
+
+async def send_canary(http: httpx2.AsyncClient, url: str, model: str, seconds: float) -> tuple[Verdict, str]:
+    """Asks the engine at this URL for one token and waits for it so long: the verdict, and what came, for the log."""
+    try:
+        async with asyncio.timeout(seconds):
+            answer = await http.post(url.rstrip("/") + "/v1/completions", json=_body(model), timeout=seconds)
+    except (TimeoutError, httpx2.HTTPError):
+        return Verdict.BAD, f"was not answered within {seconds:g} seconds"
+    return _verdict(answer), f"was answered with {answer.status_code}"
 
 
 def _body(model: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from router.secret import cache_salt
 from tests.chaos.ask import REPLY_TOKENS, AskClient
 from tests.chaos.faults import HostSpec
 from tests.chaos.host import Host
-from tests.e2e.fleet import held, start_gateway
+from tests.e2e.front import held, start_gateway
 from tests.e2e.stack import ENGINE_MODEL
 from tests.servers import Server, free_port, temporary_folder
 

@@ -16,7 +16,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.fleet import HEALTH, Fleet, chat, running_fleet, until
+from tests.e2e.fleet import Fleet, running_fleet
+from tests.e2e.front import HEALTH, chat, until
 
 CHAT = "/v1/chat/completions"
 CLIENTS = 6

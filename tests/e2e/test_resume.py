@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.fleet import MODEL, Fleet, prompt, running_fleet, until
+from tests.e2e.fleet import Fleet, running_fleet
+from tests.e2e.front import MODEL, prompt, until
 
 PLATINUM = {"tenants": {"acme": {"tier": "platinum"}}}
 TOKENS = 40

@@ -13,7 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.fleet import Fleet, chat, running_fleet
+from tests.e2e.fleet import Fleet, running_fleet
+from tests.e2e.front import chat
 
 CHAT = "/v1/chat/completions"
 IN_FLIGHT = 60

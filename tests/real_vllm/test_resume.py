@@ -1,6 +1,6 @@
 """A real vLLM's stream, cut anywhere, goes on token for token: what the client has in the end is the unbroken answer.
 
-Two endpoints lead to one engine, each through scissors, so that what differs is only the cut.
+Two endpoints lead to one engine, each through a tap with scissors, so that what differs is only the cut.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import httpx2
 import pytest
 
 from policies.health import EndpointHealth
-from tests.real_vllm.cutter import Cutter, Scissors
+from tests.e2e.tap import Scissors, Tap
 from tests.real_vllm.servers import start_vllm
 from tests.router.stack import Stack
 from tests.servers import Server
@@ -109,8 +109,8 @@ def product(engine: Server) -> Iterator[Product]:
     assert target.hostname is not None
     assert target.port is not None
     with ExitStack() as opened:
-        cutters = [opened.enter_context(Cutter((target.hostname, target.port), scissors)) for _ in range(2)]
-        endpoints = [{"name": f"e{number}", "url": cutter.url} for number, cutter in enumerate(cutters)]
+        taps = [opened.enter_context(Tap((target.hostname, target.port), scissors)) for _ in range(2)]
+        endpoints = [{"name": f"e{number}", "url": tap.url} for number, tap in enumerate(taps)]
         tenant = {
             "tier": "platinum",
             "api_keys": [{"id": "app", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}],
