@@ -179,8 +179,7 @@ def test_greedy_answers_cut_anywhere_are_the_unbroken_ones(product: Product) -> 
     assert cuts == 64
     continued = product.resumes("ok") - before
     assert continued >= 50  # a cut behind the last word needs no engine, and one before the first is a retry
-    # A busy engine has fewer events, so that a cut may come behind all of them: then nothing was missing.
-    assert cuts - 4 <= continued + product.resumes("complete") + product.retries() - retried <= cuts
+    assert continued + product.resumes("complete") + product.retries() - retried == cuts
     assert product.resumes("declined") == product.resumes("failed") == product.resumes("no_endpoint") == 0
 
 
@@ -263,7 +262,7 @@ def test_answers_with_stop_strings_cut_anywhere_are_the_unbroken_ones(product: P
     assert cuts == 48
     came = {result: product.resumes(result) - count for result, count in before.items()}
     assert came["ok"] >= 24
-    assert cuts - 4 <= came["ok"] + came["complete"] + product.retries() - retried <= cuts
+    assert came["ok"] + came["complete"] + product.retries() - retried == cuts
     assert came["declined"] == came["diverged"] == came["failed"] == 0
 
 
