@@ -26,6 +26,8 @@ from tests.router.test_probe import NOT_FOUND, SETTINGS, Engine, until
 
 CANARY = "/v1/completions"
 CHAT = "/v1/chat/completions"
+VECTORS = "/v1/embeddings"
+EMBED = "/pooling"  # of a client; at another path than the canary's, so that each has its own answer
 COMPLETION = b'{"choices":[{"index":0,"text":"2","finish_reason":"length"}]}'
 PATIENT = Timeouts(30.0, 30.0, 30.0, 60.0)
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -198,7 +200,25 @@ async def test_a_paused_engine_is_called_so(two: Fleet) -> None:
     await until(lambda: two.status() == "healthy")
 
 
-async def test_an_engine_that_computes_no_completions_is_left_alone_and_tried_with_a_request(two: Fleet) -> None:
+async def test_an_engine_of_embeddings_is_found_to_hang_though_it_has_been_suspected_before(two: Fleet) -> None:
+    """It has no completions to be asked for; its own kind of request shows whether it computes."""
+    engine = two.engines[0]
+    engine.answers |= {CANARY: NOT_FOUND, VECTORS: whole(b'{"data":[{"index":0,"embedding":[0.5]}]}'), EMBED: None}
+    request = replace(make_request(blocks=(), max_output_tokens=0), stream=False)
+    ticket = await two.pool.dispatch(request, frozenset({"e1"}))
+    sent = asyncio.create_task(two.place.upstream.send(b"POST", EMBED.encode(), [], b"{}"))
+    await until(lambda: two.canaries("good") >= 1)
+    assert two.ejections() == 0
+    engine.answers[VECTORS] = None
+    with pytest.raises(EngineHung):
+        await sent
+    assert two.ejections() == 1
+    ticket.settle(None)
+    engine.answers[VECTORS] = whole(b'{"data":[{"index":0,"embedding":[0.5]}]}')
+    await until(lambda: two.status() == "healthy")
+
+
+async def test_an_engine_that_can_be_asked_for_nothing_is_left_alone_and_tried_with_a_request(two: Fleet) -> None:
     two.engines[0].answers[CANARY] = NOT_FOUND
     ticket, sent = await two.send()
     await until(lambda: two.canaries("cannot") == 1)
