@@ -11,6 +11,7 @@ import pytest
 
 from policies.endpoint_state import EndpointState
 from policies.health import Cause
+from policies.silence import WARMED_UP
 from policies.types import Endpoint
 from router.errors import EngineHung
 from router.metrics import Metrics
@@ -127,6 +128,19 @@ async def test_a_silent_engine_is_ejected_relieved_of_its_work_and_comes_back_by
     await until(lambda: two.status() == "starting")
     assert two.place.available(two.pool.clock())
     assert two.state.in_flight == 0
+
+
+async def test_an_engine_that_has_answered_little_is_found_to_hang_by_what_the_pools_others_take(two: Fleet) -> None:
+    silence = two.state.silence
+    silence.forget()
+    for _ in range(WARMED_UP):
+        silence.firsts.learn(FAST)
+    assert silence.first_token_seconds == two.pool.states[1].silence.first_token_seconds < 2 * FAST
+    two.engines[0].answers[CANARY] = None
+    ticket, sent = await two.send()
+    with pytest.raises(EngineHung):
+        await sent
+    ticket.settle(None)
 
 
 async def test_a_canary_that_is_answered_clears_the_suspicion_and_nothing_is_taken_away(two: Fleet) -> None:
