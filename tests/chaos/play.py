@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos.ask import Seen, draw_ask
-from tests.chaos.faults import Fault, Schedule
+from tests.chaos.bystanders import Waits
+from tests.chaos.controls import Controls
+from tests.chaos.faults import COMPUTES_NOTHING, Fault, Schedule
 from tests.chaos.judge import Ending, Verdict, judge
 from tests.chaos.rules import EXPECT, Features, Spell, is_known_lie, must_succeed
 from tests.chaos.world import ENGINE_MODEL, MODEL, SPARE_FILES, World, until
@@ -29,17 +31,20 @@ SHOWN = 12
 
 @dataclass
 class Report:
-    """What a schedule did. `problems` empty: all was as promised."""
+    """What a schedule did. `problems` empty: all was as promised. `waits`: of the tenants that no fault touched.
+    `found`: how soon hung engines were."""
 
     schedule: Schedule
     problems: list[str] = field(default_factory=list)
+    waits: dict[str, Waits] = field(default_factory=dict)
+    found: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     recoveries: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
-        recovered = f"; {', '.join(self.recoveries)}" if self.recoveries else ""
+        recovered = "".join(f"; {what}" for what in [*self.recoveries, *self.found])
         lines = [f"seed {self.schedule.seed}: {self.schedule}", f"  {self.seconds:.1f} s: {counts}{recovered}"]
         lines += [f"  PROBLEM {problem}" for problem in self.problems[:SHOWN]]
         more = len(self.problems) - SHOWN
@@ -65,13 +70,18 @@ class Play:
         report = self._report
         await self._note_unwell()
         last = max([event["at"] for event in await self._recoveries()], default=0.0)
+        controls = Controls(self._world, self._schedule)
         async with asyncio.TaskGroup() as group:
             for number in range(CLIENTS * len(self._world.tiers)):
                 tenant = list(self._world.tiers)[number % len(self._world.tiers)]
                 group.create_task(self._client(tenant, number), name=f"client {number} of {tenant}")
+            await controls.begin(group)
             await self._break_and_mend()
+            controls.end()
             self._over.set()
         self._judge()
+        report.waits = controls.waits(self._seen)
+        report.problems += await controls.disturbed()
         await self._check_what_is_left()
         self._check_recoveries([event for event in await self._recoveries() if event["at"] > last])
         report.seconds = self._loop.time() - self._began
@@ -93,7 +103,7 @@ class Play:
 
     async def _break_and_mend(self) -> None:
         """All faults, each in its time, until the gateway takes everything for well again."""
-        await asyncio.sleep(LEAD_SECONDS)
+        await asyncio.sleep(max(LEAD_SECONDS, self._schedule.lasts))
         try:
             async with asyncio.TaskGroup() as group:
                 for fault in self._schedule.faults:
@@ -107,7 +117,10 @@ class Play:
         await asyncio.sleep(max(0.0, self._began + LEAD_SECONDS + fault.at - self._loop.time()))
         spell = Spell(fault.host, fault.pool, fault.kind, self._loop.time())
         self._spells.append(spell)
+        bound = 2 * (await self._world.endpoints())[fault.host]["learned"]["first_token_p99"] + 1
         await host.strike(fault)
+        if fault.kind in COMPUTES_NOTHING and host.spec.role == "hot":
+            await self._until_found(fault, spell.began, bound)
         await asyncio.sleep(max(0.0, spell.began + fault.seconds - self._loop.time()))
         await host.mend(fault)
         mended = self._loop.time()
@@ -128,6 +141,20 @@ class Play:
             await until(what, usable)
         if await over():
             spell.ended = self._loop.time()
+
+    async def _until_found(self, fault: Fault, began: float, bound: float) -> None:
+        """For as long as it lasts. Where others of the pool are ill too, it may have to stay in."""
+        while self._loop.time() < began + fault.seconds:
+            if any(
+                spell.pool == fault.pool and spell.ended > began for spell in self._spells if spell.host != fault.host
+            ):
+                return
+            status = (await self._world.endpoints())[fault.host]["status"]
+            if status not in ("healthy", "starting", "suspected"):
+                took = self._loop.time() - began
+                self._report.found.append(f"{fault.host} {status} after {took:.2f} s (bound {bound:.2f} s)")
+                return
+            await asyncio.sleep(0.05)
 
     # What the clients saw
 
