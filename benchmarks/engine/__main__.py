@@ -31,7 +31,7 @@ EPILOG = """\
 Break it while it runs:
   curl -X POST $URL/fault -d '{"kind": "die-mid-stream", "after_chunks": 5, "count": 1}'
   kinds: hang, slow (factor), refuse, error (status, message), die-mid-stream, silent, abort, none
-  every kind: seconds (ends by itself), count (how many requests), paths (only these)
+  every kind: seconds (ends by itself), count (how many requests), every (one of so many), paths (only these)
   refuse closes the port: undo it through --control-port, or bound it with seconds.
 
 Look inside:

@@ -31,13 +31,13 @@ class Controls:
         self._seed = schedule.seed
         self._over = asyncio.Event()
         self._seen: list[Seen] = []
-        self._stalls = Stalls(world.pids)
+        self.stalls = Stalls(world.pids)
         self._before: dict[str, Counter[str]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def begin(self, group: asyncio.TaskGroup) -> None:
         self._before = await self._world.disturbances()
-        self._tasks = [group.create_task(self._stalls.run(), name="stalls")]
+        self._tasks = [group.create_task(self.stalls.run(), name="stalls")]
         for tenant in self.tenants:
             for number in range(CONTROLS):
                 group.create_task(self._client(tenant, number), name=f"control {number} of {tenant}")
@@ -59,7 +59,7 @@ class Controls:
 
     def waits(self, seen: Iterable[Seen]) -> dict[str, Waits]:
         """`seen`: what the gateway's clients saw."""
-        seen, stood = list(seen), self._stalls.seconds
+        seen, stood = list(seen), self.stalls.seconds
         found = {}
         for tenant in self.tenants:
             through = [one for one in seen if one.ask.tenant == tenant]
