@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Mapping
 
-from tests.chaos.bystanders import Waits, table, who_was_late
+import httpx2
+
+from tests.chaos.bystanders import SPARE_IN_ALL, Waits, table, who_was_late
 from tests.chaos.faults import Schedule, draw_schedule
 from tests.chaos.play import Play, Report
 from tests.chaos.world import HOSTS, World, running_world
@@ -31,12 +33,18 @@ async def play(seeds: list[int]) -> tuple[list[Report], list[str]]:
     async with running_world() as world:
         calm = await Play(world, Schedule(0, (), lasts=CALM_SECONDS)).run()
         for seed in seeds:
-            report = await play_one(world, seed, calm.waits)
+            try:
+                report = await play_one(world, seed, calm.waits)
+            except* httpx2.HTTPError:
+                print(
+                    f"seed {seed}: the gateway does not answer its operator; its last words:\n{world.gateway.log_tail()}"
+                )
+                raise
             for tenant, waits in report.waits.items():
                 during[tenant] = during.get(tenant, Waits()) + waits
             if report.problems:
                 failed.append(report)
-        late = who_was_late(during, calm.waits)
+        late = who_was_late(during, calm.waits, SPARE_IN_ALL)
         print("\n".join([table(calm.waits, during), *(f"  PROBLEM {one}" for one in late)]))
         if failed:
             print(f"\nthe gateway's last words:\n{world.gateway.log_tail()}")

@@ -17,8 +17,10 @@ from itertools import pairwise
 
 from tests.chaos.ask import Seen
 
-SPARE_SECONDS = 0.15
-"""What the gateway's process may be late by chance beyond both measures."""
+SPARE_SECONDS = 0.2
+"""What the gateway may be late by chance beyond both measures, in one schedule: there p99 is the worst stream."""
+SPARE_IN_ALL = 0.1
+"""The same in all schedules together, where one stream in a hundred may have had bad luck."""
 Stood = Callable[[float, float, Sequence[str]], float]
 """For how long (seconds) these processes stood still between two times."""
 
@@ -50,9 +52,9 @@ class Waits:
         return Waits(self.through + other.through, self.past + other.past)
 
 
-def lateness(now: Waits, calm: Waits) -> float:
+def lateness(now: Waits, calm: Waits, spare: float = SPARE_SECONDS) -> float:
     """Seconds by which the p99 is above what calm and control allow; 0 where it is within noise."""
-    allowed = max(percentile(calm.through, 0.99), percentile(now.past, 0.99)) + SPARE_SECONDS
+    allowed = max(percentile(calm.through, 0.99), percentile(now.past, 0.99)) + spare
     return max(0.0, percentile(now.through, 0.99) - allowed)
 
 
@@ -67,9 +69,9 @@ def table(calm: Mapping[str, Waits], during: Mapping[str, Waits]) -> str:
     return "\n".join(lines)
 
 
-def who_was_late(now: Mapping[str, Waits], calm: Mapping[str, Waits]) -> list[str]:
+def who_was_late(now: Mapping[str, Waits], calm: Mapping[str, Waits], spare: float = SPARE_SECONDS) -> list[str]:
     """By tenant; nobody where all is within noise."""
-    late = {tenant: lateness(waits, calm[tenant]) for tenant, waits in now.items()}
+    late = {tenant: lateness(waits, calm[tenant], spare) for tenant, waits in now.items()}
     return [
         f"{tenant}, which no fault touched, waited up to {percentile(now[tenant].through, 0.99):.3f} s (p99), "
         f"{seconds:.3f} s beyond calm and control"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 EVERY_SECONDS = 0.01
+_STRIDE = 10
 _STEAL = 8  # the field of the first line of /proc/stat
 _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 HARNESS, HOST = "the harness", "the machine's host"
@@ -40,6 +41,11 @@ class Stalls:
         first = self._stood[max(0, bisect_right(self._times, began) - 1)]
         last = self._stood[min(len(self._times) - 1, bisect_left(self._times, ended))]
         return sum(max(0.0, last.get(name, 0.0) - first.get(name, 0.0)) for name in {*names, HARNESS, HOST})
+
+    def worst(self, window: float, names: Iterable[str]) -> float:
+        """The most of `seconds` within a while of so many seconds."""
+        names = tuple(names)
+        return max([self.seconds(at, at + window, names) for at in self._times[::_STRIDE]], default=0.0)
 
 
 def _stood(pids: Mapping[str, int]) -> dict[str, float]:

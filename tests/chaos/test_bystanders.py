@@ -10,7 +10,16 @@ import time
 import pytest
 
 from tests.chaos.ask import Ask, Seen
-from tests.chaos.bystanders import SPARE_SECONDS, Waits, lateness, longest_wait, longest_waits, table, who_was_late
+from tests.chaos.bystanders import (
+    SPARE_IN_ALL,
+    SPARE_SECONDS,
+    Waits,
+    lateness,
+    longest_wait,
+    longest_waits,
+    table,
+    who_was_late,
+)
 from tests.chaos.stalls import HARNESS, HOST, Stalls, waited
 
 CALM = Waits([0.03] * 99 + [0.06], [0.02] * 100)
@@ -49,6 +58,7 @@ def test_a_loop_that_was_kept_for_300_ms_on_a_failover_is_late() -> None:
     kept = Waits([0.03] * 45 + [0.32] * 3, [0.02] * 20)
     assert lateness(kept, CALM) == pytest.approx(0.32 - 0.06 - SPARE_SECONDS)
     assert who_was_late({"acme": kept}, {"acme": CALM}) != []
+    assert lateness(kept, CALM, SPARE_IN_ALL) > lateness(kept, CALM)
 
 
 def test_what_calm_and_control_show_too_is_noise() -> None:
@@ -82,7 +92,8 @@ def test_stalls_are_those_of_the_processes_on_the_way_from_the_note_before_to_th
     assert stalls.seconds(1.2, 1.8, ("gateway", "e0")) == pytest.approx(0.2 + 0.1 + 0.05)
     assert stalls.seconds(2.0, 2.5, ("gateway",)) == pytest.approx(0.8 + 0.3)
     assert stalls.seconds(2.5, 9.0, ("e0",)) == pytest.approx(0.3), "an engine that was started anew has stood for less"
-    assert Stalls(dict).seconds(0.0, 9.0, ()) == 0.0
+    assert stalls.worst(1.0, ("gateway",)) == pytest.approx(0.2 + 0.05)
+    assert Stalls(dict).seconds(0.0, 9.0, ()) == Stalls(dict).worst(1.0, ()) == 0.0
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="this system does not say who waits for a core")
