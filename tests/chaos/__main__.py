@@ -36,9 +36,7 @@ async def play(seeds: list[int]) -> tuple[list[Report], list[str]]:
             try:
                 report = await play_one(world, seed, calm.waits)
             except* httpx2.HTTPError:
-                print(
-                    f"seed {seed}: the gateway does not answer its operator; its last words:\n{world.gateway.log_tail()}"
-                )
+                print(f"seed {seed}: the gateway does not answer its operator.\n{world.gateway.log_tail()}")
                 raise
             for tenant, waits in report.waits.items():
                 during[tenant] = during.get(tenant, Waits()) + waits
