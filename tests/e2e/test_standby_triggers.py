@@ -88,9 +88,7 @@ async def check_there_and_back(fleet: Fleet, cause: str) -> None:
     """State, metrics and log say the same: the warm one for this cause, and the hot ones after a calm."""
     assert await changes(fleet) == [("hot", "warm", cause), ("warm", "hot", "calm")]
     there, back = [one["at"] for one in (await fleet.state())["standby"]["events"]]
-    assert back - there >= SHORT["calm_seconds"], (
-        "the hot ones were usable all along; their calm begins with the change"
-    )
+    assert back - there >= SHORT["calm_seconds"], "the calm of who was usable all along begins with the change"
     assert (await failovers(fleet, "warm", cause), await failovers(fleet, "hot", "calm")) == (1, 1)
     assert await fleet.metric("promptlane_failovers_total", pool=fleet.pool) == 2
     log = fleet.gateway.log.read_text()
