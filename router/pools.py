@@ -20,6 +20,7 @@ from policies.endpoint_state import EndpointState
 from policies.outliers import MAX_EJECTED_SHARE, Fellows
 from policies.pool_rates import PoolRates
 from policies.profile import Profile
+from policies.silence import introduce
 from policies.types import InferenceRequest, Lane, Rejection, RejectReason
 from policies.waiting import Waiting
 from router.errors import GatewayError, NoEndpoint, Overloaded, queue_full
@@ -157,6 +158,7 @@ class Pool:
         """The endpoints are this pool's from now on: they learn from each other, and not all may be ejected at once."""
         self._rates.join()
         self._fellows.join()
+        introduce([state.silence for state in self.states])
 
     def run_pass(self) -> None:
         """One look at who waits and who has room: here, and at the pools of this name before and after a reload, which

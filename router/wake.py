@@ -85,7 +85,7 @@ class EngineControl:
     async def canary(self, url: str) -> None:
         """One token, before tenants' requests go there. Raises WakeFailed."""
         models = self.models or await self._served(url)
-        verdict, what = await send_canary(self._http, url, models[0] if models else "", self._canary_seconds)
+        verdict, what, _ = await send_canary(self._http, url, models[0] if models else "", self._canary_seconds)
         if verdict is Verdict.GOOD:
             return
         if verdict is Verdict.CANNOT and await self._served(url):

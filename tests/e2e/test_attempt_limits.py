@@ -13,7 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.fleet import LARGE, Fleet, chat, running_fleet
+from tests.e2e.fleet import LARGE, Fleet, running_fleet
+from tests.e2e.front import chat
 
 CHAT = "/v1/chat/completions"
 TURNS = {"profile": "round-robin", "health": {"interval": 60.0, "scrape_interval": 60.0, "detect_hung": False}}

@@ -13,7 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.fleet import HEALTH, LARGE, Fleet, chat, prompt, running_fleet, until
+from tests.e2e.fleet import LARGE, Fleet, running_fleet
+from tests.e2e.front import HEALTH, chat, prompt, until
 
 CHAT = "/v1/chat/completions"
 BATCH = {"x-promptlane-lane": "batch"}

@@ -140,6 +140,43 @@ def test_it_returns_after_the_calm_and_lowers_what_was_raised() -> None:
     assert (one.level, one.cause) == (HOT, None)
 
 
+@pytest.mark.parametrize("cause", [Cause.ERRORS, Cause.LATENCY])
+def test_the_calm_of_who_failed_or_was_slow_begins_with_the_change_though_it_was_usable_all_along(cause: Cause) -> None:
+    one = machine((WARM,))
+    one.look({HOT, WARM}, 0.0)
+    for _ in range(20):
+        one.attempted(cause is Cause.ERRORS, 1000.0)
+        one.answered(9.0 if cause is Cause.LATENCY else 0.1, 1000.0)
+    assert one.look({HOT, WARM}, 1000.0) == [Raise(WARM, cause)]
+    assert one.ready(WARM, 1001.0) == [Moved(HOT, WARM, cause)]
+    assert one.look({HOT, WARM}, 1001.1) == []
+    assert one.look({HOT, WARM}, 1030.9) == []
+    assert one.look({HOT, WARM}, 1031.0) == [Moved(WARM, HOT, Cause.CALM), Lower(WARM)]
+
+
+def test_it_stays_while_first_bytes_are_late_with_all_that_help() -> None:
+    one = machine((WARM,))
+    for _ in range(20):
+        one.answered(9.0, 0.0)
+    one.look({HOT, WARM}, 0.0)
+    one.ready(WARM, 0.0)
+    for _ in range(20):
+        one.answered(9.0, 20.0)
+    assert one.look({HOT, WARM}, 40.0) == []
+    assert one.look({HOT, WARM}, 20.0 + SETTINGS.latency_window + 5.0) == [Moved(WARM, HOT, Cause.CALM), Lower(WARM)]
+
+
+def test_a_standby_that_is_slower_keeps_nobody_from_returning_to_who_had_failed() -> None:
+    one = machine((WARM,))
+    for _ in range(20):
+        one.attempted(True, 0.0)
+    one.look({HOT, WARM}, 0.0)
+    one.ready(WARM, 0.0)
+    for _ in range(20):
+        one.answered(9.0, 29.0)
+    assert one.look({HOT, WARM}, 30.0) == [Moved(WARM, HOT, Cause.CALM), Lower(WARM)]
+
+
 def test_a_calm_that_is_broken_begins_anew() -> None:
     one = at_warm(0.0)
     one.look({HOT, WARM}, 10.0)
