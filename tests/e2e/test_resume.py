@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from policies.resume import MAX_RESUMES
+from router.config.pools import PoolConfig
 from tests.e2e.fleet import Fleet, running_fleet
 from tests.e2e.front import MODEL, prompt, until
 
@@ -220,8 +222,14 @@ async def test_engines_that_break_whatever_is_asked_are_not_asked_for_ever(fleet
     for engine in fleet.engines:
         engine.clear()
         engine.fault("error", after_chunks=2)
-    assert (await error_of(fleet, question(CHAT, "all", max_tokens=200)))["code"] == "stream_interrupted"
-    assert 2 <= sum(len(fleet.seen(engine)) for engine in (0, 1, 2)) <= 17
+    error = await error_of(fleet, question(CHAT, "all", max_tokens=200))
+    # Where the error comes in one piece with the beginning nothing has been seen, and it is begun anew instead.
+    assert error["code"] in ("stream_interrupted", "engine_aborted")
+    assert (
+        2
+        <= sum(len(fleet.seen(engine)) for engine in (0, 1, 2))
+        <= 1 + PoolConfig.model_fields["retries"].default + MAX_RESUMES
+    )
 
 
 @pytest.mark.parametrize(
