@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, column, inspect, select, table, text
 
 from router.database.engine import Database
 from router.database.errors import DatabaseTooNew
@@ -15,6 +15,7 @@ from router.database.tables import HEAD
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "promptlane_version"  # not Alembic's own name: the database may be shared with other programs
+version = table(VERSION_TABLE, column("version_num"))
 _LOCK = 0x70726F6D70746C6E  # "promptln": PostgreSQL's advisory locks are numbers, the same for all of a database
 
 
@@ -26,15 +27,15 @@ def prepare(database: Database) -> None:
             return
     with database.writing() as connection:
         _lock(connection, database.timeout)
-        version = _version(connection)  # another process may have been here meanwhile
-        if version != HEAD:
-            _upgrade(connection, version)
+        found = _version(connection)  # another process may have been here meanwhile
+        if found != HEAD:
+            _upgrade(connection, found)
 
 
 def _version(connection: Connection) -> str | None:
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    found = connection.execute(text(f"select version_num from {VERSION_TABLE}")).scalar()  # noqa: S608 - a constant
+    found = connection.execute(select(version.c.version_num)).scalar()
     return str(found) if found is not None else None
 
 
@@ -45,7 +46,7 @@ def _lock(connection: Connection, seconds: float) -> None:
         connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
 
-def _upgrade(connection: Connection, version: str | None) -> None:
+def _upgrade(connection: Connection, found: str | None) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -53,9 +54,9 @@ def _upgrade(connection: Connection, version: str | None) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if version is not None and version not in known:
+    if found is not None and found not in known:
         raise DatabaseTooNew(
-            f"the database is at version {version}, which this program does not know (it knows {HEAD}): a newer "
+            f"the database is at version {found}, which this program does not know (it knows {HEAD}): a newer "
             "Promptlane has changed it; start that version, or a copy of the database from before"
         )
     config.attributes["connection"] = connection

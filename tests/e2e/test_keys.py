@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from router.database.engine import Database
+from router.database.migrate import prepare, version
 from tests.router.gateway_process import ROOT, SECRET, Engines, Gateway, configuration
 from tests.servers import PostgresServer, free_port, start_postgres
 
@@ -215,15 +217,10 @@ def test_a_process_that_starts_without_its_database_serves_the_files_keys_and_sa
 
 
 def test_a_program_older_than_its_database_refuses_to_start(engines: Engines, tmp_path: Path) -> None:
-    from sqlalchemy import text
-
-    from router.database.engine import Database
-    from router.database.migrate import VERSION_TABLE, prepare
-
     database = Database(f"sqlite:///{tmp_path}/keys.db", SLOW)
     prepare(database)
     with database.writing() as connection:
-        connection.execute(text(f"update {VERSION_TABLE} set version_num = '9999'"))
+        connection.execute(version.update().values(version_num="9999"))
     gateway = started(tmp_path / "one", config_for(engines, f"sqlite:///{tmp_path}/keys.db"))
     try:
         gateway.until(lambda: os.path.exists(gateway.log) and "9999" in gateway.output, "it says why")

@@ -16,7 +16,7 @@ from sqlalchemy import insert, inspect, select, text
 
 from router.database.engine import Database
 from router.database.errors import DatabaseAway, DatabaseTooNew, DatabaseUnusable
-from router.database.migrate import MIGRATIONS, VERSION_TABLE, prepare
+from router.database.migrate import MIGRATIONS, VERSION_TABLE, prepare, version
 from router.database.tables import HEAD, changes, metadata
 from tests.servers import PostgresServer, free_port, start_postgres
 
@@ -25,25 +25,8 @@ TIMEOUT = 20.0
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[str]:
-    yield f"sqlite:///{tmp_path}/a file.db"
-
-
-@pytest.fixture
-def postgres(postgres_server: PostgresServer) -> Iterator[str]:
-    """A schema that is empty again at the end."""
-    yield postgres_server.url
-    postgres_server.psql("drop schema public cascade; create schema public")
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(request.param))
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    opened = Database(url, TIMEOUT)
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database(database_url, TIMEOUT)
     yield opened
     opened.close()
 
@@ -82,12 +65,12 @@ def test_preparing_again_keeps_what_is_there(database: Database) -> None:
     assert numbers(database) == {"keys": 0, "mine": 1}
 
 
-def test_replicas_that_start_together_take_turns(url: str) -> None:
+def test_replicas_that_start_together_take_turns(database_url: str) -> None:
     together = threading.Barrier(4)
     failures: list[Exception] = []
 
     def start() -> None:
-        mine = Database(url, 60.0)
+        mine = Database(database_url, 60.0)
         together.wait()
         try:
             prepare(mine)
@@ -101,7 +84,7 @@ def test_replicas_that_start_together_take_turns(url: str) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    last = Database(url, TIMEOUT)
+    last = Database(database_url, TIMEOUT)
     assert numbers(last) == {"keys": 0}
     last.close()
 
@@ -109,11 +92,11 @@ def test_replicas_that_start_together_take_turns(url: str) -> None:
 def test_a_database_of_a_newer_program_is_refused_in_words_and_left_as_it_is(database: Database) -> None:
     prepare(database)
     with database.writing() as connection:
-        connection.execute(text(f"update {VERSION_TABLE} set version_num = '9999'"))
+        connection.execute(version.update().values(version_num="9999"))
     with pytest.raises(DatabaseTooNew, match=r"version 9999.*newer Promptlane"):
         prepare(database)
     with database.reading() as connection:
-        assert connection.execute(text(f"select version_num from {VERSION_TABLE}")).scalar() == "9999"
+        assert connection.execute(select(version.c.version_num)).scalar() == "9999"
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +129,9 @@ def test_a_block_that_raises_changes_nothing(database: Database) -> None:
     assert numbers(database) == {"keys": 0}
 
 
-def test_writers_wait_for_each_other_and_readers_for_nobody_for_long(url: str, database: Database) -> None:
+def test_writers_wait_for_each_other(database_url: str, database: Database) -> None:
     prepare(database)
-    other = Database(url, TIMEOUT)
+    other = Database(database_url, TIMEOUT)
     with database.writing() as connection:
         connection.execute(changes.update().values(number=changes.c.number + 1))
         waiting = threading.Thread(target=lambda: add_one(other))
