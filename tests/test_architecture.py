@@ -208,6 +208,7 @@ def test_the_wheel_holds_router_and_policies_and_the_command(tmp_path: Path) -> 
 
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"router", "policies"}
+    assert {f"router/database/migrations/{file}" for file in ("env.py", "versions/v0001_keys.py")} <= set(names)
     entry = next(name for name in names if name.endswith("entry_points.txt"))
     assert b"promptlane = router.cli:main" in zipfile.ZipFile(wheel).read(entry)
 

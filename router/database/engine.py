@@ -114,6 +114,7 @@ class Database:
         arguments: dict[str, Any] = {
             "connect_timeout": max(2, math.ceil(self.timeout)),  # libpq takes whole seconds, 2 at least
             "application_name": "promptlane",
+            "prepare_threshold": None,  # a statement prepared on one server may be sent to another by a pooler between
         }
         return create_engine(
             self._url.set(drivername="postgresql+psycopg"),
