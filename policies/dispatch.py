@@ -74,6 +74,7 @@ def plan(
         if decision is not None:
             commit(waiting, decision)
             view.sent(decision.column)
+            profile.sent(view)
             narrow.clear()
             sent += 1
         shut = profile.shut(view)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from policies.outliers import ErrorWindow, Fellows
+from policies.outliers import WINDOW_SECONDS, Fellows
+from policies.sliding import SlidingShare
 from policies.slow_start import SlowStart
 from policies.types import FailureCause, Outcome
 
@@ -91,7 +92,7 @@ class EndpointHealth:
         self.suspected = False
         self.cause: Cause | None = None  # of the open circuit
         self.ejections = dict.fromkeys(Cause, 0)  # so far
-        self.errors = ErrorWindow()
+        self.errors = SlidingShare(WINDOW_SECONDS)
         self.fellows: Fellows | None = None
         self.slow_start = SlowStart(slow_start)
 
@@ -217,7 +218,7 @@ class EndpointHealth:
             if self._decides(now):
                 self._open(now)
             return
-        self.errors.add(True, now)
+        self.errors.note(True, now)
         self._failures += 1
         if self._failures >= self._open_after:
             self.eject(Cause.FAILURES, now)
@@ -227,7 +228,7 @@ class EndpointHealth:
     def _succeed(self, now: float) -> None:
         if self._open_until is not None and not self._decides(now):
             return
-        self.errors.add(False, now)
+        self.errors.note(False, now)
         self._failures = 0
         if self._open_until is not None:
             self._close(now)

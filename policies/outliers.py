@@ -7,18 +7,16 @@ fail, the cause is hardly an endpoint's own, and trying a doubtful engine beats 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from policies.types import Role
 
-if TYPE_CHECKING:  # states hold their health, and that its window
+if TYPE_CHECKING:  # states hold their health, and that its fellows
     from policies.endpoint_state import EndpointState
     from policies.health import EndpointHealth
 
 WINDOW_SECONDS = 30.0
-SLOTS = 6  # pieces in which the window moves on
 
 # From how many attempts on a share means something, and failures that are more than a run of bad luck.
 LEAST_ATTEMPTS = 10
@@ -31,34 +29,6 @@ EXCESS = 0.1
 
 # Endpoints of a pool that may be out at once: half of them carry the load for a while, fewer would fall over too.
 MAX_EJECTED_SHARE = 0.5
-
-
-class ErrorWindow:
-    """Attempts at an endpoint and failures that were its fault, of about the last `WINDOW_SECONDS`."""
-
-    __slots__ = ("_slots",)
-
-    def __init__(self) -> None:
-        self._slots: deque[list[int]] = deque(maxlen=SLOTS)  # number of the slot, attempts, failures
-
-    def add(self, failed: bool, now: float) -> None:
-        """One attempt more."""
-        number = int(now // (WINDOW_SECONDS / SLOTS))
-        if not self._slots or self._slots[-1][0] != number:
-            self._slots.append([number, 0, 0])
-        slot = self._slots[-1]
-        slot[1] += 1
-        slot[2] += failed
-
-    def counts(self, now: float) -> tuple[int, int]:
-        """Attempts and failures."""
-        oldest = int(now // (WINDOW_SECONDS / SLOTS)) - SLOTS + 1
-        recent = [slot for slot in self._slots if slot[0] >= oldest]
-        return sum([slot[1] for slot in recent]), sum([slot[2] for slot in recent])
-
-    def clear(self) -> None:
-        """What was, counts no more."""
-        self._slots.clear()
 
 
 class Fellows:
@@ -84,11 +54,11 @@ class Fellows:
 
     def is_outlier(self, health: EndpointHealth, now: float) -> bool:
         """Whether it fails far more often than the others together."""
-        attempts, failures = health.errors.counts(now)
+        attempts, failures = health.errors.samples(now), health.errors.bad(now)
         if attempts < LEAST_ATTEMPTS or failures < LEAST_FAILURES:
             return False
-        others = [state.health.errors.counts(now) for state in self._states if state.health is not health]
-        tried, failed = sum([one[0] for one in others]), sum([one[1] for one in others])
+        others = [state.health.errors for state in self._states if state.health is not health]
+        tried, failed = sum([one.samples(now) for one in others]), sum([one.bad(now) for one in others])
         if tried < LEAST_ATTEMPTS:
             return False  # nobody to compare it with
         return failures / attempts > FACTOR * failed / tried + EXCESS

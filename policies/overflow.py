@@ -15,7 +15,8 @@ from policies.types import Role
 
 class Overflow(BestRole):
     """As `BestRole`, and from a saturation of the serving endpoints of `above` on the available warm ones too, while
-    they have less than `share` of what is in flight: .2 is a split of 80 to 20."""
+    one more there is no more than `share` of what is in flight: .2 is a split of 80 to 20. One they may always have:
+    hot endpoints can be full with a single prompt."""
 
     def __init__(self, share: float, above: float) -> None:
         self._share = share
@@ -28,4 +29,5 @@ class Overflow(BestRole):
         spare = [state for state in states if state.endpoint.role is Role.WARM and state not in kept]
         theirs = sum([state.in_flight for state in spare])
         ours = sum([state.in_flight for state in kept])
-        return [*kept, *spare] if theirs < self._share * (ours + theirs + 1) else kept
+        helps = not theirs or theirs + 1 <= self._share * (ours + theirs + 1) + 1e-9
+        return [*kept, *spare] if helps else kept

@@ -48,11 +48,14 @@ class Profile:
         self._usual = self._are_usual()
         self._scorers = tuple(scorers)
         self._picker = picker
+        self._filters_anew = False
 
     def replace_filter(self, other: Filter) -> None:
-        """From now on `other` in place of the filter of its name; nothing where there is none."""
+        """From now on `other` in place of the filter of its name; nothing where there is none. What it keeps may change
+        with every request that a pass sends."""
         self._filters = tuple(other if one.name == other.name else one for one in self._filters)
         self._usual = self._are_usual()
+        self._filters_anew = True
 
     def _are_usual(self) -> bool:
         return tuple(map(type, self._filters)) == USUAL
@@ -92,6 +95,13 @@ class Profile:
             return None
         self._picker.sent(view, column)
         return self._decision(waiting, view, costs, column)
+
+    def sent(self, view: View) -> None:
+        """A request of this pass was sent and its reservation charged: closes what the filters keep out since then."""
+        if self._filters_anew:
+            kept = self._kept(view.states, view.now, frozenset())
+            passed = set() if isinstance(kept, Rejection) else set(map(id, kept))
+            view.open = [column for column in view.open if id(view.states[column]) in passed]
 
     def preview(self, waiting: Waiting, view: View) -> tuple[Decision, bool]:
         """Where the request would go, and whether at once. Takes nobody's turn; some endpoint must be open."""

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
+from policies.stop_strings import FIELDS as STOP_FIELDS
+from policies.stop_strings import stop_rule
 from policies.types import FailureCause
 
 # Attempts in a row that brought the client nothing: beyond, what kills the engines is probably this very answer.
@@ -45,6 +47,7 @@ CARRIED: Final = frozenset(
         "seed",
         "logit_bias",
         "allowed_token_ids",
+        "stop",
         "stop_token_ids",
         "ignore_eos",
         "include_stop_str_in_output",
@@ -94,11 +97,10 @@ OTHER: Final = frozenset(
     }
 )
 # Fields that hinder unless they say what an engine does without them. Penalties of presence and frequency, bad words
-# and patterns of repetition are counted over an engine's own output alone; stop strings hold text back behind its ids.
+# and patterns of repetition are counted over an engine's own output alone.
 IDLE: Final[Mapping[str, tuple[object, ...]]] = {
     "n": (1,),
     "best_of": (1,),
-    "stop": ([], ""),
     "bad_words": ([],),
     "presence_penalty": (0, 0.0),
     "frequency_penalty": (0, 0.0),
@@ -116,14 +118,18 @@ IDLE: Final[Mapping[str, tuple[object, ...]]] = {
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
 }
+# Fields of which `hindrance` looks at the values.
+JUDGED: Final = STOP_FIELDS | frozenset(IDLE)
 _FREE: Final = CARRIED | PROMPT | OTHER
 
 
 def hindrance(fields: Mapping[str, object]) -> str | None:
     """The field for which the request's stream cannot be continued; None if there is none.
 
-    `fields`: every field of the body that is not null; only values of those named in `IDLE` are looked at.
+    `fields`: every field of the body that is not null; only values of those named in `JUDGED` are looked at.
     """
+    if stop_rule(fields) is None:
+        return "stop"
     for name, value in fields.items():
         if name in _FREE:
             continue
@@ -133,7 +139,7 @@ def hindrance(fields: Mapping[str, object]) -> str | None:
 
 
 def way(*, said: int, media: bool) -> Way:
-    """How to go on. `said`: tokens that the client has the text of; `media`: the prompt has more than tokens."""
+    """How to go on behind the first `said` tokens of the answer. `media`: the prompt has more than tokens."""
     if not said:
         return Way.AGAIN
     return Way.TEXT if media else Way.TOKENS

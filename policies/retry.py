@@ -7,10 +7,10 @@ because they have too much to do, repeating all of it makes a bad minute an outa
 
 from __future__ import annotations
 
-from collections import deque
 from enum import Enum
 from random import Random
 
+from policies.sliding import SlidingCount
 from policies.types import FailureCause, Outcome
 
 # An engine whose limit passed has been given up: its connection is closed, which ends the request there too if the
@@ -24,7 +24,6 @@ RETRYABLE_STATUSES = frozenset({500, 502, 503})
 # Over so many seconds traffic and retries are compared: long enough for a share of little traffic to be whole requests,
 # short enough that what an outage has used up is there again for the next one.
 WINDOW_SECONDS = 30.0
-_SLICES = 10  # of the window, in which it is counted
 
 # Seconds before a second and a later retry: the double of the one before, up to the most, and by chance a part of it
 # less, so that those who failed together do not come back together.
@@ -57,43 +56,28 @@ class Budget:
     traffic there was before. Times never fall.
     """
 
-    __slots__ = ("_requests", "_slices", "_taken", "reserve", "share")
+    __slots__ = ("_requests", "_taken", "reserve", "share")
 
     def __init__(self, share: float, reserve: int) -> None:
         self.share = share
         self.reserve = reserve
-        self._slices: deque[list[int]] = deque()  # number of the slice of time, requests, taken; the oldest first
-        self._requests = 0
-        self._taken = 0
+        self._requests = SlidingCount(WINDOW_SECONDS)
+        self._taken = SlidingCount(WINDOW_SECONDS)
 
     def note(self, now: float) -> None:
         """A request was sent for the first time."""
-        self._slice(now)[1] += 1
-        self._requests += 1
+        self._requests.add(now)
 
     def left(self, now: float) -> bool:
         """Whether there is one to take."""
-        self._slice(now)
-        return self._taken < self.reserve + self.share * self._requests
+        return self._taken.total(now) < self.reserve + self.share * self._requests.total(now)
 
     def take(self, now: float) -> bool:
         """Takes one from the budget; False where nothing is left."""
         if not self.left(now):
             return False
-        self._slice(now)[2] += 1
-        self._taken += 1
+        self._taken.add(now)
         return True
-
-    def _slice(self, now: float) -> list[int]:
-        number = int(now * _SLICES / WINDOW_SECONDS)
-        slices = self._slices
-        if not slices or slices[-1][0] < number:
-            slices.append([number, 0, 0])
-            while slices[0][0] <= number - _SLICES:
-                _, requests, taken = slices.popleft()
-                self._requests -= requests
-                self._taken -= taken
-        return slices[-1]
 
 
 class RetryPolicy:
@@ -108,10 +92,10 @@ class RetryPolicy:
         self.return_seconds = return_seconds
         self._random = random
 
-    def judge(self, outcome: Outcome, attempts: int, now: float, deadline: float) -> Verdict:
+    def judge(self, outcome: Outcome, attempts: int, now: float, delay: float, deadline: float) -> Verdict:
         """About an attempt that has just failed; what is to be repeated has been taken from the budget. `attempts`:
-        made so far that `reached` an engine, this one included."""
-        if self.limit == 1 or not may_retry(outcome, attempts, self.limit, now, deadline):
+        made so far that `reached` an engine, this one included; `delay`: seconds before the next one."""
+        if self.limit == 1 or not may_retry(outcome, attempts, self.limit, now + delay, deadline):
             return Verdict.NO
         return Verdict.RETRY if not reached(outcome) or self.budget.take(now) else Verdict.OVERDRAWN
 

@@ -13,6 +13,7 @@ hangs, facts/vllm.md), and a connection may stay open and silent for minutes. Tw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from policies.spread import Spread
@@ -23,24 +24,26 @@ from policies.spread import Spread
 PATIENCE = 2.0
 GRACE_SECONDS = 2.0
 
-# The first token's time that is reckoned with until so many have been seen. A server that has just started compiles and
-# captures graphs in its first requests, and takes seconds for them.
+# The first token's time that is reckoned with until so many have been seen; it shrinks with each. A server that has
+# just started compiles and captures graphs in its first requests, and takes seconds for them: after so many answers it
+# has, and what the first tokens of the pool's other endpoints take is the better guess.
 PRIOR_SECONDS = 5.0
 ENOUGH = 20
+WARMED_UP = 3
 
 # Beyond the p99 before an engine is suspected, and at least: shorter stalls are those of a busy machine. Then what a
-# canary gets beyond the p99. Together with the watcher's looks (a tenth of a second) they stay under the second that
-# twice the p99 may be exceeded by.
+# canary gets beyond the p99. Together with the watcher's looks (a tenth of a second) they stay a quarter below the
+# second that twice the p99 may be exceeded by, as the gateway itself may be late.
 SUSPECT_MARGIN = 0.1
 LEAST_QUIET = 0.25
-CANARY_MARGIN = 0.45
+CANARY_MARGIN = 0.4
 
 # Streams under way that are silent so many times longer than they ever were between two pieces (p99).
 BETWEEN_PIECES = 2.0
 
 # An engine that has answered a canary is not asked again for so long: it may be silent for a good reason, such as a
-# tool call whose text is held back until it is whole.
-TRUST_SECONDS = 0.4
+# tool call whose text is held back until it is whole. One that hangs from then on is still to be found in time.
+TRUST_SECONDS = 0.3
 
 
 class Owed(NamedTuple):
@@ -52,9 +55,12 @@ class Owed(NamedTuple):
 
 
 class Silence:
-    """Of one endpoint. Keys are the caller's; unknown ones do nothing. Times never fall."""
+    """Of one endpoint. Keys are the caller's; unknown ones do nothing. Times never fall.
 
-    __slots__ = ("_alive_at", "_due", "_heard_at", "_spoke_at", "_trusted_until", "firsts", "gaps", "wholes")
+    `fellows`: of the pool's other endpoints, which serve the same model (`introduce`).
+    """
+
+    __slots__ = ("_alive_at", "_due", "_heard_at", "_spoke_at", "_trusted_until", "fellows", "firsts", "gaps", "wholes")
 
     def __init__(self) -> None:
         self._due: dict[int, Owed] = {}
@@ -65,6 +71,7 @@ class Silence:
         self.firsts = Spread()  # from dispatch to first token
         self.wholes = Spread()  # from dispatch to the end of an answer in one piece
         self.gaps = Spread()  # between two signs while streams were under way
+        self.fellows: Sequence[Silence] = ()
 
     def __len__(self) -> int:
         """Requests that owe a sign."""
@@ -72,12 +79,19 @@ class Silence:
 
     @property
     def first_token_seconds(self) -> float:
-        """The p99 of the time to a first token, as learned; until then, what is reckoned with."""
+        """The p99 of the time to a first token, as learned; until that is known, what is reckoned with."""
         known = self.firsts.quantile(0.99)
-        if self.firsts.seen >= ENOUGH:
-            return known
-        whole = self.wholes.quantile(0.99)  # a first token nobody saw came before the end
-        return max(known, min(whole, PRIOR_SECONDS) if self.wholes.seen >= ENOUGH else PRIOR_SECONDS)
+        return known if self.firsts.seen >= ENOUGH else max(known, self._guess())
+
+    def _guess(self) -> float:
+        """What a first token may take where few have been seen: no longer than any of these says."""
+        guesses = [PRIOR_SECONDS * (1 - self.firsts.seen / ENOUGH)]
+        if self.wholes.seen >= ENOUGH:
+            guesses.append(self.wholes.quantile(0.99))  # a first token nobody saw came before the end
+        if self.firsts.seen + self.wholes.seen >= WARMED_UP:
+            theirs = [one.firsts.quantile(0.99) for one in self.fellows if one.firsts.seen >= ENOUGH]
+            guesses += [max(theirs)] if theirs else []
+        return min(guesses)
 
     def expects(self, key: int, seconds: float, now: float, *, first: bool = True) -> None:
         """Something was sent: its first token, or its end where that is all that shows, is predicted in `seconds`."""
@@ -152,6 +166,12 @@ class Silence:
         for longer than their own first tokens take."""
         usual = BETWEEN_PIECES * self.gaps.quantile(0.99) if self.gaps.seen >= ENOUGH else first
         return max(LEAST_QUIET, min(usual, first) + SUSPECT_MARGIN)
+
+
+def introduce(pool: Sequence[Silence]) -> None:
+    """These are of one pool: what one has learned is a guess for another of which little is known."""
+    for one in pool:
+        one.fellows = [other for other in pool if other is not one]
 
 
 def _bound(owed: Owed, first: float, whole: float | None) -> float:

@@ -144,7 +144,8 @@ class Standby:
             return self._return(now)
         following = self._after(self.level, cause)
         if following is None or now < self._again_at:
-            return [] if cause is Cause.NOBODY else self._return(now)
+            still_slow = cause is self.cause is Cause.LATENCY  # with all that help: it is not calm
+            return [] if cause is Cause.NOBODY or still_slow else self._return(now)
         return self._raise(following, cause)
 
     def ready(self, level: Level, now: float) -> list[Action]:
@@ -158,6 +159,8 @@ class Standby:
         if before is Level.HOT:
             self.failovers.append(now)
         self._enter(level)
+        if cause is not Cause.NOBODY:  # who fails or is slow was usable all along: its calm begins now
+            self._usable_since = dict.fromkeys(self._usable_since, now)
         return [Moved(before, level, cause)]
 
     def failed(self, level: Level, now: float) -> list[Action]:

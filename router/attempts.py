@@ -18,8 +18,9 @@ from router.degraded import degraded_body, nobody_instead
 from router.errors import EngineError, EngineStatus, NoEndpoint
 from router.heartbeat import Heartbeat
 from router.hedging import Race
+from router.keeper import Detour
 from router.metrics import Metrics
-from router.pools import Detour, Pool
+from router.pools import Pool
 from router.relay import WHOLE_BYTES, Answer
 from router.resume import go_on
 from router.tickets import Ticket
@@ -151,14 +152,14 @@ class _Forwarding:
         now, retry, metrics = self._common.clock(), self._pool.attempts.retry, self._common.metrics
         outcome = self._call.failure(failed, now)
         self._reached += reached(outcome)
-        verdict = retry.judge(outcome, self._reached, now, self._call.request.deadline)
+        delay = retry.delay(self._retries)
+        verdict = retry.judge(outcome, self._reached, now, delay, self._call.request.deadline)
         if verdict is Verdict.OVERDRAWN:
             metrics.add("promptlane_retry_budget_exhausted", self._pool.name)
             failed.final = True  # an SDK that tries again by itself would do what the budget is there to prevent
         if verdict is not Verdict.RETRY:
             raise failed
         metrics.add("promptlane_retries", self._pool.name, failed.cause.value)
-        delay = retry.delay(self._retries)
         self._retries += reached(outcome)
         if delay:
             await self._common.sleep(delay)

@@ -15,9 +15,10 @@ from policies.types import InferenceRequest, ModelRoute, Outcome, Tenant
 from router.client import Client
 from router.errors import EngineError, EngineStatus
 from router.heartbeat import Heartbeat
+from router.keeper import Detour
 from router.measure import Measured
 from router.metrics import Metrics
-from router.pools import Detour, Pool
+from router.pools import Pool
 from router.tenants import Identity
 from router.tickets import Ticket
 from router.wire.alias import AliasRewriter, rename_in_error

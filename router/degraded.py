@@ -1,6 +1,6 @@
 """A request that another pool serves, with less: what its engine gets, and what the client is told.
 
-Floor: an adapter under `router.gateway`; on which terms is in `router.pools.Terms`.
+Floor: an adapter under `router.gateway`; on which terms is in `router.keeper.Terms`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 from policies.types import Lane
 from router.calls import Call
 from router.errors import NoEndpoint
-from router.pools import Detour
+from router.keeper import Detour
 from router.wire.fields import Fields, read_fields
 from router.wire.http import Header
 from router.wire.openai import ApiSpec

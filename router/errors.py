@@ -28,6 +28,7 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     │   ├── EngineAborted         502 engine_aborted
     │   ├── EngineClosed          502 engine_closed
     │   ├── BadEngineResponse     502 bad_engine_response
+    │   │   └── EngineDiverged    502 bad_engine_response
     │   └── EngineStatus          the engine's own 5xx answer
     ├── DatabaseUnavailable       503 database_unavailable, source gateway
     ├── StreamInterrupted         502 stream_interrupted, source engine
@@ -252,6 +253,14 @@ class EngineClosed(EngineError):
 class BadEngineResponse(EngineError):
     code = "bad_engine_response"
     cause = FailureCause.PROTOCOL
+
+
+class EngineDiverged(BadEngineResponse):
+    """An engine that was to say again what the client has of a stream says something else: no fault of the engine."""
+
+    @classmethod
+    def at_the_seam(cls) -> EngineDiverged:
+        return cls("The engine continued this answer with other words.")
 
 
 class EngineStatus(EngineError):

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx2
@@ -36,38 +36,12 @@ class Hook:
 
     async def run(self, action: str, pool: str, endpoints: Sequence[str]) -> None:
         """Raises HookFailed. `action`: start or stop."""
-        try:
-            async with asyncio.timeout(self.seconds):
-                if self.url is not None:
-                    await self._post(self.url, action, pool, endpoints)
-                else:
-                    await self._execute(self._environment(action, pool, endpoints))
-        except TimeoutError:
-            raise HookFailed(f"it took longer than {self.seconds:g} seconds") from None
-
-    def _environment(self, action: str, pool: str, endpoints: Sequence[str]) -> Mapping[str, str]:
-        kept = {name: os.environ[name] for name in (*KEPT_VARIABLES, *self.pass_env) if name in os.environ}
+        if self.url is not None:
+            async with _within(self.seconds):
+                await self._post(self.url, action, pool, endpoints)
+            return
         ours = {"PROMPTLANE_ACTION": action, "PROMPTLANE_POOL": pool, "PROMPTLANE_ENDPOINTS": " ".join(endpoints)}
-        return kept | ours
-
-    async def _execute(self, environment: Mapping[str, str]) -> None:
-        pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self.command, stdin=nothing, stdout=nothing, stderr=pipe, env=environment, start_new_session=True
-            )
-        except OSError as error:
-            raise HookFailed(f"{self.command[0]} cannot be run: {error.strerror}") from None
-        try:
-            said = await _tail(process.stderr)
-            status = await process.wait()
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            raise
-        if status != 0:
-            raise HookFailed(f"{self.command[0]} ended with {status}: {said.decode('utf-8', 'replace').strip()}")
+        await execute(self.command, self.seconds, kept_variables(*self.pass_env) | ours)
 
     async def _post(self, url: str, action: str, pool: str, endpoints: Sequence[str]) -> None:
         body = {"action": action, "pool": pool, "endpoints": list(endpoints)}
@@ -78,6 +52,43 @@ class Hook:
             raise HookFailed(f"the URL could not be called ({type(error).__name__})") from None
         if not answer.is_success:
             raise HookFailed(f"the URL answered {answer.status_code}")
+
+
+def kept_variables(*others: str) -> dict[str, str]:
+    """Of our own environment what a command may have: what programs need, and what the operator names."""
+    return {name: os.environ[name] for name in (*KEPT_VARIABLES, *others) if name in os.environ}
+
+
+async def execute(command: Sequence[str], seconds: float, environment: Mapping[str, str]) -> None:
+    """Runs a program to its end, which must be a good one. Raises HookFailed; one that takes too long is killed with
+    all that it has started."""
+    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    async with _within(seconds):
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=nothing, stdout=nothing, stderr=pipe, env=environment, start_new_session=True
+            )
+        except OSError as error:
+            raise HookFailed(f"{command[0]} cannot be run: {error.strerror}") from None
+        try:
+            said = await _tail(process.stderr)
+            status = await process.wait()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            raise
+    if status != 0:
+        raise HookFailed(f"{command[0]} ended with {status}: {said.decode('utf-8', 'replace').strip()}")
+
+
+@contextlib.asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise HookFailed(f"it took longer than {seconds:g} seconds") from None
 
 
 async def _tail(stream: asyncio.StreamReader | None) -> bytes:

@@ -43,7 +43,8 @@ COUNTERS = {
     "promptlane_resumes": (
         ("pool", "way", "result"),
         "Streams that broke and could have gone on elsewhere: by their tokens, by their text or begun again "
-        "(way=tokens|text|again), with what came of the attempt (result=ok|failed), or not attempted "
+        "(way=tokens|text|again), with what came of the attempt (result=ok|failed; diverged: it "
+        "did not say again what the client had of a stream with stop strings), or not attempted "
         "(result=complete: nothing was missing; declined; no_endpoint).",
     ),
     "promptlane_prompt_tokens": (("tenant", "model"), "Prompt tokens, as engines reported them."),

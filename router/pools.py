@@ -20,12 +20,13 @@ from policies.endpoint_state import EndpointState
 from policies.outliers import MAX_EJECTED_SHARE, Fellows
 from policies.pool_rates import PoolRates
 from policies.profile import Profile
-from policies.standby import Level
+from policies.silence import introduce
 from policies.types import InferenceRequest, Lane, Rejection, RejectReason
 from policies.waiting import Waiting
 from router.errors import GatewayError, NoEndpoint, Overloaded, queue_full
+from router.keeper import Detour, Keeper
 from router.lanes import Queued, WaitingRoom
-from router.tickets import Ticket, Watcher
+from router.tickets import Ticket
 from router.upstream import Upstream
 from router.wire.openai import ApiSpec
 
@@ -45,27 +46,6 @@ class Place:
         return self.state.available(now)
 
 
-class Keeper(Watcher, Protocol):
-    """A pool's standbys, as far as the pool asks them (`router.standbys`)."""
-
-    def holds(self, waiting: Waiting, now: float) -> bool:
-        """Whether a request that nobody can take now may wait, as a standby is on its way."""
-
-    def released(self, waiting: Waiting) -> None:
-        """A request that was held waits no longer."""
-
-    def instead(self) -> Detour | None:
-        """Where requests may go that nobody here can take."""
-
-    @property
-    def level(self) -> Level:
-        """Who serves now."""
-
-    @property
-    def held(self) -> int:
-        """Requests that are held."""
-
-
 class Copier(Protocol):
     """Who may want a copy of what is sent (`router.mirror`)."""
 
@@ -74,28 +54,6 @@ class Copier(Protocol):
 
     async def stop(self) -> None:
         """Ends the copies under way."""
-
-
-class Detour(Exception):
-    """Not a failure: the request is to be dispatched in another pool, with less (`degraded`). `watcher` wants to know
-    how it fares there."""
-
-    def __init__(self, pool: Pool, watcher: Watcher, terms: Terms) -> None:
-        super().__init__()
-        self.pool = pool
-        self.watcher = watcher
-        self.terms = terms
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a pool's requests get while it is degraded. `engine_model`: what the other pool's engines call the model,
-    None where it is the same; `max_tokens`: per answer; `shared`: other tenants use that pool."""
-
-    engine_model: str | None
-    max_tokens: int
-    refuse_batch: bool
-    shared: bool
 
 
 class Pool:
@@ -200,6 +158,7 @@ class Pool:
         """The endpoints are this pool's from now on: they learn from each other, and not all may be ejected at once."""
         self._rates.join()
         self._fellows.join()
+        introduce([state.silence for state in self.states])
 
     def run_pass(self) -> None:
         """One look at who waits and who has room: here, and at the pools of this name before and after a reload, which

@@ -11,12 +11,13 @@ import logging
 import random
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx2
 
 from policies.endpoint_state import EndpointState
 from policies.scorers.engine_load import STALE_SECONDS
+from policies.types import Role
 from router.canary import Canary
 from router.errors import EngineError
 from router.metrics import Metrics
@@ -152,7 +153,7 @@ class Prober:
         """Reads `/metrics` once; what cannot be read leaves the last reading to age."""
         reading = await self.figures(place)
         if reading is not None:
-            self._note(place, reading)
+            self._note(place, replace(reading, asleep=await self._asleep(place, reading)))
             self._warn_of_useless_affinity(place.state)
         elif place.state.sleeping and self._pool.clock() - (place.state.scraped_at or 0.0) > STALE_SECONDS:
             place.state.sleeping = False  # nobody says so any more; where it is so after all a canary will show it
@@ -165,12 +166,26 @@ class Prober:
         return read_engine_metrics(answer.text)
 
     async def paused(self, place: Place) -> bool:
-        """Whether the engine says that it is paused: only one in development mode says anything."""
-        answer = await self._get(place, "/is_paused")
+        """Whether the engine says that it is paused."""
+        return await self._says(place, "is_paused") is True
+
+    async def _asleep(self, place: Place, reading: EngineReading) -> bool:
+        """What its figures say, but for two cases in which they mislead, and it is asked: those of a paused engine say
+        that it is awake, but requests hang there too, so a standby must be woken first; and `/resume` after a sleep at
+        level 0 leaves them asleep for ever."""
+        said = None
+        if reading.asleep or place.state.endpoint.role is Role.WARM:
+            said = await self._says(place, "is_sleeping")
+        return bool(reading.asleep) if said is None else said
+
+    async def _says(self, place: Place, what: str) -> bool | None:
+        """The engine's answer to a question that only one in development mode answers."""
+        answer = await self._get(place, f"/{what}")
         try:
-            return answer is not None and answer.status_code == 200 and answer.json()["is_paused"] is True
+            said = answer.json()[what] if answer is not None and answer.status_code == 200 else None
         except (ValueError, LookupError, TypeError):
-            return False
+            return None
+        return said if isinstance(said, bool) else None
 
     def _note(self, place: Place, reading: EngineReading) -> None:
         state = place.state

@@ -20,9 +20,18 @@ from policies.resume import Way, hindrance, may_go_on, tokens_left, way
 from policies.types import InferenceRequest, Outcome, Tenant
 from router.calls import Call
 from router.engine_line import ANSWER_BYTES, EngineLine
-from router.errors import EngineError, EngineStatus, GatewayError, NoEndpoint, StreamInterrupted, TotalTimeout
+from router.errors import (
+    EngineDiverged,
+    EngineError,
+    EngineStatus,
+    GatewayError,
+    NoEndpoint,
+    StreamInterrupted,
+    TotalTimeout,
+)
+from router.keeper import Detour
 from router.metrics import Metrics
-from router.pools import Detour, Pool
+from router.pools import Pool
 from router.relay import Answer
 from router.tickets import Ticket
 from router.wire.continuation import (
@@ -30,14 +39,14 @@ from router.wire.continuation import (
     Continuation,
     Request,
     ending,
-    ends_unfinished,
     judged_fields,
-    may_be_ahead,
     said_usage,
+    seam_of,
 )
+from router.wire.held_back import Seam
 from router.wire.openai import Body, asks_usage
 from router.wire.progress import Progress
-from router.wire.token_tap import TokenTap
+from router.wire.token_tap import TokenTap, tap
 from router.wire.usage import Usage
 
 _log = logging.getLogger("promptlane.resume")
@@ -53,7 +62,7 @@ class Resumable:
 
     def tap(self) -> TokenTap:
         """For a stream that begins."""
-        return TokenTap(Progress(keeps_text=self.request.media), self.request.api)
+        return tap(Progress(keeps_text=self.request.media, stops=self.request.stops), self.request.api)
 
 
 def resumable(call: Call, tenant: Tenant, body: Body, engine_model: str) -> Resumable | None:
@@ -109,6 +118,7 @@ class _Resumer:
         self._metrics = metrics
         self._request = request
         self._way = Way.AGAIN
+        self._seam = Seam(0)
         self._failed_at = 0.0
 
     async def run(self, error: EngineError) -> None:
@@ -116,20 +126,22 @@ class _Resumer:
         while True:
             self._failed_at = self._clock()
             failures += 1
-            self._way = way(said=progress.said, media=self._request.media)
+            seam = seam_of(progress)
+            self._seam = seam or Seam(0)
+            self._way = way(said=self._seam.ids, media=self._request.media)
             if self._is_whole():
                 await self._answer.end_with(ending(progress, self._request.api, self._call.fingerprint or b""))
                 return self._count("complete")
             status = error.engine_status if isinstance(error, EngineStatus) else 0
-            if self._cannot(error) or not may_go_on(error.cause, status, failures, resumes):
+            if seam is None or self._cannot(error) or not may_go_on(error.cause, status, failures, resumes):
                 self._decline()
             resumes += 1
-            before = progress.said
+            before = progress.last
             failed = await self._attempt()
             if failed is None:
                 return None
             error = failed
-            if progress.said > before:  # that one brought something: who failed before it may be back
+            if progress.last is not before:  # that one brought something: who failed before it may be back
                 failures, self._call.tried = 0, set()
             if self._call.ticket is not None:
                 self._call.tried.add(self._call.ticket.endpoint)
@@ -138,16 +150,18 @@ class _Resumer:
         progress = self._progress
         if progress.lost or not progress.prompt:
             return False
+        if progress.held is not None:  # the end lets go of what is held back
+            return progress.finished
         return progress.finished or tokens_left(self._request.bound, progress.said, 0, None) == 0
 
     def _cannot(self, error: EngineError) -> bool:
         progress = self._progress
         tells = progress.prompt or self._way is Way.AGAIN
-        return bool(progress.lost or not tells or isinstance(error, TotalTimeout) or ends_unfinished(progress))
+        return bool(progress.lost or not tells or isinstance(error, TotalTimeout))
 
     async def _attempt(self) -> EngineError | None:
         """One continuation at one endpoint; what it failed with. Raises StreamInterrupted where none may be had."""
-        call, before = self._call, self._progress.said
+        call, before = self._call, self._progress.last
         try:
             ticket = call.ticket = await self._dispatch()
         except (GatewayError, Detour) as nobody:
@@ -160,8 +174,11 @@ class _Resumer:
             outcome = await self._relay(ticket)
             self._count("ok")
             return None
+        except EngineDiverged as error:
+            self._count("diverged")
+            return error
         except EngineError as error:
-            outcome = replace(call.failure(error, self._clock()), started=self._progress.said > before)
+            outcome = replace(call.failure(error, self._clock()), started=self._progress.last is not before)
             self._count("failed")
             return error
         finally:
@@ -183,11 +200,11 @@ class _Resumer:
     def _continued(self) -> InferenceRequest:
         """The continuation as policies see it: what was said is prompt now. It waits as long as a new one may, and
         goes before those that came after the request that it continues."""
-        request, progress = self._call.request, self._progress
+        request, progress, said = self._call.request, self._progress, self._seam.ids
         return replace(
             request,
-            prompt_tokens=(progress.prompt_tokens or request.prompt_tokens) + progress.said,
-            max_output_tokens=max(1, request.max_output_tokens - progress.said),
+            prompt_tokens=(progress.prompt_tokens or request.prompt_tokens) + said,
+            max_output_tokens=max(1, request.max_output_tokens - said),
             deadline=self._clock() + request.deadline - request.arrived_at,
         )
 
@@ -199,7 +216,7 @@ class _Resumer:
             if response.status != 200:
                 raise EngineStatus(response.status, response.headers, await response.read(ANSWER_BYTES))
             front = self._front()
-            said = self._progress.said
+            said = self._seam.ids
             _log.info("request %s goes on at %s by %s: %d tokens said", self._call.id, ticket.endpoint, self._way, said)
             await self._answer.go_on(response, front)
         finally:
@@ -218,26 +235,26 @@ class _Resumer:
     def _front(self) -> TokenTap:
         progress, api = self._progress, self._request.api
         if not progress.head:  # not even a role is out
-            return TokenTap(progress, api)
-        return Continuation(progress, api, reshapes=self._way is Way.TOKENS and api == "chat")
+            return tap(progress, api)
+        return Continuation(progress, api, self._seam, reshapes=self._way is Way.TOKENS and api == "chat")
 
     async def _question(self, line: EngineLine) -> tuple[bytes, bytes]:
         """Path and body of the request for what is missing."""
-        progress, request, path = self._progress, self._request, self._call.spec.path.encode()
+        progress, seam, request, path = self._progress, self._seam, self._request, self._call.spec.path.encode()
         if self._way is Way.AGAIN:
             return path, self._body
         if self._way is Way.TEXT:
-            return path, request.by_text(progress, tokens_left(request.bound, progress.said, 0, None))
-        if may_be_ahead(progress):
-            unfinished = await line.unfinished(request.model, progress.ids[: progress.said])
+            return path, request.by_text(progress, seam, tokens_left(request.bound, seam.ids, 0, None))
+        if seam.several:
+            unfinished = await line.unfinished(request.model, progress.ids[: seam.ids])
             if unfinished is None:
                 self._decline()
-            progress.said -= unfinished
+            self._seam = seam = seam._replace(ids=seam.ids - unfinished)
         context = await line.context(request.model) if request.bound is None else None
-        left = tokens_left(request.bound, progress.said, progress.prompt_tokens, context)
+        left = tokens_left(request.bound, seam.ids, progress.prompt_tokens, context)
         if left is None:
             self._decline()
-        return COMPLETIONS, request.by_tokens(progress, left)
+        return COMPLETIONS, request.by_tokens(progress, seam, left)
 
     def _decline(self) -> NoReturn:
         self._count("declined")

@@ -16,8 +16,9 @@ from policies.profile import Profile
 from policies.types import Role
 from router.config import Config, HookConfig, PoolConfig
 from router.hooks import Hook
+from router.keeper import Terms
 from router.mirror import Mirror
-from router.pools import Pool, Terms
+from router.pools import Pool
 from router.process import Process
 from router.standby_engines import StandbysSettings
 from router.standbys import Standbys

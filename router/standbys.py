@@ -16,8 +16,10 @@ from policies.holding import Holding
 from policies.standby import Action, Cause, Level, Lower, Moved, Raise, Standby, Stays, ranks
 from policies.types import FailureCause, InferenceRequest, Lane, Outcome, Role
 from policies.waiting import Waiting
+from router.keeper import Detour, Terms
 from router.metrics import Metrics
-from router.pools import Detour, Place, Pool, Terms
+from router.pools import Place, Pool
+from router.presence import Presence
 from router.recovery import Event, Recoveries
 from router.standby_engines import StandbyEngines, StandbysSettings, Tasks
 from router.wake import EngineControl, Leases
@@ -26,6 +28,7 @@ _log = logging.getLogger("promptlane.standby")
 _BUSY_TICK, _IDLE_TICK = 0.1, 1.0  # seconds between two looks: while something is going on, and else
 # After these an endpoint may be gone altogether, and is asked at once whether it is.
 _ASK_AFTER = frozenset({FailureCause.CONNECT, FailureCause.CLOSED, FailureCause.TIMEOUT})
+_IN_VAIN = frozenset({FailureCause.CONNECT, FailureCause.TIMEOUT, FailureCause.HUNG})
 _ROLES = {Level.HOT: Role.HOT, Level.WARM: Role.WARM, Level.COLD: Role.COLD}
 
 
@@ -62,10 +65,9 @@ class Standbys:
         self._engines = StandbyEngines(
             pool.name, settings, control, leases, pool.clock, on_up=self._up, on_failed=self._failed
         )
-        self._gone: set[str] = set()  # endpoints that do not answer, whatever their probes say
-        self._asking: set[str] = set()
         self._own = frozenset(map(id, pool.states))
         self._tasks = Tasks()
+        self._presence = Presence(pool.states, control, self._tasks, self._look_and_pass)
         self._watched = self._closed = False
         self._heir: Standbys | None = None  # after a reload: who is told of requests that began before it
 
@@ -135,7 +137,7 @@ class Standbys:
         self._keep_out()
         self._look_and_pass()
 
-    # -- for the pool and its tickets (router.pools.Keeper) ----------------------------------------------------------
+    # -- for the pool and its tickets (router.keeper.Keeper) ---------------------------------------------------------
 
     def holds(self, waiting: Waiting, now: float) -> bool:
         if not self._expecting:
@@ -182,11 +184,11 @@ class Standbys:
             if not request.stream and outcome.failure is None:
                 self.recoveries.answered(request, now, hot=state.endpoint.role is Role.HOT and self._owns(state))
             return
-        # An attempt that never began to answer was in trouble from its beginning on, another one is since now.
-        self.recoveries.in_trouble(request, now if outcome.started else sent_at)
-        name = state.endpoint.name
-        if outcome.failure in _ASK_AFTER and self._owns(state) and name not in self._gone and name not in self._asking:
-            self._ask(state)
+        # Who was waited for in vain was in trouble all the time; who breaks off what it was doing is since now.
+        in_vain = outcome.failure in _IN_VAIN and not outcome.started
+        self.recoveries.in_trouble(request, sent_at if in_vain else now)
+        if outcome.failure in _ASK_AFTER and self._owns(state) and not self._closed:
+            self._presence.doubt(state)
         self.look(now)
 
     # -- inside: looking ---------------------------------------------------------------------------------------------
@@ -194,7 +196,7 @@ class Standbys:
     @property
     def _expecting(self) -> bool:
         """Whether somebody may soon take what nobody takes now."""
-        return self.machine.rising is not None or bool(self._asking)
+        return self.machine.rising is not None or self._presence.asking
 
     def look(self, now: float) -> None:
         """Tells the machine how things are, and does what it says."""
@@ -210,23 +212,18 @@ class Standbys:
         self._do(self.machine.look(usable, now), now)
 
     def _takes(self, place: Place, now: float) -> bool:
-        return place.available(now) and place.state.endpoint.name not in self._gone
+        return place.available(now) and place.state.endpoint.name not in self._presence.gone
 
     def _owns(self, state: EndpointState) -> bool:
         return id(state) in self._own  # not so for requests that went to another pool
 
     async def _tick(self) -> None:
-        asked_at = 0.0
         while True:
-            busy = self.machine.rising is not None or self.machine.level is not Level.HOT or bool(self._gone)
+            busy = self.machine.rising is not None or self.machine.level is not Level.HOT or bool(self._presence.gone)
             await asyncio.sleep(_BUSY_TICK if busy else _IDLE_TICK)
             try:
                 now = self.pool.clock()
-                if self._gone and now - asked_at >= _IDLE_TICK:
-                    asked_at = now
-                    for state in self.pool.states:
-                        if state.endpoint.name in self._gone:
-                            self._ask(state)
+                self._presence.look(now)
                 self.recoveries.look(now, rising=self.machine.rising is not None)
                 self._look_and_pass()
             except Exception:  # a background loop ends with its process, not with one odd moment
@@ -236,26 +233,6 @@ class Standbys:
     def _look_and_pass(self) -> None:
         self.look(self.pool.clock())
         self.pool.run_pass()
-
-    def _ask(self, state: EndpointState) -> None:
-        name = state.endpoint.name
-        if self._closed:
-            return
-        self._asking.add(name)
-        self._tasks.begin(f"ask {name}", self._ask_health(state))
-
-    async def _ask_health(self, state: EndpointState) -> None:
-        """Whether an endpoint at which a request has failed is there at all."""
-        name = state.endpoint.name
-        try:
-            well = await self._control.healthy(state.endpoint.url)
-        finally:
-            self._asking.discard(name)
-        if well:
-            self._gone.discard(name)
-        else:
-            self._gone.add(name)
-        self._look_and_pass()
 
     # -- inside: doing -----------------------------------------------------------------------------------------------
 
@@ -297,7 +274,7 @@ class Standbys:
 
     def _up(self, level: Level, name: str) -> None:
         now = self.pool.clock()
-        self._gone.discard(name)
+        self._presence.gone.discard(name)
         self._do(self.machine.ready(level, now), now)
         self._look_and_pass()
 

@@ -10,9 +10,11 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Collection, Sequence
-from secrets import token_hex
 
 import httpx2
+
+from router.canary import Verdict, send_canary
+from router.wire.engine_models import read_engine_models
 
 # Seconds for a question that an engine answers at once if it is well.
 QUICK_SECONDS = 1.0
@@ -83,30 +85,23 @@ class EngineControl:
     async def canary(self, url: str) -> None:
         """One token, before tenants' requests go there. Raises WakeFailed."""
         models = self.models or await self._served(url)
-        body = {"model": models[0] if models else "", "prompt": "1", "max_tokens": 1, "cache_salt": token_hex(16)}
-        answer = await self._ask("POST", url, "/v1/completions", self._canary_seconds, body)
-        if answer is None:
-            raise WakeFailed(f"the canary was not answered within {self._canary_seconds:g} seconds")
-        if answer.status_code in (404, 405) and await self._served(url):
+        verdict, what, _ = await send_canary(self._http, url, models[0] if models else "", self._canary_seconds)
+        if verdict is Verdict.GOOD:
+            return
+        if verdict is Verdict.CANNOT and await self._served(url):
             return  # an engine of embeddings has no completions; that it lists its models has to do
-        if answer.status_code != 200 or '"choices"' not in answer.text or '"abort"' in answer.text:
-            raise WakeFailed(f"the canary was answered with {answer.status_code}")
+        raise WakeFailed(f"the canary {what}")
 
-    async def _served(self, url: str) -> list[str]:
+    async def _served(self, url: str) -> Sequence[str]:
         answer = await self._ask("GET", url, "/v1/models", QUICK_SECONDS)
         if answer is None or answer.status_code != 200:
             return []
-        try:
-            return [str(one["id"]) for one in answer.json()["data"]]
-        except (ValueError, KeyError, TypeError):
-            return []
+        return [model.name for model in read_engine_models(answer.content) or ()]
 
-    async def _ask(
-        self, method: str, url: str, path: str, seconds: float, body: dict[str, object] | None = None
-    ) -> httpx2.Response | None:
+    async def _ask(self, method: str, url: str, path: str, seconds: float) -> httpx2.Response | None:
         try:
             async with asyncio.timeout(seconds):
-                return await self._http.request(method, url.rstrip("/") + path, json=body, timeout=seconds)
+                return await self._http.request(method, url.rstrip("/") + path, timeout=seconds)
         except (httpx2.HTTPError, TimeoutError):
             return None
 

@@ -31,7 +31,7 @@ EPILOG = """\
 Break it while it runs:
   curl -X POST $URL/fault -d '{"kind": "die-mid-stream", "after_chunks": 5, "count": 1}'
   kinds: hang, slow (factor), refuse, error (status, message), die-mid-stream, silent, abort, none
-  every kind: seconds (ends by itself), count (how many requests), paths (only these)
+  every kind: seconds (ends by itself), count (how many requests), every (one of so many), paths (only these)
   refuse closes the port: undo it through --control-port, or bound it with seconds.
 
 Look inside:
@@ -55,7 +55,10 @@ HELP = {
     "reply_tokens": "tokens of a chat answer that is not cut short",
     "seed": "another seed, other answers",
     "keep_alive_seconds": "an idle connection is closed after so long",
+    "computes": "text, vectors (embeddings, rerank, score) or both, where a real server has one of the two",
 }
+
+CHOICES = {"computes": ("text", "vectors", "both")}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +72,8 @@ def parser() -> argparse.ArgumentParser:
         default = None if field.default is MISSING else field.default
         kind = type(default) if default is not None else int
         shown = HELP[field.name] + ("" if default is None else f" (default: {default})")
-        result.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=default, metavar="X", help=shown)
+        option, choices = f"--{field.name.replace('_', '-')}", CHOICES.get(field.name)
+        result.add_argument(option, type=kind, default=default, choices=choices, metavar="X", help=shown)
     result.add_argument("--exit-with-stdin", action="store_true", help="end when standard input closes")
     return result
 

@@ -17,11 +17,18 @@ from benchmarks.engine.text import END, Reply, token_text
 
 @dataclass(frozen=True, slots=True)
 class StopRules:
-    """When a choice ends before its length: at one of these strings (shown or not) or token ids."""
+    """When a choice ends before its length: at one of these strings or token ids (shown or not), but not within its
+    first `min_tokens`."""
 
     strings: tuple[str, ...] = ()
     tokens: frozenset[int] = frozenset()
     show: bool = False
+    min_tokens: int = 0
+
+    @property
+    def held(self) -> int:
+        """Characters that are not shown yet, as they may become part of a stop string."""
+        return 0 if self.show else max(map(len, self.strings), default=1) - 1
 
 
 class Piece(NamedTuple):
@@ -58,9 +65,11 @@ class Choice:
         self.ids.append(token)
         self.sequence.block_hashes.extend(self.hasher.extend((token,)))
         self._finish_by_token(token, last)
-        if self.finish != "stop" or token != END:
-            self._raw += token_text(token) if self.stop is None else ""
-        self._finish_by_string()
+        before = len(self._raw)
+        if self.finish != "stop" or self.rules.show:
+            self._raw += token_text(token)
+        if len(self.ids) > self.rules.min_tokens:
+            self._finish_by_string(before)
         shown = self._shown()
         text, self.text = shown[len(self.text) :], shown
         return Piece(self, token, text, self.finish, self.stop)
@@ -73,27 +82,29 @@ class Choice:
         return Piece(self, -1, text, reason, None)
 
     def _finish_by_token(self, token: int, last: bool) -> None:
-        if token in self.rules.tokens:
+        if token in self.rules.tokens and len(self.ids) > self.rules.min_tokens:
             self.finish, self.stop = "stop", token
         elif token == END:
             self.finish = "stop"
         elif last:
             self.finish = "length"
 
-    def _finish_by_string(self) -> None:
-        for string in self.rules.strings:
-            at = self._raw.find(string, max(0, len(self.text) - len(string)))
-            if at >= 0:
-                self._raw = self._raw[: at + len(string) if self.rules.show else at]
-                self.finish, self.stop = "stop", string
-                return
+    def _finish_by_string(self, before: int) -> None:
+        """By the one that is complete first, of those that were not within the first `before` characters."""
+        found = [
+            (at + len(string), string)
+            for string in self.rules.strings
+            if (at := self._raw.find(string, max(0, before - len(string) + 1))) >= 0
+        ]
+        if found:
+            end, string = min(found, key=lambda one: one[0])
+            self._raw = self._raw[: end if self.rules.show else end - len(string)]
+            self.finish, self.stop = "stop", string
 
     def _shown(self) -> str:
-        """All text that can no longer become part of a stop string."""
-        if self.finish is not None or not self.rules.strings:
+        if self.finish is not None:
             return self._raw
-        held = max(map(len, self.rules.strings)) - 1
-        return self._raw[: max(len(self.text), len(self._raw) - held)]
+        return self._raw[: max(len(self.text), len(self._raw) - self.rules.held)]
 
 
 @dataclass(slots=True)

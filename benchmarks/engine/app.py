@@ -60,20 +60,22 @@ class EngineApp:
         self._routes = self._inference | operator.routes()
 
     def _inference_routes(self) -> dict[str, dict[str, Handler]]:
-        posts: dict[str, Handler] = {
+        text: dict[str, Handler] = {
             "/v1/chat/completions": self._chat,
             "/v1/completions": self._completion,
             "/v1/responses": self._responses,
             "/v1/messages": self._messages,
             "/v1/messages/count_tokens": self._count_tokens,
+        }
+        vectors: dict[str, Handler] = {
             "/v1/embeddings": self._embeddings,
             "/v1/rerank": self._rerank,
             "/rerank": self._rerank,
             "/v1/score": self._score,
             "/score": self._score,
-            "/tokenize": self._tokenize,
-            "/detokenize": self._detokenize,
         }
+        computed = {"text": text, "vectors": vectors, "both": text | vectors}[self.config.computes]
+        posts = computed | {"/tokenize": self._tokenize, "/detokenize": self._detokenize}
         return {path: {"POST": handler} for path, handler in posts.items()}
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:

@@ -44,6 +44,7 @@ class Sampling(Body):
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool = False
+    min_tokens: int = 0
     ignore_eos: bool = False
     max_tokens: int | None = None
     echo: bool = False

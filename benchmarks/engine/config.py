@@ -19,7 +19,8 @@ class EngineConfig:
     """Rates are tokens per second, times are seconds, `kv_blocks` counts blocks of `block_size` tokens.
 
     `port` 0 picks a free one; `control_port` None means no second listener. `reply_tokens` is the length of a chat
-    answer that is not cut short, its end token included. Two engines with the same `model` and `seed` say the same.
+    answer that is not cut short, its end token included. `computes`: text, vectors or both. Two engines with the same
+    `model` and `seed` say the same.
     """
 
     model: str = "tiny"
@@ -37,6 +38,7 @@ class EngineConfig:
     reply_tokens: int = 64
     seed: int = 0
     keep_alive_seconds: float = 5.0
+    computes: str = "both"
 
     @property
     def context_limit(self) -> int:

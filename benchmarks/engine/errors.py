@@ -41,21 +41,26 @@ class Unrouted(Exception):
         self.detail = HTTPStatus(status).phrase
 
 
-def failed_fields(errors: list[dict[str, Any]]) -> Refusal:
-    """One refusal for a list of pydantic errors; `param` is the first one's place."""
-    lines = [str(_one_field(error)) for error in errors]
+def failed_fields(errors: list[dict[str, Any]], source: str = "body") -> Refusal:
+    """One refusal for a list of pydantic errors; `param` is the first one's place. `source`: body or query."""
+    lines = [str(_one_field(error, source)) for error in errors]
     title = "1 validation error" if len(lines) == 1 else f"{len(lines)} validation errors"
-    place = _place(errors[0]["loc"]) if errors else None
+    place = _place(source, errors[0]["loc"]) if errors else None
     return Refusal(400, "\n  ".join([f"{title}:", *lines]), type="Bad Request", param=place)
 
 
-def _one_field(error: dict[str, Any]) -> dict[str, Any]:
-    shown = {"type": error["type"], "loc": _place(error["loc"]), "msg": error["msg"], "input": _short(error["input"])}
+def _one_field(error: dict[str, Any], source: str) -> dict[str, Any]:
+    shown = {
+        "type": error["type"],
+        "loc": _place(source, error["loc"]),
+        "msg": error["msg"],
+        "input": _short(error["input"]),
+    }
     return shown | ({"ctx": error["ctx"]} if error.get("ctx") else {})
 
 
-def _place(loc: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, ("body", *loc)))
+def _place(source: str, loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, (source, *loc)))
 
 
 def _short(value: Any) -> Any:

@@ -151,7 +151,9 @@ class TextExchange:
         if fault.kind is FaultKind.ERROR:
             return self._writer.failed(engine_error(fault))
         first = [] if self._begun and self._chunks else self._writer.first()
-        pieces = [choice.end("abort") for choice in self._answer.choices if choice.finish is None]
+        # The chunk that was to come may be the one that ended its choice: that one, too, ends otherwise.
+        lost = len(self._answer.choices) == 1
+        pieces = [choice.end("abort") for choice in self._answer.choices if lost or choice.finish is None]
         return [*first, *(self._writer.piece(piece) for piece in pieces), *self._writer.last()]
 
     def _end(self, ending: Ending) -> None:

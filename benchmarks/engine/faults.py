@@ -40,8 +40,8 @@ IN_STREAM = {FaultKind.DIE, FaultKind.SILENT, FaultKind.ABORT}
 class FaultOrder(BaseModel):
     """The body of `POST /fault`. `seconds`: the fault ends by itself after so long. `count`: how many requests it hits.
 
-    `paths`: only requests to these. `after_chunks` counts SSE events, the role chunk of a chat too. `message`:
-    the error's.
+    `every`: of the requests as they arrive it hits one of so many. `paths`: only requests to these. `after_chunks`
+    counts SSE events, the role chunk of a chat too. `message`: the error's.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -50,6 +50,7 @@ class FaultOrder(BaseModel):
     seconds: float | None = Field(default=None, gt=0)
     status: int = Field(default=500, ge=400, le=599)
     count: int | None = Field(default=None, ge=1)
+    every: int = Field(default=1, ge=1)
     paths: list[str] | None = None
     factor: float = Field(default=10.0, gt=0)
     message: str | None = None
@@ -72,12 +73,14 @@ class FaultSwitch:
         self._order = FaultOrder(kind=FaultKind.NONE)
         self._ends_at: float | None = None
         self._left: int | None = None
+        self._met = 0
         self.hits_total = 0
 
     def set(self, order: FaultOrder, now: float) -> None:
         self._order = order
         self._ends_at = None if order.seconds is None else now + order.seconds
         self._left = order.count
+        self._met = 0
 
     def active(self, now: float) -> FaultKind:
         if self._ends_at is not None and now >= self._ends_at:
@@ -96,6 +99,8 @@ class FaultSwitch:
             return None
         if (order.paths is not None and path not in order.paths) or self._left == 0:
             return None
+        if order.every > 1 and (started or not self._is_due(order.every)):
+            return None
         if self._left is not None:
             self._left -= 1
         self.hits_total += 1
@@ -103,6 +108,10 @@ class FaultSwitch:
         if after is None and kind in IN_STREAM:
             after = 1
         return Fault(kind, after, order.status, order.message)
+
+    def _is_due(self, every: int) -> bool:
+        self._met += 1
+        return self._met % every == 0
 
     def describe(self, now: float) -> Mapping[str, Any]:
         kind = self.active(now)

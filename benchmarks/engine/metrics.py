@@ -191,8 +191,8 @@ class EngineMetrics:
         )
 
     def set_sleep(self, level: int | None) -> None:
-        """None: awake. The real engine's labels are exclusive except that level 0 changes nothing."""
-        states = {"awake": not level, "weights_offloaded": level == 1, "discard_all": level == 2}
+        """None: awake. Of a real engine at level 0 no label is 1, and it stays so after `/resume`."""
+        states = {"awake": level is None, "weights_offloaded": level == 1, "discard_all": level == 2}
         for state, value in states.items():
             self.sleep_state.labels("0", self._model, state).set(value)
 

@@ -10,8 +10,9 @@ import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from benchmarks.engine.asgi import Request
 from benchmarks.engine.errors import Refusal, failed_fields
@@ -23,7 +24,14 @@ from benchmarks.engine.runtime import Runtime
 Handler = Callable[[Request], Awaitable[None]]
 
 METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-MODES = ("abort", "wait", "keep")
+
+
+class _Order(BaseModel):
+    """The query of `/sleep` and `/pause`."""
+
+    level: Annotated[int, Field(ge=0, le=2)] = 1
+    mode: Literal["abort", "wait", "keep"] = "abort"
+    clear_cache: bool = True
 
 
 class OperatorRoutes:
@@ -107,11 +115,9 @@ class OperatorRoutes:
         await request.whole(200, self._runtime.metrics.render(self._runtime.model), METRICS_TYPE)
 
     async def _sleep(self, request: Request) -> None:
-        level = request.query.get("level", ["1"])[0]
-        if level not in ("0", "1", "2"):
-            raise Refusal(400, f"level must be 0, 1 or 2, got {level}.", param="level")
-        await self._runtime.sleep(int(level), _mode(request))
-        await request.json(200, {"status": "sleeping", "level": int(level)})
+        order = _order(request)
+        await self._runtime.sleep(order.level, order.mode)
+        await request.json(200, {"status": "sleeping", "level": order.level})
 
     async def _wake_up(self, request: Request) -> None:
         tags = request.query.get("tags")
@@ -119,10 +125,11 @@ class OperatorRoutes:
         await request.json(200, {"status": "awake" if awake else "sleeping", "tags": tags})
 
     async def _is_sleeping(self, request: Request) -> None:
-        await request.json(200, {"is_sleeping": self._runtime.stopped})
+        await request.json(200, {"is_sleeping": self._runtime.sleeping})
 
     async def _pause(self, request: Request) -> None:
-        await self._runtime.pause(_mode(request))
+        order = _order(request)
+        await self._runtime.pause(order.mode, clear_cache=order.clear_cache)
         await request.json(200, {"status": "paused"})
 
     async def _resume(self, request: Request) -> None:
@@ -154,7 +161,7 @@ class OperatorRoutes:
             "kv_used_blocks": cache.used,
             "kv_cached_blocks": cache.cached,
             "kv_evicted_total": cache.evicted_total,
-            "sleep_level": runtime.sleep_level,
+            "sleeping": runtime.sleeping,
             "paused": runtime.paused,
             "fault": self._faults.describe(time.monotonic()),
         }
@@ -188,8 +195,8 @@ class OperatorRoutes:
         (self._on_refuse if refused else self._on_accept)()
 
 
-def _mode(request: Request) -> str:
-    mode: str = request.query.get("mode", ["abort"])[0]
-    if mode not in MODES:
-        raise Refusal(400, f"mode must be one of {', '.join(MODES)}, got {mode}.", param="mode")
-    return mode
+def _order(request: Request) -> _Order:
+    try:
+        return _Order.model_validate({name: values[-1] for name, values in request.query.items()})
+    except ValidationError as error:
+        raise failed_fields([dict(one) for one in error.errors(include_url=False)], "query") from None

@@ -21,6 +21,7 @@ from benchmarks.engine.bodies import (
     CountBody,
     MessagesBody,
     ResponsesBody,
+    Sampling,
     TokenizeBody,
     check_length,
     check_numbers,
@@ -126,6 +127,8 @@ class Preparer:
             check_length(len(prompt), max_tokens, limit)
             room = min(max_tokens or limit, limit - len(prompt))
             end = None if ignore_eos else len(words) + 1 if words else self._natural_end(prompt)
+            if rules is not None and end is not None:
+                end = max(end, rules.min_tokens + 1)
             for copy in range(n):
                 sequence, hasher = self.sequence(prompt, min(room, end or room), body, priority)
                 voice = f"{self._config.model} {self._config.seed}" + (f" {copy}" if copy else "")
@@ -154,7 +157,7 @@ class Preparer:
             max_tokens=max_tokens,
             n=body.n,
             ignore_eos=body.ignore_eos,
-            rules=StopRules(body.stops, frozenset(body.stop_token_ids or ()), body.include_stop_str_in_output),
+            rules=_rules(body),
             script=script,
         )
         self._stream_options(answer, body)
@@ -179,7 +182,7 @@ class Preparer:
             max_tokens=max_tokens,
             n=body.n,
             ignore_eos=body.ignore_eos,
-            rules=StopRules(body.stops, frozenset(body.stop_token_ids or ()), body.include_stop_str_in_output),
+            rules=_rules(body),
         )
         self._stream_options(answer, body)
         answer.echo = body.echo
@@ -230,6 +233,11 @@ class Preparer:
         )
         answer.tool = tool[0] if tool else None
         return answer
+
+
+def _rules(body: Sampling) -> StopRules:
+    ids = frozenset(body.stop_token_ids or ())
+    return StopRules(body.stops, ids, body.include_stop_str_in_output, body.min_tokens)
 
 
 def _wanted_json(response_format: Mapping[str, Any] | None) -> Any:

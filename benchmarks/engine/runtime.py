@@ -44,8 +44,7 @@ class Runtime:
         self.faults = faults
         self.clock = clock
         self._pass_time = sleep
-        self.paused = False
-        self.sleep_level: int | None = None
+        self.paused = False  # also while it sleeps
         self.aborted_total = 0
         self.finished_total = 0
         self._asleep_tags: set[str] = set()
@@ -58,9 +57,9 @@ class Runtime:
         self._due = 0.0
 
     @property
-    def stopped(self) -> bool:
-        """New work waits outside: asleep or paused."""
-        return self.paused or self.sleep_level is not None
+    def sleeping(self) -> bool:
+        """As `/is_sleeping` has it: memory was given free, or new work waits."""
+        return self.paused or bool(self._asleep_tags)
 
     @property
     def held(self) -> int:
@@ -74,7 +73,7 @@ class Runtime:
             raise Refusal(503, BUSY)
 
     def submit(self, sequence: Sequence, listener: Listener) -> None:
-        if self.stopped:
+        if self.paused:
             self._held[sequence.id] = (sequence, listener)
             return
         self.model.submit(sequence, self.clock())
@@ -145,38 +144,40 @@ class Runtime:
         else:
             self._frozen = True
 
-    async def pause(self, mode: str = "abort") -> None:
+    async def pause(self, mode: str = "abort", *, clear_cache: bool = True) -> None:
+        """New work waits from now on. Returns when what runs has ended, or is frozen."""
         self.paused = True
         await self._halt(mode)
-
-    async def sleep(self, level: int = 1, mode: str = "abort") -> None:
-        """Level 0 only stops the scheduler; 1 and 2 drop the KV cache too."""
-        self.sleep_level = level
-        self._asleep_tags = set(SLEEP_TAGS) if level else {"scheduling"}
-        await self._halt(mode)
-        self.metrics.set_sleep(level)
-        if level:
+        if clear_cache:
             self.model.cache.reset()
 
+    async def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """A pause, and with level 1 and 2 the memory given free after it."""
+        await self.pause(mode, clear_cache=level > 0)
+        if level:
+            self._asleep_tags = set(SLEEP_TAGS)
+        self.metrics.set_sleep(level)
+
     async def wake(self, tags: list[str] | None = None) -> bool:
-        """Takes `wake_seconds` from level 1 or 2; True when all of the engine is awake."""
-        if self.sleep_level:
+        """Takes `wake_seconds` where memory was given free; True when all of the engine is awake, and then every pause
+        is over too. Tags that do not sleep wake nobody."""
+        wanted = self._asleep_tags.copy() if tags is None else set(tags) - {"scheduling"}
+        if self._asleep_tags and wanted:
             await self._pass_time(self.config.wake_seconds)
-        self._asleep_tags -= set(tags) if tags else set(self._asleep_tags)
+            if wanted <= self._asleep_tags:
+                self._asleep_tags -= wanted
         if self._asleep_tags:
             return False
-        self.sleep_level = None
         self.metrics.set_sleep(None)
-        self._release()
+        self.resume()
         return True
 
     def resume(self) -> None:
+        """Ends a pause, also one that came with sleep: the real engine then computes with what memory it has."""
         self.paused = False
         self._release()
 
     def _release(self) -> None:
-        if self.stopped:
-            return
         self._frozen = False
         held, self._held = self._held, {}
         for sequence, listener in held.values():

@@ -56,7 +56,10 @@ class DegradedConfig(Section):
 
 class OverflowConfig(Switch):
     enabled: bool = Field(default=True, description="Whether warm endpoints help; `overflow: true` is short.")
-    share: Share = Field(default=0.2, description="Their share of what is in flight, at most: 0.2 is 80 to 20.")
+    share: Share = Field(
+        default=0.2,
+        description="Their share of what is in flight, at most, though always one request: 0.2 is 80 to 20.",
+    )
     above: Share = Field(default=0.9, description="Saturation of the serving endpoints from which on they help.")
 
 

@@ -5,6 +5,7 @@ Floor: sans-IO. In a JSON string quotes are escaped, so that a key with bare quo
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -16,6 +17,7 @@ CHOICES: Final = b'"choices":'
 GAVE_UP: Final = "The engine gave this request up."
 _PROMPT: Final = b'"prompt_token_ids":['
 _IDS: Final = b'"token_ids":['
+_TEXT: Final = re.compile(rb'"(?:text|content)":("(?:[^"\\]|\\.)*")')
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -34,6 +36,13 @@ class Choice(msgspec.Struct, gc=False):
     def said(self) -> str | None:
         """The text that this chunk adds; None for one without (a role, a parser's markers, reasoning)."""
         return self.text if self.delta is None else self.delta.content
+
+    def set_said(self, text: str) -> None:
+        """Of one that adds text."""
+        if self.delta is None:
+            self.text = text
+        else:
+            self.delta.content = text
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -61,6 +70,20 @@ def read_chunk(event: bytes) -> Chunk | None:
     if given(chunk.error):
         raise EngineAborted(GAVE_UP)
     return chunk
+
+
+def must_go_on(choice: Choice) -> None:
+    """Raises EngineAborted for an ending that is none."""
+    if choice.finish_reason in ("abort", "error"):
+        raise EngineAborted(GAVE_UP)
+
+
+def with_text(event: bytes, text: str) -> bytes:
+    """An event that has text, with this one instead."""
+    found = _TEXT.search(event, max(0, event.find(CHOICES)))
+    if found is None:
+        return event
+    return event[: found.start(1)] + msgspec.json.encode(text) + event[found.end(1) :]
 
 
 def without_ids(event: bytes) -> tuple[bytes, bytes | None, bytes | None]:

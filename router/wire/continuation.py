@@ -12,10 +12,13 @@ from typing import Any, Final
 
 import msgspec
 
-from policies.resume import CARRIED, IDLE
+from policies.resume import CARRIED, JUDGED
+from policies.stop_strings import FIELDS as STOP_FIELDS
+from policies.stop_strings import stop_rule
 from router.errors import BadEngineResponse
-from router.wire.chunks import CHOICES, Chunk, read_chunk, without_ids
+from router.wire.chunks import CHOICES, Choice, Chunk, must_go_on, read_chunk, with_text, without_ids
 from router.wire.fields import Fields, decode
+from router.wire.held_back import HeldBack, Seam
 from router.wire.openai import CONTROL_FIELDS, Body
 from router.wire.progress import Progress
 from router.wire.token_tap import TokenTap
@@ -40,7 +43,7 @@ def judged_fields(fields: Fields) -> dict[str, object]:
     """What `policies.resume.hindrance` looks at: every field that is not null and not the gateway's own, with the
     values that matter."""
     return {
-        name: msgspec.json.decode(raw) if name in IDLE else None
+        name: msgspec.json.decode(raw) if name in JUDGED else None
         for name, raw in fields.items()
         if name not in CONTROL_FIELDS and given(raw)
     }
@@ -49,10 +52,10 @@ def judged_fields(fields: Fields) -> dict[str, object]:
 class Request:
     """What a continuation needs of the request that it continues. `bound`: tokens the client allows; None: no bound.
 
-    `media`: the prompt has what cannot be said in token ids.
+    `media`: the prompt has what cannot be said in token ids. `stops`: how it treats its stop strings.
     """
 
-    __slots__ = ("_carried", "_options", "_salt", "api", "bound", "media", "min_tokens", "model")
+    __slots__ = ("_carried", "_options", "_salt", "api", "bound", "media", "min_tokens", "model", "stops")
 
     def __init__(self, api: str, body: Body, model: str, salt: str, *, media: bool) -> None:
         fields = body.fields
@@ -66,21 +69,22 @@ class Request:
         default = None if api == "chat" else COMPLETION_TOKENS
         self.bound = body.max_output_tokens if body.max_output_tokens is not None else default
         self.min_tokens = decode(_maybe_int, "min_tokens", fields.get("min_tokens", _NULL)) or 0
+        self.stops = stop_rule(judged_fields({name: fields[name] for name in STOP_FIELDS if name in fields}))
 
-    def by_tokens(self, progress: Progress, left: int) -> bytes:
-        """The body for `COMPLETIONS`. `left`: tokens that it may still say."""
-        ids = b",".join((progress.prompt, *(b"%d" % one for one in progress.ids[: progress.said])))
-        return _to_json(self._common(progress, left) | {"prompt": msgspec.Raw(b"[%b]" % ids)})
+    def by_tokens(self, progress: Progress, seam: Seam, left: int) -> bytes:
+        """The body for `COMPLETIONS`. `left`: tokens that it may say behind the seam."""
+        ids = b",".join((progress.prompt, *(b"%d" % one for one in progress.ids[: seam.ids])))
+        return _to_json(self._common(seam, left) | {"prompt": msgspec.Raw(b"[%b]" % ids)})
 
-    def by_text(self, progress: Progress, left: int | None) -> bytes:
+    def by_text(self, progress: Progress, seam: Seam, left: int | None) -> bytes:
         """The body for the chat API: the assistant's message so far is there to be finished."""
-        said = {"role": "assistant", "content": "".join(progress.text)}
+        said = {"role": "assistant", "content": "".join(progress.text).removesuffix(seam.again)}
         messages = [*msgspec.json.decode(self._carried["messages"], type=list[msgspec.Raw]), said]
-        body = self._common(progress, left) | {"messages": messages}
+        body = self._common(seam, left) | {"messages": messages}
         body.pop("max_completion_tokens", None)
         return _to_json(body | {"continue_final_message": True, "add_generation_prompt": False})
 
-    def _common(self, progress: Progress, left: int | None) -> dict[str, Any]:
+    def _common(self, seam: Seam, left: int | None) -> dict[str, Any]:
         body: dict[str, Any] = {
             **self._carried,
             "model": self.model,
@@ -91,8 +95,8 @@ class Request:
             "max_tokens": left,
         }
         body.pop("min_tokens", None)
-        if self.min_tokens > progress.said:
-            body["min_tokens"] = self.min_tokens - progress.said
+        if self.min_tokens > seam.ids:
+            body["min_tokens"] = self.min_tokens - seam.ids
         return body
 
 
@@ -106,20 +110,28 @@ def may_be_ahead(progress: Progress) -> bool:
     return progress.merged == progress.said > 0
 
 
+def seam_of(progress: Progress) -> Seam | None:
+    """Where the stream can be taken up; None: nowhere."""
+    if progress.held is not None:
+        return progress.held.seam()
+    return None if ends_unfinished(progress) else Seam(progress.said, several=may_be_ahead(progress))
+
+
 class Continuation(TokenTap):
-    """Stands where a continuation's answer comes in; what goes out continues the stream of `progress`.
+    """Stands where a continuation's answer comes in, from `seam` on; what goes out continues the stream of `progress`.
 
     `reshapes`: the answer is of the completions API, the stream of the chat API. `reported`: the continuation's own
-    usage, None until it is told.
+    usage, None until it is told. Raises EngineDiverged where it does not say again what the client has behind the seam.
     """
 
-    __slots__ = ("_before", "_reshapes", "reported")
+    __slots__ = ("_before", "_held", "_reshapes", "reported")
 
-    def __init__(self, progress: Progress, api: str, *, reshapes: bool) -> None:
+    def __init__(self, progress: Progress, api: str, seam: Seam, *, reshapes: bool) -> None:
         super().__init__(progress, api)
-        progress.rewind()
+        self._held = progress.held  # also when the stream is lost: what the client has is not said twice
+        progress.rewind(seam)
         self._reshapes = reshapes
-        self._before = progress.said
+        self._before = seam.ids
         self.reported: Usage | None = None
 
     def _event(self, event: bytes) -> bytes:
@@ -140,7 +152,10 @@ class Continuation(TokenTap):
 
     def _next(self, bare: bytes, chunk: Chunk, ids: bytes | None) -> bytes:
         choice = chunk.choices[0]  # type: ignore[index]  # only called with one
-        sent = self._note(choice, bare, ids)
+        if self._held is None:
+            sent = self._note(choice, bare, ids)
+        else:
+            sent, bare = self._note_again(self._held, choice, bare, ids)
         if not sent or (choice.delta is not None and choice.delta.role is not None and not choice.said):
             return b""  # the role is out already
         if not self._reshapes:
@@ -160,6 +175,20 @@ class Continuation(TokenTap):
             )
         )
         return self._headed(shaped, chunk)
+
+    def _note_again(self, held: HeldBack, choice: Choice, event: bytes, ids: bytes | None) -> tuple[bool, bytes]:
+        """As `_note`, of a stream with stop strings: of the event stays what the client does not have yet."""
+        must_go_on(choice)
+        progress, text, last = self.progress, choice.said or "", bool(choice.finish_reason)
+        if held.again and (text or last):
+            fresh = held.fresh(text, last=last)
+            event = with_text(event, fresh)
+            choice.set_said(fresh)
+        sent = self._note(choice, event, ids)
+        count = len(progress.ids)
+        if text:
+            held.note_text(count, text, several=progress.merged == count)
+        return sent and bool(choice.said or last or count > held.told), event
 
     def _headed(self, event: bytes, chunk: Chunk) -> bytes:
         """The event with the first answer's head, and with the usage of all that was said."""

@@ -8,6 +8,9 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
+from policies.stop_strings import StopRule
+from router.wire.held_back import HeldBack, Seam
+
 # What is kept of one stream at most: 4 bytes a token, and a prompt's ids as they were written, some 6 bytes each.
 # Beyond, it goes on but cannot be continued.
 MAX_TOKENS: Final = 256 * 1024
@@ -18,17 +21,18 @@ class Progress:
     """What one stream has said so far, over all engines that had part in it.
 
     `head`: how each of its chunks begins, up to its choices. `prompt`: the prompt's ids, as JSON wrote them. `ids`: of
-    the answer; the client has the text of the first `said`. `merged`: such a count at the end of a chunk of several
-    tokens, of which the last ones' text may not have come. `last`: the event with the last text. `text`: all of it,
-    where it is kept. `lost`: why it cannot be continued; empty while it can.
+    the answer; the client has the text of the first `said`, but for what is held back. `merged`: such a count at the
+    end of a chunk of several tokens, of which the last ones' text may not have come. `last`: the event with the last
+    text. `text`: all of it, where it is kept. `held`: of a stream whose stop strings have several characters. `lost`:
+    why it cannot be continued; empty while it can.
     """
 
     __slots__ = (
-        "done", "finished", "head", "ids", "keeps_text", "last", "lost", "merged", "prompt", "said", "text",
-        "usage_sent",
+        "done", "finished", "head", "held", "ids", "keeps_text", "last", "lost", "merged", "prompt", "said",
+        "text", "usage_sent",
     )  # fmt: skip
 
-    def __init__(self, *, keeps_text: bool = False) -> None:
+    def __init__(self, *, keeps_text: bool = False, stops: StopRule | None = None) -> None:
         self.head = b""
         self.prompt = b""
         self.ids = array("I")
@@ -37,6 +41,7 @@ class Progress:
         self.last = b""
         self.keeps_text = keeps_text
         self.text: list[str] = []
+        self.held = HeldBack(stops) if stops is not None and stops.reach else None
         self.lost = ""
         self.finished = False
         self.usage_sent = False
@@ -51,6 +56,7 @@ class Progress:
         self.lost = self.lost or why
         self.prompt, self.ids, self.text = b"", array("I"), []
         self.said = self.merged = 0
+        self.held = None
 
     def add_ids(self, raw: bytes) -> None:
         """The ids of one chunk, as JSON wrote them."""
@@ -69,6 +75,10 @@ class Progress:
         if len(self.ids) > MAX_TOKENS:
             self.lose("length")
 
-    def rewind(self) -> None:
-        """Forgets the ids whose text nobody has: whoever goes on from here says them again."""
-        del self.ids[self.said :]
+    def rewind(self, seam: Seam) -> None:
+        """Forgets the ids behind the seam: whoever goes on from there says them again."""
+        if self.held is None:
+            self.said = seam.ids
+        else:
+            self.held.begin(seam, len(self.ids))
+        del self.ids[seam.ids :]

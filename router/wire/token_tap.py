@@ -14,7 +14,7 @@ import re
 from typing import Final
 
 from router.errors import EngineAborted, EngineError
-from router.wire.chunks import CHOICES, GAVE_UP, Choice, Chunk, read_chunk, without_ids
+from router.wire.chunks import CHOICES, Choice, Chunk, must_go_on, read_chunk, without_ids
 from router.wire.events import kind_of
 from router.wire.progress import MAX_PROMPT_BYTES, Progress
 
@@ -33,6 +33,11 @@ _ERROR: Final = b'"error":'
 _QUOTE: Final = 0x22
 # Bytes of one event: the first has the ids of the prompt.
 MAX_EVENT_BYTES: Final = MAX_PROMPT_BYTES + 64 * 1024
+
+
+def tap(progress: Progress, api: str) -> TokenTap:
+    """For the stream of `progress` from its beginning."""
+    return TokenTap(progress, api) if progress.held is None else HoldingTap(progress, api)
 
 
 class TokenTap:
@@ -157,8 +162,7 @@ class TokenTap:
     def _note(self, choice: Choice, event: bytes, ids: bytes | None) -> bool:
         """Keeps what a chunk says. False: without ids it would not have been sent. Raises EngineAborted."""
         progress, said = self.progress, choice.said
-        if choice.finish_reason in ("abort", "error"):
-            raise EngineAborted(GAVE_UP)
+        must_go_on(choice)
         if choice.delta is not None and choice.delta.role is not None and not said:
             return True
         if ids is not None:
@@ -175,3 +179,18 @@ class TokenTap:
         if choice.finish_reason:
             progress.finished, progress.said = True, len(progress.ids)
         return True
+
+
+class HoldingTap(TokenTap):
+    """Of a stream with stop strings: the last events with text are kept, unread (`router.wire.held_back`)."""
+
+    __slots__ = ()
+
+    def _event(self, event: bytes) -> bytes:
+        progress = self.progress
+        before = progress.last
+        out = super()._event(event)
+        if progress.last is not before and progress.held is not None:
+            said = progress.said
+            progress.held.note(said, progress.last, several=progress.merged == said)
+        return out

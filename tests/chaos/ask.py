@@ -38,7 +38,8 @@ class Expected:
 
 @dataclass(frozen=True)
 class Ask:
-    """What a client asks. `usage`: in a stream, for usage too. `max_tokens` None: until the answer ends by itself."""
+    """What a client asks. `usage`: in a stream, for usage too. `max_tokens` None: until the answer ends by itself.
+    `salt`: for who asks an engine itself, as the gateway would."""
 
     tenant: str
     api: str
@@ -48,6 +49,7 @@ class Ask:
     max_tokens: int | None
     model: str
     engine_model: str
+    salt: str = ""
 
     @property
     def body(self) -> dict[str, Any]:
@@ -60,6 +62,8 @@ class Ask:
             fields["max_tokens"] = self.max_tokens
         if self.usage:
             fields["stream_options"] = {"include_usage": True}
+        if self.salt:
+            fields["cache_salt"] = self.salt
         return fields
 
     @property

@@ -33,6 +33,8 @@ class Kind(StrEnum):
 
 HANGS = frozenset({Kind.BLOCK, Kind.STOP, Kind.PAUSE, Kind.HANG, Kind.SILENT})
 """The connection stays and nothing comes: only a clock tells."""
+COMPUTES_NOTHING = HANGS - {Kind.SILENT}
+"""Of those, not even a canary is answered."""
 WIRED = frozenset({Kind.CUT, Kind.BLOCK})
 """Only an engine behind a wire can suffer these."""
 
@@ -64,17 +66,18 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The faults of one seed, in order of time. The same host never breaks twice at once."""
+    """The faults of one seed, in order of time. The same host never breaks twice at once. `lasts`: seconds at least."""
 
     seed: int
     faults: tuple[Fault, ...]
+    lasts: float = 0.0
 
     @property
     def pools(self) -> frozenset[str]:
         return frozenset(fault.pool for fault in self.faults)
 
     def __str__(self) -> str:
-        return "; ".join(map(str, self.faults))
+        return "; ".join(map(str, self.faults)) or "calm"
 
 
 def draw_schedule(seed: int, hosts: Sequence[HostSpec]) -> Schedule:

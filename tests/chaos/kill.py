@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tests.chaos.ask import Ask, Seen, draw_ask
+from tests.chaos.bystanders import percentile
 from tests.chaos.faults import Fault, HostSpec, Kind
 from tests.chaos.judge import Ending, judge
 from tests.chaos.world import ENGINE_MODEL, MODEL, World, running_world, simulated
@@ -88,11 +89,6 @@ async def ask_all(world: World, asks: list[Ask], at_once: int, kill: bool) -> Ru
         if kill:
             group.create_task(killer(), name="killer")
     return Run([answers[number] for number in range(len(asks))], killed_at, in_flight)
-
-
-def percentile(values: list[float], share: float) -> float:
-    """0 of nothing."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
 def pauses(calm: Run, killed: Run) -> list[str]:

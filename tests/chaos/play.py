@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos.ask import Seen, draw_ask
-from tests.chaos.faults import Fault, Schedule
+from tests.chaos.bystanders import Waits
+from tests.chaos.controls import Controls
+from tests.chaos.faults import COMPUTES_NOTHING, Fault, Kind, Schedule
 from tests.chaos.judge import Ending, Verdict, judge
-from tests.chaos.rules import EXPECT, Features, Spell, is_known_lie, must_succeed
-from tests.chaos.world import ENGINE_MODEL, MODEL, SPARE_FILES, World, until
+from tests.chaos.rules import EXPECT, Features, Spell, is_known_lie, must_succeed, nobody_there
+from tests.chaos.world import ENGINE_MODEL, GATEWAY, MODEL, SPARE_FILES, World, until
 
 CLIENTS = 4
 """Of every tenant, each with one request at a time: a steady load that leaves two slow cores room to breathe."""
@@ -29,17 +31,20 @@ SHOWN = 12
 
 @dataclass
 class Report:
-    """What a schedule did. `problems` empty: all was as promised."""
+    """What a schedule did. `problems` empty: all was as promised. `waits`: of the tenants that no fault touched.
+    `found`: how soon hung engines were."""
 
     schedule: Schedule
     problems: list[str] = field(default_factory=list)
+    waits: dict[str, Waits] = field(default_factory=dict)
+    found: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     recoveries: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
-        recovered = f"; {', '.join(self.recoveries)}" if self.recoveries else ""
+        recovered = "".join(f"; {what}" for what in [*self.recoveries, *self.found])
         lines = [f"seed {self.schedule.seed}: {self.schedule}", f"  {self.seconds:.1f} s: {counts}{recovered}"]
         lines += [f"  PROBLEM {problem}" for problem in self.problems[:SHOWN]]
         more = len(self.problems) - SHOWN
@@ -60,6 +65,7 @@ class Play:
         self._under_way: dict[int, tuple[str, float]] = {}  # by client: its tenant, and when it sent
         self._spells: list[Spell] = []
         self._report = Report(schedule)
+        self._controls = Controls(world, schedule)
 
     async def run(self) -> Report:
         report = self._report
@@ -69,9 +75,13 @@ class Play:
             for number in range(CLIENTS * len(self._world.tiers)):
                 tenant = list(self._world.tiers)[number % len(self._world.tiers)]
                 group.create_task(self._client(tenant, number), name=f"client {number} of {tenant}")
+            await self._controls.begin(group)
             await self._break_and_mend()
+            self._controls.end()
             self._over.set()
         self._judge()
+        report.waits = self._controls.waits(self._seen)
+        report.problems += await self._controls.disturbed()
         await self._check_what_is_left()
         self._check_recoveries([event for event in await self._recoveries() if event["at"] > last])
         report.seconds = self._loop.time() - self._began
@@ -93,7 +103,7 @@ class Play:
 
     async def _break_and_mend(self) -> None:
         """All faults, each in its time, until the gateway takes everything for well again."""
-        await asyncio.sleep(LEAD_SECONDS)
+        await asyncio.sleep(max(LEAD_SECONDS, self._schedule.lasts))
         try:
             async with asyncio.TaskGroup() as group:
                 for fault in self._schedule.faults:
@@ -107,10 +117,16 @@ class Play:
         await asyncio.sleep(max(0.0, self._began + LEAD_SECONDS + fault.at - self._loop.time()))
         spell = Spell(fault.host, fault.pool, fault.kind, self._loop.time())
         self._spells.append(spell)
+        bound = 2 * (await self._world.endpoints())[fault.host]["learned"]["first_token_p99"] + 1
         await host.strike(fault)
+        if fault.kind is Kind.RESTART:
+            spell.mended = self._loop.time()
+        if fault.kind in COMPUTES_NOTHING and host.spec.role == "hot":
+            await self._until_found(fault, spell.began, bound)
         await asyncio.sleep(max(0.0, spell.began + fault.seconds - self._loop.time()))
         await host.mend(fault)
         mended = self._loop.time()
+        spell.mended = min(spell.mended, mended)
 
         async def over() -> bool:
             """What was sent before may still fail, and speak against the endpoint."""
@@ -128,6 +144,22 @@ class Play:
             await until(what, usable)
         if await over():
             spell.ended = self._loop.time()
+
+    async def _until_found(self, fault: Fault, began: float, bound: float) -> None:
+        """For as long as it lasts. Where others of the pool are ill too, it may have to stay in."""
+        while self._loop.time() < began + fault.seconds:
+            if any(
+                spell.pool == fault.pool and spell.ended > began for spell in self._spells if spell.host != fault.host
+            ):
+                return
+            status = (await self._world.endpoints())[fault.host]["status"]
+            if status not in ("healthy", "starting", "suspected"):
+                now = self._loop.time()
+                stood = self._controls.stalls.seconds(began, now, (GATEWAY,))
+                figures = f"{now - began:.2f} s, {stood:.2f} s of it the machine's; bound {bound:.2f} s"
+                self._report.found.append(f"{fault.host} {status} after {figures}")
+                return
+            await asyncio.sleep(0.05)
 
     # What the clients saw
 
@@ -193,11 +225,14 @@ class Play:
         if not self._features.standby_events:
             return
         for event in events:
-            took, target = event.get("rto_seconds"), event.get("target_seconds")
-            if event.get("missed"):
-                self._report.problems.append(f"{event['pool']} was not answered again in time: {event['missed']}")
+            pool, took, target = event["pool"], event.get("rto_seconds"), event.get("target_seconds")
+            spells = [spell for spell in self._spells if spell.pool == pool]
+            gone = nobody_there(self._world.of_pool(pool), spells, self._loop.time())
+            if event.get("missed") and not gone:
+                self._report.problems.append(f"{pool} was not answered again in time: {event['missed']}")
             if took is None or target is None:
                 continue  # nobody was in trouble
-            self._report.recoveries.append(f"{event['pool']} recovered in {took:.2f} s")
-            if took > target:
-                self._report.problems.append(f"{event['pool']} took {took:.2f} s to recover; promised: {target:g} s")
+            self._report.recoveries.append(f"{pool} recovered in {took:.2f} s")
+            if took > target + gone:
+                without = f", {gone:.2f} s of it without any engine" if gone else ""
+                self._report.problems.append(f"{pool} took {took:.2f} s to recover{without}; promised: {target:g} s")

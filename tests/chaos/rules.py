@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tests.chaos.ask import Seen
 from tests.chaos.faults import HANGS, Kind
@@ -48,13 +49,15 @@ EXPECT = Features(
 
 @dataclass
 class Spell:
-    """One fault on one host as it was. Loop seconds; `ended` is infinite while it lasts. `kind` None: from before."""
+    """One fault on one host as it was. Loop seconds; `ended` is infinite while it lasts. `kind` None: from before.
+    `mended`: when the engine itself was well again, whether the gateway had seen it or not."""
 
     host: str
     pool: str
     kind: Kind | None
     began: float
     ended: float = float("inf")
+    mended: float = float("inf")
 
     def overlaps(self, seen: Seen) -> bool:
         return self.began <= seen.ended_at and seen.sent_at <= self.ended
@@ -64,6 +67,17 @@ def savable(seen: Seen, hosts: Iterable[str], spells: Iterable[Spell]) -> bool:
     """Whether one of its pool's hosts was well from the request's beginning to its end."""
     ill = {spell.host for spell in spells if spell.overlaps(seen)}
     return any(host not in ill for host in hosts)
+
+
+def nobody_there(hosts: Iterable[str], spells: Iterable[Spell], now: float) -> float:
+    """Seconds until now in which every one of these hosts was ill: no gateway recovers then."""
+    spells, hosts = list(spells), list(hosts)
+    times = sorted({min(at, now) for spell in spells for at in (spell.began, spell.mended)})
+    gone = 0.0
+    for begins, ends in pairwise(times):
+        ill = {spell.host for spell in spells if spell.began <= begins and spell.mended >= ends}
+        gone += (ends - begins) * all(host in ill for host in hosts)
+    return gone
 
 
 def must_succeed(

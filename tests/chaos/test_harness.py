@@ -14,7 +14,7 @@ import pytest
 from tests.chaos.ask import Ask, Seen
 from tests.chaos.faults import WIRED, Kind, draw_schedule
 from tests.chaos.judge import Ending, Verdict, judge
-from tests.chaos.rules import Features, Spell, must_succeed, savable
+from tests.chaos.rules import Features, Spell, must_succeed, nobody_there, savable
 from tests.chaos.wire import Wire
 from tests.chaos.world import HOSTS
 
@@ -153,6 +153,15 @@ def test_a_request_is_savable_while_one_host_is_well_all_along() -> None:
     assert savable(one, HOSTS_OF_ACME, [spell("acme-0", Kind.KILL, 0)])
     assert not savable(one, HOSTS_OF_ACME, [spell("acme-0", Kind.KILL, 0, 1.2), spell("acme-1", Kind.KILL, 1.8)])
     assert savable(one, HOSTS_OF_ACME, [spell("acme-0", Kind.KILL, 0, 0.9), spell("acme-1", Kind.KILL, 1.8)])
+
+
+def test_only_while_every_host_is_ill_nobody_can_recover() -> None:
+    down = [Spell("acme-0", "acme", Kind.KILL, 1.0, mended=4.0), Spell("acme-1", "acme", Kind.RESTART, 2.0, mended=6.0)]
+    assert nobody_there(HOSTS_OF_ACME, down, 10.0) == 2.0
+    assert nobody_there(HOSTS_OF_ACME, down, 3.0) == 1.0
+    assert nobody_there(HOSTS_OF_ACME, down[:1], 10.0) == 0.0
+    assert nobody_there([*HOSTS_OF_ACME, "acme-warm"], down, 10.0) == 0.0
+    assert nobody_there(HOSTS_OF_ACME, [], 10.0) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -6,24 +6,22 @@ Floor: tests only. What is right is what an unbroken server has said to the same
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import httpx2
 import pytest
 
-from tests.chaos.ask import PATHS, Ask, Expected, Seen
+from tests.chaos.ask import Seen
 from tests.chaos.faults import Fault, HostSpec, Kind
 from tests.chaos.host import Host
 from tests.chaos.judge import Ending, judge
 from tests.chaos.rules import EXPECT, Spell, is_known_lie, must_succeed
-from tests.chaos.world import ENGINE_MODEL, MODEL, World, running_world, until
-from tests.real_vllm.servers import launch_vllm, wait_healthy
-from tests.servers import Server, free_port
+from tests.chaos.world import MODEL, World, running_world, until
+from tests.e2e.stack import ENGINE_MODEL
+from tests.real_vllm.asks import RealAsk, asks
+from tests.real_vllm.engine import RealEngine
 
 pytestmark = pytest.mark.real_vllm
 
@@ -32,9 +30,7 @@ SPECS = (HostSpec("acme-0", TENANT), HostSpec("acme-1", TENANT))
 KINDS = (Kind.PAUSE, Kind.STOP, Kind.TERM, Kind.KILL)
 TIMEOUTS = {"connect": 5.0, "first_byte": 30.0, "idle": 15.0, "total": 120.0}
 """Two servers share two cores with all else: what is well may be slow."""
-TOKENS = 300
-"""Some seconds of decoding: long enough to be struck in the middle."""
-AT_ONCE = 8
+SIGNALS = {Kind.STOP: signal.SIGSTOP, Kind.TERM: signal.SIGTERM, Kind.KILL: signal.SIGKILL}
 RETURN_SECONDS = 120.0
 """Beside the gateway's patience with one that has failed, a server that begins anew is slow at first."""
 
@@ -44,93 +40,43 @@ class RealHost(Host):
 
     def __init__(self, spec: HostSpec) -> None:
         super().__init__(spec, ENGINE_MODEL, {})
-        self._port = free_port()
-        self._server: Server | None = None
+        self._real = RealEngine()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return self._real.url
 
     @property
     def alive(self) -> bool:
-        return self._server is not None and self._server.process.poll() is None
+        return self._real.alive
 
     async def start(self) -> None:
-        self._server = launch_vllm(self._port, env={"VLLM_SERVER_DEV_MODE": "1"})
-        await asyncio.to_thread(wait_healthy, self._server)
+        self._real.launch()
+        await asyncio.to_thread(self._real.wait)
 
     async def stop(self) -> None:
-        if self._server is not None:
-            self._signal(signal.SIGCONT)
-            await asyncio.to_thread(self._server.stop)
+        await asyncio.to_thread(self._real.stop)
 
     async def state(self) -> dict[str, Any]:
-        async with httpx2.AsyncClient(base_url=self.url, timeout=30.0, trust_env=False) as http:
-            page = (await http.get("/metrics")).text
-
-        def gauge(name: str) -> float:
-            return sum(float(value) for value in re.findall(rf"^vllm:{name}{{.*}} (\S+)$", page, re.MULTILINE))
-
-        return {"running": gauge("num_requests_running"), "waiting": gauge("num_requests_waiting")} | {
-            "held": 0,
-            "kv_used_blocks": gauge("kv_cache_usage_perc"),
-        }
+        running, waiting, usage = await self._real.figures(
+            "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"
+        )
+        return {"running": running, "waiting": waiting, "held": 0, "kv_used_blocks": usage}
 
     async def strike(self, fault: Fault) -> None:
         if fault.kind is Kind.PAUSE:
-            await self._order("/pause?mode=keep")
-        elif fault.kind is Kind.STOP:
-            self._signal(signal.SIGSTOP)
+            await self._real.order("/pause?mode=keep")
         else:
-            self._signal(signal.SIGTERM if fault.kind is Kind.TERM else signal.SIGKILL)
+            self._real.signal(SIGNALS[fault.kind])
 
     async def mend(self, fault: Fault) -> None:
         if fault.kind is Kind.PAUSE:
-            await self._order("/resume")
+            await self._real.order("/resume")
         elif fault.kind is Kind.STOP:
-            self._signal(signal.SIGCONT)
+            self._real.signal(signal.SIGCONT)
         else:
             await self.stop()
             await self.start()
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self.alive and self._server is not None:
-            os.killpg(self._server.process.pid, number)
-
-    async def _order(self, path: str) -> None:
-        async with httpx2.AsyncClient(base_url=self.url, timeout=30.0, trust_env=False) as http:
-            assert (await http.post(path)).status_code == 200, path
-
-
-@dataclass(frozen=True)
-class RealAsk(Ask):
-    """`right`: what an unbroken server has said."""
-
-    right: Expected | None = None
-
-    @property
-    def expected(self) -> Expected:  # type: ignore[override]
-        assert self.right is not None
-        return self.right
-
-
-async def asks(host: Host, kind: Kind) -> list[RealAsk]:
-    """Streams and whole answers, chats and completions, each asked of an unbroken server first. The prompts are this
-    kind's own, or affinity would send them all to one server."""
-    found = []
-    async with httpx2.AsyncClient(base_url=host.url, timeout=120.0, trust_env=False) as http:
-        for number in range(AT_ONCE):
-            api, stream = ("completions", "chat")[number % 4 > 0], number % 4 != 3
-            prompt = f"{kind} {number} return the value of the object when the list is called with name"
-            one = RealAsk(TENANT, api, stream, stream and number % 2 == 0, prompt, TOKENS, MODEL, ENGINE_MODEL)
-            body = {**one.body, "model": ENGINE_MODEL, "stream": False}
-            body.pop("stream_options", None)
-            answer = (await http.post(PATHS[api], json=body)).json()
-            (choice,), usage = answer["choices"], answer["usage"]
-            text = choice["message"]["content"] if api == "chat" else choice["text"]
-            counts = usage["prompt_tokens"], usage["completion_tokens"]
-            found.append(replace(one, right=Expected(text, choice["finish_reason"], *counts)))
-    return found
 
 
 async def struck(world: World, kind: Kind, requests: Sequence[RealAsk]) -> tuple[list[Seen], Spell]:
@@ -178,7 +124,7 @@ async def test_what_clients_are_promised_holds_when_a_real_server_breaks() -> No
     async with running_world([RealHost(spec) for spec in SPECS], {TENANT: TIER}, TIMEOUTS) as world:
         found: list[str] = []
         for kind in KINDS:
-            requests = await asks(world.hosts["acme-1"], kind)
+            requests = await asks(world.hosts["acme-1"].url, TENANT, MODEL, kind)
             seen, spell = await struck(world, kind, requests)
             endings = [judge(one).ending.value for one in seen]
             print(f"{kind}: {', '.join(endings)}")

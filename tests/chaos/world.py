@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,7 @@ from router.secret import cache_salt
 from tests.chaos.ask import REPLY_TOKENS, AskClient
 from tests.chaos.faults import HostSpec
 from tests.chaos.host import Host
-from tests.e2e.fleet import held, start_gateway
+from tests.e2e.front import held, start_gateway
 from tests.e2e.stack import ENGINE_MODEL
 from tests.servers import Server, free_port, temporary_folder
 
@@ -43,6 +45,11 @@ WAIT_SECONDS = 60.0
 SPARE_FILES = 48
 """Descriptors that a gateway may have open beyond those at rest before the first schedule and its idle connections to
 engines: probes' connections, a file being read."""
+
+DISTURBANCES = ("attempt_failures", "retries", "resumes", "endpoint_ejections")
+"""Counters that stand still in a pool where nothing goes wrong. Failovers do not: a minute's errors bring them, and the
+schedule before was within that."""
+GATEWAY = "the gateway"
 
 
 def key(tenant: str) -> str:
@@ -84,6 +91,10 @@ class World:
     client: AskClient
     files_at_rest: int = 0
 
+    def past_gateway(self, tenant: str) -> AskClient:
+        """A client of the tenant's first engine itself."""
+        return AskClient(self.hosts[self.of_pool(tenant)[0]].url, key)
+
     def of_pool(self, pool: str) -> list[str]:
         return [host.name for host in self.hosts.values() if host.spec.pool == pool]
 
@@ -94,6 +105,21 @@ class World:
     async def endpoints(self) -> dict[str, dict[str, Any]]:
         pools = (await self.state())["pools"].values()
         return {endpoint["name"]: endpoint for pool in pools for endpoint in pool["endpoints"]}
+
+    def pids(self) -> dict[str, int]:
+        """Of all processes, by name."""
+        alive = {host.name: host.engine.pid for host in self.hosts.values() if host.alive}
+        return alive | {GATEWAY: self.gateway.process.pid}
+
+    async def disturbances(self) -> dict[str, Counter[str]]:
+        """By pool: what is counted of it that is not where every request is one attempt at an engine that is well."""
+        text = (await self.admin.get("/metrics")).text
+        counted: dict[str, Counter[str]] = {pool: Counter() for pool in self.tiers}
+        for name, labels, value in re.findall(r"^promptlane_(\w+)_total{(.*)} (\S+)$", text, re.MULTILINE):
+            pool = re.search(r'pool="([^"]*)"', labels)
+            if name in DISTURBANCES and pool is not None:
+                counted[pool[1]][f"{name} {labels}"] += int(float(value))
+        return counted
 
     async def is_well(self, *hosts: str) -> bool:
         """Whether the gateway takes these for wholly well: it is available, and on no trial."""

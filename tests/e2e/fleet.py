@@ -1,151 +1,31 @@
-"""Engines that can be broken and one gateway process before them, whose pools each test configures anew by a reload.
+"""Engines that can be broken, and one gateway process before them (`front.py`).
 
 Floor: tests only; simulated engines, as nothing else hangs, dies and comes back on command.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import json
-import os
-import random
-import re
-import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from itertools import count
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import httpx2
-
 from benchmarks.engine.launch import Engine, start_engine
-from tests.e2e.stack import ENGINE_MODEL, ROOT, START_SECONDS
-from tests.servers import POLL_SECONDS, Server, free_port, launch, temporary_folder
+from tests.e2e.front import Front, running_front
+from tests.e2e.stack import ENGINE_MODEL
 
-MODEL = "chat"
-"""What clients ask for; engines know it by another name, so that answers are rewritten as in most installations."""
 LARGE = 30_000
 """Tokens whose prefill is predicted to take more than 2 s before anything is learned: nothing is sent behind it."""
-WAIT_SECONDS = 90.0
-"""For what happens within a fraction of a second on a machine that is not busy."""
 ENGINE = {"prefill_tokens_per_second": 150_000, "decode_step_seconds": 0.001, "max_model_len": 400_000}
 """Ten times faster than the gateway believes at first, so that tests are over soon."""
-HEALTH = {"interval": 0.05, "timeout": 1.0, "scrape_interval": 0.05, "detect_hung": False, "slow_start": 0}
-"""Engines are made to hang so that requests wait for as long as a test likes; what finds them out has its own tests."""
-
-_names = count()
-
-
-def prompt(tokens: int, seed: object = None) -> str:
-    """A prompt of about so many tokens, of 4 bytes each, which no other seed has; without one, no other prompt."""
-    draw = random.Random(str(seed) if seed is not None else None)
-    return "".join(" " + "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=3)) for _ in range(tokens))
-
-
-def chat(tokens: int = 16, text: str | None = None, **fields: Any) -> dict[str, Any]:
-    """A chat with a prompt of about so many tokens and, if not said otherwise, an answer of 2."""
-    messages = [{"role": "user", "content": text if text is not None else prompt(tokens)}]
-    return {"model": MODEL, "messages": messages, "max_tokens": 2, **fields}
-
-
-def key(tenant: str) -> str:
-    return f"pl-{tenant}-fleet-key"
 
 
 @dataclass
-class Fleet:
-    """One gateway process and its engines. `serve` gives it a configuration."""
+class Fleet(Front):
+    """The gateway and its engines, in the order of `urls`."""
 
-    engines: tuple[Engine, ...]
-    gateway: Server
-    admin_url: str
-    config_file: Path
-    ports: tuple[int, int]
-    pool: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def url(self) -> str:
-        return self.gateway.url
-
-    def configuration(
-        self,
-        engines: Sequence[int] = (0,),
-        *,
-        tenants: Mapping[str, Mapping[str, Any]] | None = None,
-        pool: Mapping[str, Any] | None = None,
-        endpoint: Mapping[str, Any] | None = None,
-        **sections: Any,
-    ) -> dict[str, Any]:
-        """One pool of these engines. `endpoint`: fields of each; `tenants`: their fields; `sections`: of the file."""
-        endpoints = [{"name": f"e{i}", "url": self.engines[i].url, **(endpoint or {})} for i in engines]
-        names = tenants if tenants is not None else {"acme": {}}
-        return {
-            "server": {"host": "127.0.0.1", "port": self.ports[0], "admin_port": self.ports[1]},
-            "tenants": {
-                name: {
-                    "api_keys": [{"id": "app", "sha256": hashlib.sha256(key(name).encode()).hexdigest()}],
-                    "models": {MODEL: {"pool": self.pool, "engine_model": ENGINE_MODEL}},
-                    **fields,
-                }
-                for name, fields in names.items()
-            },
-            "pools": {self.pool: {"shared": len(names) > 1, "health": HEALTH, "endpoints": endpoints, **(pool or {})}},
-            **sections,
-        }
-
-    async def serve(self, engines: Sequence[int] = (0,), **options: Any) -> None:
-        """A new pool of these engines, of which nothing is known yet; returns when all are healthy."""
-        self.pool = f"p{next(_names)}"
-        await self.reload(self.configuration(engines, **options))
-        await until("every endpoint is healthy", lambda: self._all_healthy(len(engines)))
-
-    async def reload(self, config: dict[str, Any]) -> None:
-        self.config = config
-        self.config_file.write_text(json.dumps(config))  # YAML holds JSON
-        async with _client(self.admin_url) as operator:
-            answer = await operator.post("/admin/reload")
-        assert answer.status_code == 200, answer.text
-
-    def client(self, tenant: str = "acme", **options: Any) -> httpx2.AsyncClient:
-        """A client of the data plane, with as many connections as it likes."""
-        return _client(self.url, headers={"authorization": f"Bearer {key(tenant)}"}, **options)
-
-    async def state(self) -> dict[str, Any]:
-        """Of the pool, as `/admin/state` shows it."""
-        async with _client(self.admin_url) as operator:
-            pools: dict[str, Any] = (await operator.get("/admin/state")).json()["pools"]
-        return dict(pools[self.pool])
-
-    async def endpoint(self, name: str) -> dict[str, Any]:
-        return next(dict(one) for one in (await self.state())["endpoints"] if one["name"] == name)
-
-    async def metric(self, name: str, **labels: str) -> float:
-        """The sum of the values that have these labels in the gateway's `/metrics`."""
-        async with _client(self.admin_url) as operator:
-            text = (await operator.get("/metrics")).text
-        rows = re.findall(rf"^{name}{{(.*)}} (\S+)$", text, re.MULTILINE)
-        wanted = {f'{label}="{value}"' for label, value in labels.items()}
-        return sum(float(value) for found, value in rows if wanted <= set(found.split(",")))
-
-    async def until_waiting(self, requests: int) -> None:
-        """Until so many are held back at the gateway, by its metrics."""
-
-        async def there() -> bool:
-            return await self.metric("promptlane_waiting", pool=self.pool) == requests
-
-        await until(f"{requests} requests wait at the gateway", there)
-
-    async def until_in_flight(self, requests: int, *endpoints: str) -> None:
-        async def there() -> bool:
-            found = (await self.state())["endpoints"]
-            counts = [int(one["in_flight"]) for one in found if not endpoints or one["name"] in endpoints]
-            return sum(counts) == requests
-
-        await until(f"{requests} requests are in flight", there)
+    engines: tuple[Engine, ...] = ()
 
     def seen(self, engine: int = 0) -> list[dict[str, Any]]:
         """The bodies that reached an engine, in order."""
@@ -155,82 +35,12 @@ class Fleet:
         """The chats that reached an engine, in order, each as the tokens of its prompt."""
         return [len(one["messages"][-1]["content"]) // 4 for one in self.seen(engine)]
 
-    async def settled(self) -> None:
-        """Until nothing is held by the gateway's books any more; fails, naming it, what stays."""
-        left: list[str] = []
-
-        async def nothing() -> bool:
-            left[:] = held(await self.state())
-            return not left
-
-        try:
-            await until("nothing is left in the gateway's books", nothing)
-        except AssertionError:
-            raise AssertionError(f"left in the gateway's books: {left}") from None
-
-    async def _all_healthy(self, endpoints: int) -> bool:
-        found = (await self.state())["endpoints"]
-        # A capacity shows that its metrics have been read too: what is learned from them does not change later.
-        return len(found) == endpoints and all(one["healthy"] and one["kv_capacity_tokens"] for one in found)
-
-
-def held(pool: Mapping[str, Any]) -> list[str]:
-    """What is not 0 in the pool's state."""
-    found = [f"{what} {pool[what]}" for what in ("waiting",) if pool[what]]
-    books = ("in_flight", "pending_prefill_seconds", "outstanding_tokens", "kv_tokens_in_flight")
-    for one in pool["endpoints"]:
-        figures = {what: one[what] for what in books} | {"busy": one["connections"]["busy"]}
-        found += [f"{one['name']}: {what} {value}" for what, value in figures.items() if value]
-    return found
-
-
-async def until(what: str, condition: Callable[[], Awaitable[bool]]) -> None:
-    """Returns once it holds; fails, naming it, when it does not within `WAIT_SECONDS`."""
-    try:
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not await condition():  # noqa: ASYNC110 - it is true in another process
-                await asyncio.sleep(POLL_SECONDS)
-    except TimeoutError:
-        raise AssertionError(f"not within {WAIT_SECONDS:.0f} s: {what}") from None
-
-
-def _client(url: str, **options: Any) -> httpx2.AsyncClient:
-    bounds = httpx2.Limits(max_connections=None)
-    return httpx2.AsyncClient(base_url=url, timeout=60.0, trust_env=False, limits=bounds, **options)
-
 
 @contextmanager
 def running_fleet(engines: int, *, grace: float = 20.0, **options: Any) -> Iterator[Fleet]:
     """Starts all of it. `options`: of the engines; `grace`: seconds for what is under way when it is told to end."""
     with ExitStack() as stack:
         started = tuple(stack.enter_context(start_engine(ENGINE_MODEL, **ENGINE | options)) for _ in range(engines))
-        folder, remove = stack.enter_context(temporary_folder("fleet"))
-        ports = (free_port(), free_port())
-        file, admin = folder / "promptlane.yaml", f"http://127.0.0.1:{ports[1]}"
-        fleet = Fleet(started, _launch(file, folder, ports, grace, remove), admin, file, ports)
-        stack.callback(fleet.gateway.stop)
+        fleet = stack.enter_context(running_front(Fleet, [engine.url for engine in started], grace=grace))
+        fleet.engines = started
         yield fleet
-
-
-def _launch(file: Path, folder: Path, ports: tuple[int, int], grace: float, remove: Callable[[], None]) -> Server:
-    nobody = {"p": {"endpoints": [{"name": "nobody", "url": "http://127.0.0.1:9"}]}}
-    server = {"host": "127.0.0.1", "port": ports[0], "admin_port": ports[1], "shutdown_grace": grace}
-    file.write_text(json.dumps({"server": server, "tenants": {}, "pools": nobody}))
-    return start_gateway(file, folder, ports, "an example secret for the end-to-end suite", remove)
-
-
-def start_gateway(file: Path, folder: Path, ports: tuple[int, int], secret: str, remove: Callable[[], None]) -> Server:
-    """A gateway process with this configuration, ready. `folder`: for its log; `remove`: called when it has ended."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTLANE_")}
-    argv = [sys.executable, "-m", "router.cli", "serve", "--config", str(file)]
-    process, log = launch("gateway", argv, folder, env={**ours, "PROMPTLANE_SECRET": secret}, cwd=ROOT)
-    gateway = Server("gateway", f"http://127.0.0.1:{ports[0]}", process, log, [remove])
-    gateway.start(lambda: _ready(f"http://127.0.0.1:{ports[1]}/readyz"), START_SECONDS)
-    return gateway
-
-
-def _ready(url: str) -> bool:
-    try:
-        return httpx2.get(url, timeout=5.0, trust_env=False).status_code == 200
-    except httpx2.TransportError:
-        return False

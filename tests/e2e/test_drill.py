@@ -5,19 +5,15 @@ Floor: tests only; simulated engines, as nothing else may be drilled without ask
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.e2e.fleet import HEALTH, Fleet, chat, running_fleet
-from tests.e2e.stack import ROOT
-
-CHAT = "/v1/chat/completions"
+from tests.e2e.fleet import Fleet, running_fleet
+from tests.e2e.front import HEALTH
+from tests.e2e.standby import drill, drill_under_load
 
 
 @pytest.fixture(scope="module")
@@ -43,30 +39,8 @@ async def fleet(engines: Fleet, tmp_path: Path) -> AsyncIterator[Fleet]:
     await engines.settled()
 
 
-async def drill(fleet: Fleet, *options: str) -> tuple[int, str, str]:
-    argv = ["-m", "router.cli", "drill", "--config", str(fleet.config_file), "--tenant", "acme", *options]
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(sys.executable, *argv, cwd=ROOT, stdout=pipe, stderr=pipe)
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
 async def test_a_killed_hot_engine_is_made_up_for_and_nothing_is_lost(fleet: Fleet, tmp_path: Path) -> None:
-    statuses: list[int] = []
-    over = asyncio.Event()
-
-    async def client() -> None:
-        async with fleet.client() as http:
-            while not over.is_set():
-                statuses.append((await http.post(CHAT, json=chat())).status_code)
-
-    clients = [asyncio.create_task(client()) for _ in range(2)]
-    status, out, err = await drill(fleet, "--seconds", "2", "--json")
-    over.set()
-    await asyncio.gather(*clients)
-    result: dict[str, Any] = json.loads(out)
-    assert (status, err, result["status"]) == (0, "", "passed"), out
+    result, statuses = await drill_under_load(fleet, "--seconds", "2")
     assert (result["endpoints"], result["left"], result["pool"]) == (["e0"], ["e1"], fleet.pool)
     assert result["rto_seconds"] <= result["target_seconds"] == 5
     assert (result["probes_lost"], result["clients_lost"], set(result["answered_by"])) == (0, 0, {"e1"})

@@ -15,7 +15,8 @@ import httpx2
 import openai
 import pytest
 
-from tests.e2e.fleet import LARGE, MODEL, Fleet, chat, key, prompt, running_fleet, until
+from tests.e2e.fleet import LARGE, Fleet, running_fleet
+from tests.e2e.front import MODEL, chat, key, prompt, until
 
 CHAT = "/v1/chat/completions"
 SMALL = 100

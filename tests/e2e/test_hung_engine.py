@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.fleet import HEALTH, Fleet, chat, running_fleet, until
+from tests.e2e.fleet import Fleet, running_fleet
+from tests.e2e.front import HEALTH, MODEL, chat, prompt, until
 
 CHAT = "/v1/chat/completions"
 CLIENTS = 6
@@ -28,6 +30,15 @@ def engines(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     if request.config.getoption("--engine") != "sim":
         pytest.skip("only a simulated engine hangs and comes back on command")
     with running_fleet(2) as running:
+        yield running
+
+
+@pytest.fixture
+def pooling(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """Engines of a model of embeddings."""
+    if request.config.getoption("--engine") != "sim":
+        pytest.skip("only a simulated engine hangs and comes back on command")
+    with running_fleet(2, computes="vectors") as running:
         yield running
 
 
@@ -52,12 +63,31 @@ class Ends:
     refused: list[str] = field(default_factory=list)
 
 
-async def _client(client: httpx2.AsyncClient, ends: Ends, *, stream: bool) -> None:
+Ask = Callable[[int], tuple[str, dict[str, Any]]]
+"""What the client of this number asks each time: the path, and a body."""
+
+
+def text(number: int) -> tuple[str, dict[str, Any]]:
+    """Streams and answers in one piece."""
+    return CHAT, chat(50, stream=number % 2 == 0, max_tokens=8)
+
+
+def vectors(number: int) -> tuple[str, dict[str, Any]]:
+    """Embeddings, scores and rankings."""
+    return (
+        ("/v1/embeddings", {"model": MODEL, "input": prompt(50)}),
+        ("/v1/score", {"model": MODEL, "text_1": prompt(20), "text_2": prompt(20)}),
+        ("/v1/rerank", {"model": MODEL, "query": prompt(20), "documents": [prompt(20), prompt(20)]}),
+    )[number % 3]
+
+
+async def _client(client: httpx2.AsyncClient, ends: Ends, ask: Ask, number: int) -> None:
     while True:
-        answer = await client.post(CHAT, json=chat(50, stream=stream, max_tokens=8))
+        path, body = ask(number)
+        answer = await client.post(path, json=body)
         if answer.status_code != 200:
             ends.refused.append(answer.text)
-        elif stream and '"error"' in answer.text:
+        elif body.get("stream") and '"error"' in answer.text:
             ends.broken += 1
         else:
             ends.good += 1
@@ -65,11 +95,11 @@ async def _client(client: httpx2.AsyncClient, ends: Ends, *, stream: bool) -> No
 
 
 @asynccontextmanager
-async def traffic(fleet: Fleet) -> AsyncIterator[Ends]:
-    """A steady mix of streams and answers in one piece, as long as the block lasts."""
+async def traffic(fleet: Fleet, ask: Ask = text) -> AsyncIterator[Ends]:
+    """A steady mix, as long as the block lasts."""
     ends = Ends()
     async with fleet.client() as client:
-        tasks = [asyncio.create_task(_client(client, ends, stream=number % 2 == 0)) for number in range(CLIENTS)]
+        tasks = [asyncio.create_task(_client(client, ends, ask, number)) for number in range(CLIENTS)]
         try:
             yield ends
         finally:
@@ -148,6 +178,26 @@ async def test_a_silent_engine_is_found_its_work_is_done_elsewhere_and_it_comes_
     assert await ejections(fleet, "failures") == 0
 
 
+async def test_an_engine_that_serves_only_embeddings_is_found_to_hang_each_time(pooling: Fleet) -> None:
+    """No stream shows a first token, and there is no completion to try it with."""
+    await pooling.serve((0, 1), pool=WATCHED)
+    async with traffic(pooling, vectors) as ends:
+        for times in (1, 2):
+            p99 = await until_known(pooling)
+            began = time.monotonic()
+            pooling.engines[0].freeze()
+            await until_status(pooling, "e0", "hung", "half-open")
+            took = time.monotonic() - began
+            print(f"\nembeddings: found after {took:.2f} s; 2 x p99 ({p99:.3f} s) + 1 s = {2 * p99 + 1:.2f} s")
+            assert await ejections(pooling) == times
+            await until_served(ends, 20)
+            pooling.engines[0].thaw()
+            await until_status(pooling, "e0", "healthy")
+    assert ends.refused == []
+    assert await ejections(pooling, "failures") == 0
+    await pooling.settled()
+
+
 async def test_a_pools_only_endpoint_is_never_ejected_and_answers_when_it_comes_back(fleet: Fleet) -> None:
     await fleet.serve((0,), pool=WATCHED)
     async with fleet.client() as client:
@@ -174,7 +224,11 @@ async def test_the_models_that_engines_serve_are_shown_and_a_missing_one_is_warn
     models["ghost"] = {"pool": fleet.pool, "engine_model": "not-there"}
     await fleet.reload(config)
 
-    async def warned() -> bool:
-        return fleet.gateway.log.read_text().count("does not serve not-there") == 2
+    def warned() -> list[str]:
+        return sorted(re.findall(r"endpoint (\w+) does not serve not-there", fleet.gateway.log.read_text()))
 
-    await until("both endpoints are warned of", warned)
+    async def both() -> bool:
+        return len(warned()) >= 2
+
+    await until("both endpoints are warned of", both)
+    assert warned() == ["e0", "e1"], "each once"

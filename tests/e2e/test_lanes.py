@@ -14,7 +14,8 @@ import httpx2
 import pytest
 
 from tests.e2e.bodies import events
-from tests.e2e.fleet import LARGE, MODEL, Fleet, chat, prompt, running_fleet
+from tests.e2e.fleet import LARGE, Fleet, running_fleet
+from tests.e2e.front import MODEL, chat, prompt
 
 CHAT = "/v1/chat/completions"
 BATCH = {"x-promptlane-lane": "batch"}

@@ -24,7 +24,8 @@ from router.metrics import Metrics
 from router.pools import Pool
 from router.process import Process
 from router.server import listener, open_socket
-from tests.e2e.fleet import ENGINE, HEALTH, LARGE, MODEL, chat, key, prompt, until
+from tests.e2e.fleet import ENGINE, LARGE
+from tests.e2e.front import HEALTH, MODEL, chat, key, prompt, until
 from tests.e2e.stack import ENGINE_MODEL
 from tests.router.stack import COUNTER, SECRET, sha256
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.fleet import MODEL, Fleet, prompt, running_fleet, until
+from tests.e2e.fleet import Fleet, running_fleet
+from tests.e2e.front import MODEL, prompt, until
 
 PLATINUM = {"tenants": {"acme": {"tier": "platinum"}}}
 TOKENS = 40
@@ -100,6 +101,33 @@ async def test_a_broken_stream_is_the_unbroken_one(fleet: Fleet, path: str, faul
         assert_same(await broken(fleet, path, body, fault, cut), whole, cut)
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"include_stop_str_in_output": True},
+        {"min_tokens": 25, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+    ],
+    ids=["hidden", "shown", "not at first"],
+)
+async def test_a_broken_stream_with_stop_strings_is_the_unbroken_one(
+    fleet: Fleet, path: str, fields: dict[str, Any]
+) -> None:
+    """Text is held back behind the ids: at a cut the client has less than the engine has told the ids of."""
+    await fleet.serve((0, 1), **PLATINUM)
+    for cut in (1, 6, 14, 19):
+        asked = question(path, f"stop {path} {len(fields)} {cut}", **fields)
+        words = text_of(chunks(await stream(fleet, path, asked))).split(" ")
+        over_two_tokens = f"{words[18][-2:]} {words[19][:3]}"
+        for stop in (over_two_tokens, [over_two_tokens, "never said at all"], ["never", words[30]]):
+            body = {**asked, "stop": stop}
+            whole = await stream(fleet, path, body)
+            assert_same(await broken(fleet, path, body, "die-mid-stream", cut), whole, (stop, cut))
+    assert await fleet.metric("promptlane_resumes_total", pool=fleet.pool, result="ok") >= 6
+    assert await fleet.metric("promptlane_resumes_total", pool=fleet.pool, result="diverged") == 0
+
+
 async def test_a_stream_that_goes_silent_is_continued_after_the_pools_idle_timeout(fleet: Fleet) -> None:
     await fleet.serve((0, 1), pool={"timeouts": {"idle": 0.3}}, **PLATINUM)
     body = question(CHAT, "silent")
@@ -145,11 +173,15 @@ async def test_a_chat_without_a_bound_goes_on_to_its_own_end(fleet: Fleet) -> No
     assert_same(await broken(fleet, CHAT, body, "die-mid-stream", 30), whole)
 
 
-async def test_a_chat_with_a_picture_goes_on_from_its_text(fleet: Fleet) -> None:
+@pytest.mark.parametrize("shown", [None, False, True])
+async def test_a_chat_with_a_picture_goes_on_from_its_text(fleet: Fleet, shown: bool | None) -> None:
     await fleet.serve((0, 1), **PLATINUM)
     picture = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/cat.png"}}
     messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, picture]}]
     body = question(CHAT, "", messages=messages)
+    if shown is not None:
+        words = text_of(chunks(await stream(fleet, CHAT, body))).split(" ")
+        body |= {"stop": f"{words[18][-2:]} {words[19][:3]}", "include_stop_str_in_output": shown}
     whole = await stream(fleet, CHAT, body)
     assert_same(await broken(fleet, CHAT, body, "die-mid-stream", 12), whole)
     assert await fleet.metric("promptlane_resumes_total", pool=fleet.pool, way="text", result="ok") >= 1
@@ -193,7 +225,14 @@ async def test_engines_that_break_whatever_is_asked_are_not_asked_for_ever(fleet
 
 
 @pytest.mark.parametrize(
-    "fields", [{"n": 2}, {"logprobs": True}, {"stop": ["zzz"]}, {"presence_penalty": 0.5}, {"something_new": 1}]
+    "fields",
+    [
+        {"n": 2},
+        {"logprobs": True},
+        {"stop": ["z" * 300], "include_stop_str_in_output": True},
+        {"presence_penalty": 0.5},
+        {"something_new": 1},
+    ],
 )
 async def test_what_only_the_first_engine_could_continue_is_not(fleet: Fleet, fields: dict[str, Any]) -> None:
     await fleet.serve((0, 1), **PLATINUM)
@@ -217,6 +256,7 @@ async def assert_not_resumed(fleet: Fleet, body: dict[str, Any]) -> None:
 async def test_a_client_that_leaves_a_continued_stream_frees_its_engine(fleet: Fleet) -> None:
     await fleet.serve((0, 1), **PLATINUM)
     for engine in (0, 1):
+        fleet.engines[engine].clear()
         fleet.engines[engine].fault("die-mid-stream", after_chunks=9, count=1, paths=[CHAT])
     body = question(CHAT, "leaves", max_tokens=20_000, ignore_eos=True)
     async with fleet.client() as client, client.stream("POST", CHAT, json=body) as answer:
@@ -229,3 +269,6 @@ async def test_a_client_that_leaves_a_continued_stream_frees_its_engine(fleet: F
         return not any(fleet.engines[engine].state()["running"] for engine in (0, 1))
 
     await until("no engine runs anything", free)
+    assert [fleet.engines[engine].state()["running"] for engine in (0, 1)] == [0, 0]
+    asked = ["prompt" in body for engine in (0, 1) for body in fleet.seen(engine)]
+    assert sorted(asked) == [False, True]  # it was continued, once

@@ -13,7 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.fleet import Fleet, chat, running_fleet
+from tests.e2e.fleet import Fleet, running_fleet
+from tests.e2e.front import chat
 
 CHAT = "/v1/chat/completions"
 IN_FLIGHT = 60
@@ -116,15 +117,18 @@ async def test_a_whole_answer_that_is_none_is_retried(fleet: Fleet, fault: dict[
 
 
 @pytest.mark.parametrize("kind", ["error", "abort", "die-mid-stream"])
-async def test_a_stream_that_breaks_after_content_ends_with_an_error_and_without_done(fleet: Fleet, kind: str) -> None:
-    await fleet.serve((0,))
-    fleet.engines[0].fault(kind, after_chunks=600)  # more than is ever read at once
+async def test_a_stream_that_breaks_after_content_ends_with_an_error_and_without_done_and_goes_nowhere_else(
+    fleet: Fleet, kind: str
+) -> None:
+    await fleet.serve((0, 1), pool=TURNS)
+    for engine in fleet.engines:
+        engine.fault(kind, after_chunks=600)  # more than is ever read at once
     async with fleet.client() as client:
         found = events(await stream(client, 700))
     assert "[DONE]" not in found
     assert found[-1]["error"]["code"] in ("engine_aborted", "engine_closed")
     assert sum("error" in one for one in found) == 1
-    assert len(fleet.seen(0)) == 1
+    assert len(fleet.seen(0)) + len(fleet.seen(1)) == 1
 
 
 async def test_a_late_short_stream_is_answered_by_the_other_engine(fleet: Fleet) -> None:

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
 
-import httpx2
 import pytest
 
-from tests.e2e.fleet import MODEL, Fleet, chat, running_fleet, until
+from tests.e2e.fleet import Fleet, running_fleet
+from tests.e2e.front import MODEL, chat, until
+from tests.e2e.standby import (
+    CHAT,
+    moves,
+    order,
+    pool,
+    put_to_sleep,
+    recovered,
+    serve,
+    trickle,
+    until_asleep,
+    until_level,
+    until_rising,
+)
 
-CHAT = "/v1/chat/completions"
 WAKE_SECONDS = 3.0
-HEALTH = {"interval": 1.0, "timeout": 1.0, "scrape_interval": 0.5}
-"""Probes so seldom that requests find out first who has died."""
-STANDBY = {"calm_seconds": 1.0, "heartbeat_seconds": 0.3}
 
 
 @pytest.fixture
@@ -37,89 +43,6 @@ def fleet_of(count: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("engines", [count], indirect=True, ids=[f"{count} engines"])
 
 
-def pool(fleet: Fleet, roles: Mapping[int, str], name: str = "", **standby: Any) -> dict[str, Any]:
-    """Endpoints of these engines with their roles."""
-    endpoints = [
-        {"name": f"{name}e{number}", "url": fleet.engines[number].url, "role": role} for number, role in roles.items()
-    ]
-    return {"endpoints": endpoints, "health": HEALTH, "standby": {**STANDBY, **standby}}
-
-
-async def serve(fleet: Fleet, roles: Mapping[int, str], tier: str = "platinum", **standby: Any) -> None:
-    fleet.pool = "main"
-    await fleet.reload(fleet.configuration((), tenants={"acme": {"tier": tier}}, pool=pool(fleet, roles, **standby)))
-
-    async def hot_is_well() -> bool:
-        return all(one["healthy"] for one in (await fleet.state())["endpoints"] if one["role"] == "hot")
-
-    await until("the hot endpoints are well", hot_is_well)
-
-
-async def put_to_sleep(fleet: Fleet, engine: int) -> None:
-    async with httpx2.AsyncClient(base_url=fleet.engines[engine].url, trust_env=False) as client:
-        assert (await client.post("/sleep?level=1")).status_code == 200
-
-
-async def until_asleep(fleet: Fleet, *endpoints: str, asleep: bool = True) -> None:
-    async def there() -> bool:
-        found = {one["name"]: one["sleeping"] for one in (await fleet.state())["endpoints"]}
-        return all(found[name] is asleep for name in endpoints)
-
-    await until(f"{', '.join(endpoints)} {'sleep' if asleep else 'are awake'}", there)
-
-
-async def until_level(fleet: Fleet, level: str) -> None:
-    async def there() -> bool:
-        return bool((await fleet.state())["standby"]["level"] == level)
-
-    await until(f"the level is {level}", there)
-
-
-async def recovered(fleet: Fleet) -> dict[str, Any]:
-    """The first event with a recovery."""
-    found: list[dict[str, Any]] = []
-
-    async def there() -> bool:
-        found[:] = [one for one in (await fleet.state())["standby"]["events"] if one["recoveries"]]
-        return bool(found)
-
-    try:
-        await until("a recovery is measured", there)
-    except AssertionError:
-        raise AssertionError(f"no recovery is measured: {(await fleet.state())['standby']}") from None
-    return found[0]
-
-
-@dataclass
-class Trickle:
-    """What became of a steady trickle of requests."""
-
-    statuses: list[int] = field(default_factory=list)
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
-
-    async def send(self, client: httpx2.AsyncClient) -> None:
-        self.statuses.append((await client.post(CHAT, json=chat())).status_code)
-
-
-@asynccontextmanager
-async def trickle(fleet: Fleet, seconds: float = 0.03) -> Any:
-    """Answers in one piece, one request every so often, until the block ends; then all are awaited."""
-    sent = Trickle()
-    async with fleet.client() as client:
-
-        async def drip() -> None:
-            while True:
-                sent.tasks.append(asyncio.create_task(sent.send(client)))
-                await asyncio.sleep(seconds)
-
-        dripping = asyncio.create_task(drip())
-        try:
-            yield sent
-        finally:
-            dripping.cancel()
-            await asyncio.gather(*sent.tasks)
-
-
 @fleet_of(2)
 @pytest.mark.parametrize("asleep", [False, True], ids=["awake", "asleep"])
 async def test_a_warm_standby_takes_over_within_the_tiers_target_and_no_request_is_lost(
@@ -131,13 +54,10 @@ async def test_a_warm_standby_takes_over_within_the_tiers_target_and_no_request_
         await until_asleep(engines, "e1")
     async with trickle(engines) as sent:
         await engines.until_in_flight(0)
-        while len(sent.statuses) < 10:  # noqa: ASYNC110  # they are answered in another task
-            await asyncio.sleep(0.01)
+        await sent.answered(10)
         engines.engines[0].kill()
         event = await recovered(engines)
-        before = len(sent.statuses)
-        while len(sent.statuses) < before + 10:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await sent.answered(10)
     print(f"\nplatinum, warm standby {'asleep' if asleep else 'awake'}: RTO {event['rto_seconds']:.3f} s")
     assert set(sent.statuses) == {200}
     assert (event["from"], event["to"], event["cause"]) == ("hot", "warm", "nobody")
@@ -192,8 +112,7 @@ async def test_a_cold_standby_is_started_once_by_the_hook_and_serves_when_it_is_
     start = {"command": [sys.executable, "-c", order, engines.engines[1].control_url + "/fault"]}
     await serve(engines, {0: "hot", 1: "cold"}, tier="silver", start=start)
     async with trickle(engines) as sent:
-        while len(sent.statuses) < 5:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await sent.answered(5)
         engines.engines[0].kill()
         event = await recovered(engines)
     print(f"\nsilver, cold standby: RTO {event['rto_seconds']:.3f} s")
@@ -224,10 +143,6 @@ async def test_a_degraded_pool_is_served_by_another_one_with_short_answers_and_s
     await engines.settled()
 
 
-def _names(events: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [f"{one['from']}-{one['to']}" for one in events]
-
-
 @fleet_of(2)
 async def test_after_a_calm_the_hot_endpoint_serves_again_and_the_warm_one_sleeps(engines: Fleet) -> None:
     await serve(engines, {0: "hot", 1: "warm"})
@@ -241,7 +156,38 @@ async def test_after_a_calm_the_hot_endpoint_serves_again_and_the_warm_one_sleep
         await until_level(engines, "hot")
         assert (await client.post(CHAT, json=chat())).headers["x-promptlane-endpoint"] == "e0"
     await until_asleep(engines, "e1")
-    assert _names((await engines.state())["standby"]["events"]) == ["hot-warm", "warm-hot"]
+    assert moves((await engines.state())["standby"]["events"]) == ["hot-warm", "warm-hot"]
+    await engines.settled()
+
+
+@fleet_of(2)
+async def test_a_standby_that_somebody_has_paused_is_woken_like_one_that_sleeps(engines: Fleet) -> None:
+    """Its health is good, its figures say that it is awake, and every request that came there would hang."""
+    await serve(engines, {0: "hot", 1: "warm"})
+    await order(engines, 1, "/pause")
+    await until_asleep(engines, "e1")
+    async with trickle(engines) as sent:
+        await sent.answered(10)
+        engines.engines[0].kill()
+        event = await recovered(engines)
+        await sent.answered(10)
+    assert set(sent.statuses) == {200}
+    assert (event["to"], event["met"]) == ("warm", True)
+    await engines.settled()
+
+
+@fleet_of(1)
+async def test_an_engine_whose_figures_say_for_ever_that_it_sleeps_serves_when_it_says_that_it_is_awake(
+    engines: Fleet,
+) -> None:
+    """`/resume` after `/sleep?level=0` leaves vLLM's `engine_sleep_state` as it was."""
+    await serve(engines, {0: "hot"})
+    await order(engines, 0, "/sleep?level=0")
+    await until_asleep(engines, "e0")
+    await order(engines, 0, "/resume")
+    await until_asleep(engines, "e0", asleep=False)
+    async with engines.client() as client:
+        assert (await client.post(CHAT, json=chat())).status_code == 200
     await engines.settled()
 
 
@@ -276,13 +222,3 @@ async def test_two_pools_share_a_warm_engine_one_at_a_time(engines: Fleet) -> No
     assert (await engines.state())["standby"]["level"] == "hot"
     assert len(salts) == 2  # acme's own, and the canary's
     await engines.settled()
-
-
-async def until_rising(fleet: Fleet, name: str) -> None:
-    fleet.pool = name
-
-    async def there() -> bool:
-        found = (await fleet.state())["standby"]
-        return bool(found["rising"] or found["level"] != "hot")
-
-    await until(f"{name} raises a standby", there)

@@ -50,6 +50,18 @@ async def test_a_client_that_leaves_a_hung_engine_is_never_served(engine: Engine
     assert (await engine.state())["finished_total"] == 1
 
 
+@pytest.mark.parametrize("kind", ["error", "abort"])
+async def test_a_fault_may_hit_one_request_of_so_many(engine: EngineClient, kind: str) -> None:
+    await engine.fault(kind, every=4)
+    answers = [await engine.ask(max_tokens=3) for _ in range(12)]
+    failed = [
+        number
+        for number, answer in enumerate(answers, 1)
+        if answer.status_code != 200 or answer.json()["choices"][0]["finish_reason"] == "abort"
+    ]
+    assert failed == [4, 8, 12]
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize", "/v1/messages/count_tokens"])
 async def test_an_error_has_the_captured_body_and_hits_as_often_as_told(engine: EngineClient, path: str) -> None:
     await engine.fault("error", count=2)

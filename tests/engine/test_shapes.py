@@ -20,6 +20,7 @@ from tests.engine.conftest import (
     sample_status,
     shape,
 )
+from tests.engine.sleep_steps import transcript
 
 HELLO = [{"role": "user", "content": "hello there"}]
 CONTINUED = {
@@ -233,3 +234,9 @@ async def test_tokenize_and_detokenize_have_the_captured_fields_and_round_trip(e
     chat = (await engine.post("/tokenize", json={"messages": HELLO})).json()
     assert chat["count"] == (await engine.ask(max_tokens=1)).json()["usage"]["prompt_tokens"]
     assert (await engine.post("/detokenize", json={"tokens": [2**40]})).status_code == 400
+
+
+async def test_sleep_and_pause_are_answered_as_captured_and_leave_the_engine_as_it_was_seen(
+    engine: EngineClient,
+) -> None:
+    assert await transcript(engine, patience=0.5) == sample("sleep").splitlines()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from policies.endpoint_state import EndpointState
 from policies.health import CALM_SECONDS, Cause
-from policies.outliers import WINDOW_SECONDS, ErrorWindow, Fellows
+from policies.outliers import WINDOW_SECONDS, Fellows
 from policies.types import FailureCause, Outcome, Role
 from tests.policies.builders import make_fleet, make_state
 
@@ -26,20 +24,6 @@ def serve(state: EndpointState, good: int, failed: int, now: float = 0.0) -> Non
     """So many of each, never two failures one after the other unless there is nothing else."""
     for number in range(good + failed):
         state.health.record(FAILED if number % 2 and failed > number // 2 else GOOD, now)
-
-
-@given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 20.0)), max_size=80))
-def test_the_window_counts_what_was_in_about_the_last_thirty_seconds(steps: list[tuple[bool, float]]) -> None:
-    window, now, all_of_it = ErrorWindow(), 0.0, list[tuple[float, bool]]()
-    for failed, passed in steps:
-        now += passed
-        window.add(failed, now)
-        all_of_it.append((now, failed))
-        attempts, failures = window.counts(now)
-        least = sum(now - at < WINDOW_SECONDS * 5 / 6 - 1e-6 for at, _ in all_of_it)
-        most = sum(now - at <= WINDOW_SECONDS for at, _ in all_of_it)
-        assert least <= attempts <= most
-        assert 0 <= failures <= attempts
 
 
 def test_an_endpoint_that_fails_far_more_often_than_the_others_is_taken_out_though_it_never_fails_in_a_row() -> None:

@@ -33,7 +33,12 @@ def test_every_part_is_called_as_the_table_says_and_has_bounds_around_its_defaul
 @pytest.mark.parametrize(("name", "part"), PARTS, ids=[name for name, _ in PARTS])
 def test_every_part_can_be_made_at_the_edges_of_its_bounds(name: str, part: Part[object]) -> None:
     for edge in ("least", "most"):
-        part.build(name, {key: getattr(one, edge) for key, one in part.parameters.items()}, rng())
+        made = part.build(name, {key: getattr(one, edge) for key, one in part.parameters.items()}, rng())
+        assert getattr(made, "name", name) == name
+    for key, one in part.parameters.items():
+        for beyond in (one.least - 1.0, one.most + 1.0):
+            with pytest.raises(ValueError, match=f"{key} must be from"):
+                part.build(name, {key: beyond}, rng())
 
 
 @given(st.sampled_from(sorted(SCORERS)), st.sampled_from(sorted(PICKERS)), st.floats(0.01, 100.0), st.booleans())

@@ -29,6 +29,8 @@ from policies.types import FailureCause
         {"messages": None, "temperature": None, "seed": None, "stop_token_ids": None},
         {"n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logprobs": False, "tools": [], "echo": False},
         {"response_format": {"type": "text"}, "tool_choice": "none", "stop": []},
+        {"stop": "END"},
+        {"stop": ["END", "\n\n"], "include_stop_str_in_output": True, "min_tokens": None},
     ],
 )
 def test_plain_requests_may_be_continued(fields: dict[str, Any]) -> None:
@@ -40,8 +42,8 @@ def test_plain_requests_may_be_continued(fields: dict[str, Any]) -> None:
     [
         ("n", 2),
         ("best_of", 3),
-        ("stop", "END"),
-        ("stop", ["END"]),
+        ("stop", "x" * 257),
+        ("stop", ["END", 5]),
         ("tools", [{"type": "function"}]),
         ("tool_choice", "auto"),
         ("response_format", {"type": "json_object"}),

@@ -47,3 +47,9 @@ def test_nothing_is_retried_after_the_first_byte_the_limit_or_the_deadline(
 )
 def test_only_what_the_request_did_not_cause_is_retried(outcome: Outcome, expected: bool) -> None:
     assert may_retry(outcome, attempts=1, limit=3, now=0.0, deadline=10.0) is expected
+
+
+@pytest.mark.parametrize("cause", sorted(set(FailureCause) - {FailureCause.STATUS}))
+def test_what_would_be_retried_is_not_once_a_byte_has_reached_the_client(cause: FailureCause) -> None:
+    assert may_retry(Outcome(0, cause), 1, 3, 0.0, 10.0)
+    assert not may_retry(Outcome(0, cause, started=True), 1, 3, 0.0, 10.0)

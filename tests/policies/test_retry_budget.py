@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from policies.retry import MOST_DELAY, WINDOW_SECONDS, Budget, RetryPolicy, reached
+from policies.retry import MOST_DELAY, WINDOW_SECONDS, Budget, RetryPolicy, Verdict, reached
+from policies.sliding import SLOTS
 from policies.types import FailureCause, Outcome
 
-SLICE = WINDOW_SECONDS / 10
+SLOT = WINDOW_SECONDS / SLOTS
 
 
 class BudgetOverTime(RuleBasedStateMachine):
@@ -45,20 +46,16 @@ class BudgetOverTime(RuleBasedStateMachine):
                 self.taken.append(self.now)
 
     def within(self, times: list[float]) -> list[float]:
-        """Those of the slices that the window has now."""
-        newest = int(self.now / SLICE)
-        return [one for one in times if int(one / SLICE) > newest - 10]
+        """Those of the slots that the window has now."""
+        newest = int(self.now / SLOT)
+        return [one for one in times if int(one / SLOT) > newest - SLOTS]
 
     @invariant()
     def no_stretch_of_time_has_more_than_its_share_and_the_reserve(self) -> None:
-        since = self.now - (WINDOW_SECONDS - SLICE)
+        since = self.now - (WINDOW_SECONDS - SLOT)
         taken = sum(one > since for one in self.taken)
         # The last of them was granted within that time, for the traffic of the window before it.
         assert taken < 3 + 0.2 * sum(one > since - WINDOW_SECONDS for one in self.requests) + 1
-
-    @invariant()
-    def it_remembers_no_more_than_its_window(self) -> None:
-        assert len(self.budget._slices) <= 11
 
 
 TestBudgetOverTime = BudgetOverTime.TestCase
@@ -99,6 +96,17 @@ def test_the_first_retry_is_at_once_and_later_ones_wait_longer_and_longer_with_j
     for row, longest in zip(waits, (0.05, 0.1, 0.2, MOST_DELAY), strict=True):
         assert longest / 2 <= min(row)
         assert max(row) <= longest
+
+
+@pytest.mark.parametrize(("deadline", "verdict"), [(10.06, Verdict.RETRY), (10.05, Verdict.NO), (10.0, Verdict.NO)])
+def test_a_retry_that_would_begin_past_the_deadline_is_none_and_costs_nothing(
+    deadline: float, verdict: Verdict
+) -> None:
+    one = policy()
+    failed = Outcome(500, FailureCause.STATUS)
+    assert one.judge(failed, 1, now=10.0, delay=0.05, deadline=deadline) is verdict
+    left = sum(one.budget.take(10.0) for _ in range(20))
+    assert left == (9 if verdict is Verdict.RETRY else 10)
 
 
 @given(st.integers(0, 100), st.floats(0, 100), st.floats(0, 100), st.floats(0, 200))

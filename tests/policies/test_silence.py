@@ -17,7 +17,9 @@ from policies.silence import (
     PRIOR_SECONDS,
     SUSPECT_MARGIN,
     TRUST_SECONDS,
+    WARMED_UP,
     Silence,
+    introduce,
 )
 from policies.spread import STEP
 from tests.policies.builders import make_request, make_state, make_view, make_waiting
@@ -121,15 +123,54 @@ def first_suspicion(silence: Silence, *, streams: bool = False, within: float = 
     return next((at / 100 for at in range(int(within * 100)) if silence.suspicious(at / 100, streams)), None)
 
 
-def test_until_enough_first_tokens_were_seen_they_may_take_seconds() -> None:
+def shown(silence: Silence, seconds: float, times: int, *, first: bool = True) -> None:
+    """So many answers, each so long after it was sent."""
+    for _ in range(times):
+        silence.expects(1, seconds, 0.0, first=first)
+        silence.heard(1, seconds)
+
+
+def test_until_enough_first_tokens_were_seen_they_may_take_seconds_and_fewer_with_each() -> None:
     silence = Silence()
     assert silence.first_token_seconds == PRIOR_SECONDS
+    reckoned = [PRIOR_SECONDS]
     for _ in range(ENOUGH):
-        silence.expects(1, 0.1, 0.0)
-        silence.heard(1, 0.2)
+        shown(silence, 0.2, 1)
+        reckoned.append(silence.first_token_seconds)
+    assert reckoned == sorted(reckoned, reverse=True)
+    assert reckoned[ENOUGH // 2] == PRIOR_SECONDS / 2
     assert 0.2 <= silence.first_token_seconds <= 0.2 * STEP
     silence.forget()
     assert silence.first_token_seconds == PRIOR_SECONDS
+
+
+def test_of_an_endpoint_little_is_known_of_the_slowest_of_its_fellows_is_the_measure_once_it_has_warmed_up() -> None:
+    few, fast, slow, new = Silence(), taught(0.02), taught(0.3), Silence()
+    introduce([few, fast, slow, new])
+    shown(few, 0.02, WARMED_UP - 1)
+    assert few.first_token_seconds > 4.0, "its first answers may wait for what it compiles"
+    shown(few, 0.02, 1)
+    assert few.first_token_seconds == slow.first_token_seconds
+    shown(few, 1.0, 1)
+    assert few.first_token_seconds >= 1.0, "its own are never held against it"
+    assert fast.first_token_seconds <= 0.02 * STEP, "who knows enough asks nobody"
+    few.forget()
+    assert few.first_token_seconds == PRIOR_SECONDS, "another process has not warmed up"
+
+
+def test_fellows_of_whom_little_is_known_say_nothing() -> None:
+    few, other = Silence(), Silence()
+    introduce([few, other])
+    shown(other, 0.02, ENOUGH - 1)
+    shown(few, 0.02, WARMED_UP)
+    assert few.first_token_seconds == PRIOR_SECONDS * (1 - WARMED_UP / ENOUGH)
+
+
+def test_answers_in_one_piece_warm_an_engine_up_too() -> None:
+    few, other = Silence(), taught(0.3)
+    introduce([few, other])
+    shown(few, 4.0, WARMED_UP, first=False)
+    assert few.first_token_seconds == other.first_token_seconds
 
 
 def test_an_engine_that_owes_a_first_token_is_suspected_when_that_is_later_than_any_before() -> None:
@@ -148,8 +189,18 @@ def test_suspicion_and_canary_together_take_no_longer_than_twice_the_p99_and_a_s
     learned = silence.first_token_seconds
     at = first_suspicion(silence)
     assert at is not None
-    looks = 0.15  # a tenth of a second between two, and what they take
+    looks = 0.35  # a tenth of a second between two, and as much as the gateway may be late
     assert at + silence.canary_seconds(0.0, at) + looks <= 2 * learned + 1.0
+
+
+@given(st.floats(0.001, 20.0))
+def test_an_engine_that_hangs_right_after_a_good_canary_is_found_in_the_same_time(p99: float) -> None:
+    silence = taught(p99)
+    silence.expects(2, 0.01, -100.0)
+    silence.alive(0.0)
+    at = first_suspicion(silence)
+    assert at is not None
+    assert at + silence.canary_seconds(0.0, at) + 0.25 <= 2 * silence.first_token_seconds + 1.0
 
 
 def test_what_is_predicted_to_take_long_may_take_long() -> None:

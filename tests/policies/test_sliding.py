@@ -1,4 +1,4 @@
-"""The share of what was bad within a window, whatever the course of time."""
+"""How much happened within a window and which share of it was bad, whatever the course of time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.sliding import SLOTS, SlidingShare
+from policies.sliding import SLOTS, SlidingCount, SlidingShare
 
 
 def test_it_counts_what_is_bad_among_all() -> None:
@@ -34,13 +34,35 @@ def test_a_window_has_a_length() -> None:
 
 @given(st.lists(st.tuples(st.floats(0.0, 40.0), st.booleans()), max_size=80), st.floats(0.0, 200.0))
 def test_it_holds_all_of_the_window_and_nothing_older(events: list[tuple[float, bool]], after: float) -> None:
-    share, now, happened = SlidingShare(60.0), 1000.0, []
+    share, now, happened = SlidingShare(60.0), 1000.0, list[tuple[float, bool]]()
     for elapsed, bad in events:
         now += elapsed
         share.note(bad, now)
-        happened.append(now)
+        happened.append((now, bad))
     now += after
     slot = 60.0 / SLOTS
-    surely = sum(now - at < 60.0 - slot for at in happened)
-    at_most = sum(now - at <= 60.0 for at in happened)
-    assert surely <= share.samples(now) <= at_most
+    surely = [bad for at, bad in happened if now - at < 60.0 - slot]
+    at_most = [bad for at, bad in happened if now - at <= 60.0]
+    assert len(surely) <= share.samples(now) <= len(at_most)
+    assert sum(surely) <= share.bad(now) <= sum(at_most)
+    assert share.share(now) == (share.bad(now) / share.samples(now) if share.samples(now) else 0.0)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 200.0), st.integers(0, 3)), max_size=60))
+def test_whether_it_is_asked_in_between_changes_nothing(steps: list[tuple[float, int]]) -> None:
+    asked, left_alone, now = SlidingCount(60.0), SlidingCount(60.0), 0.0
+    for elapsed, count in steps:
+        now += elapsed
+        assert asked.total(now) >= 0
+        for one in (asked, left_alone):
+            for _ in range(count):
+                one.add(now)
+    assert asked.total(now) == left_alone.total(now)
+
+
+def test_a_clock_that_runs_backwards_loses_no_event() -> None:
+    count = SlidingCount(60.0)
+    for now in (100.0, 10.0, 100.0):
+        count.add(now)
+    assert count.total(100.0) == 3
+    assert count.total(200.0) == 0

@@ -140,6 +140,43 @@ def test_it_returns_after_the_calm_and_lowers_what_was_raised() -> None:
     assert (one.level, one.cause) == (HOT, None)
 
 
+@pytest.mark.parametrize("cause", [Cause.ERRORS, Cause.LATENCY])
+def test_the_calm_of_who_failed_or_was_slow_begins_with_the_change_though_it_was_usable_all_along(cause: Cause) -> None:
+    one = machine((WARM,))
+    one.look({HOT, WARM}, 0.0)
+    for _ in range(20):
+        one.attempted(cause is Cause.ERRORS, 1000.0)
+        one.answered(9.0 if cause is Cause.LATENCY else 0.1, 1000.0)
+    assert one.look({HOT, WARM}, 1000.0) == [Raise(WARM, cause)]
+    assert one.ready(WARM, 1001.0) == [Moved(HOT, WARM, cause)]
+    assert one.look({HOT, WARM}, 1001.1) == []
+    assert one.look({HOT, WARM}, 1030.9) == []
+    assert one.look({HOT, WARM}, 1031.0) == [Moved(WARM, HOT, Cause.CALM), Lower(WARM)]
+
+
+def test_it_stays_while_first_bytes_are_late_with_all_that_help() -> None:
+    one = machine((WARM,))
+    for _ in range(20):
+        one.answered(9.0, 0.0)
+    one.look({HOT, WARM}, 0.0)
+    one.ready(WARM, 0.0)
+    for _ in range(20):
+        one.answered(9.0, 20.0)
+    assert one.look({HOT, WARM}, 40.0) == []
+    assert one.look({HOT, WARM}, 20.0 + SETTINGS.latency_window + 5.0) == [Moved(WARM, HOT, Cause.CALM), Lower(WARM)]
+
+
+def test_a_standby_that_is_slower_keeps_nobody_from_returning_to_who_had_failed() -> None:
+    one = machine((WARM,))
+    for _ in range(20):
+        one.attempted(True, 0.0)
+    one.look({HOT, WARM}, 0.0)
+    one.ready(WARM, 0.0)
+    for _ in range(20):
+        one.answered(9.0, 29.0)
+    assert one.look({HOT, WARM}, 30.0) == [Moved(WARM, HOT, Cause.CALM), Lower(WARM)]
+
+
 def test_a_calm_that_is_broken_begins_anew() -> None:
     one = at_warm(0.0)
     one.look({HOT, WARM}, 10.0)
@@ -218,26 +255,35 @@ class AnyCourse(RuleBasedStateMachine):
         self.usable: set[Level] = {HOT}
         self.well_since = dict.fromkeys([HOT], 0.0)
         self.exits: list[float] = []
-        self.failed_at = -1e9
+        self.failed_at = self.exhausted_at = -1e9
+        self.up: set[Level] = set()  # raised, and not put away again
+        self.samples = 0  # since the level last changed
         self.look()
 
     def look(self) -> None:
-        before = self.machine.level
+        before, rising = self.machine.level, self.machine.rising
         for level in LEVELS:
             if level not in self.usable:
                 self.well_since.pop(level, None)
             else:
                 self.well_since.setdefault(level, self.now)
-        self.note(self.machine.look(self.usable, self.now), before)
+        actions = self.machine.look(self.usable, self.now)
+        assert rising is None or not actions, "one thing at a time"
+        if any(isinstance(action, Raise) for action in actions):
+            assert self.now >= self.exhausted_at + RETRY_SECONDS, "none could be raised a moment ago"
+        self.note(actions, before)
 
     def note(self, actions: list[Action], before: Level) -> None:
         level = before
         for action in actions:
             if isinstance(action, Raise):
-                assert action.level is self.machine.rising
+                self.check_cause(action)
+            elif isinstance(action, Lower):
+                self.up.discard(action.level)
             elif isinstance(action, Moved):
                 assert action.before is level
                 level = action.after
+                self.samples = 0
                 if action.cause is Cause.CALM:
                     assert LEVELS.index(action.after) < LEVELS.index(action.before)
                     assert self.now - self.well_since[action.after] >= SETTINGS.calm_seconds
@@ -246,6 +292,17 @@ class AnyCourse(RuleBasedStateMachine):
                 if action.before is HOT:
                     self.exits.append(self.now)
         assert level is self.machine.level, "every change of the level is told"
+
+    def check_cause(self, action: Raise) -> None:
+        assert action.level is self.machine.rising
+        assert action.level is not DEGRADED or action.cause is Cause.NOBODY, "it helps only who would be refused"
+        if action.cause is not Cause.NOBODY:
+            assert self.samples >= SETTINGS.min_samples, "what was seen at another level says nothing of this one"
+
+    def served(self) -> bool:
+        """Whether an endpoint of the level in force or of a better one can take a request."""
+        order = self.machine.levels
+        return bool(self.usable & set(order[: order.index(self.machine.level) + 1]))
 
     @rule(seconds=st.floats(0.0, 100.0))
     def wait(self, seconds: float) -> None:
@@ -262,6 +319,7 @@ class AnyCourse(RuleBasedStateMachine):
         for _ in range(count):
             self.machine.attempted(failed, self.now)
             self.machine.answered(9.0 if slow else 0.1, self.now)
+        self.samples += count
         self.look()
 
     @precondition(lambda self: self.machine.rising is not None)
@@ -269,6 +327,7 @@ class AnyCourse(RuleBasedStateMachine):
     def come_up(self) -> None:
         assert self.machine.rising is not None
         before = self.machine.level
+        self.up.add(self.machine.rising)
         self.note(self.machine.ready(self.machine.rising, self.now), before)
 
     @precondition(lambda self: self.machine.rising is not None)
@@ -278,6 +337,16 @@ class AnyCourse(RuleBasedStateMachine):
         before = self.machine.level
         self.note(self.machine.failed(self.machine.rising, self.now), before)
         self.failed_at = self.now
+        if self.machine.rising is None:
+            self.exhausted_at = self.now
+
+    @rule(level=st.sampled_from(ALL), well=st.booleans())
+    def somebody_reports_who_was_not_asked(self, level: Level, well: bool) -> None:
+        if level is self.machine.rising:
+            return
+        before = self.machine.level, self.machine.rising
+        assert (self.machine.ready if well else self.machine.failed)(level, self.now) == []
+        assert (self.machine.level, self.machine.rising) == before
 
     @invariant()
     def only_a_later_level_rises(self) -> None:
@@ -287,12 +356,20 @@ class AnyCourse(RuleBasedStateMachine):
 
     @invariant()
     def whoever_has_nobody_raises_somebody_if_there_is_any(self) -> None:
-        order, level = self.machine.levels, self.machine.level
-        upto = order[: order.index(level) + 1]
         tried = self.now < self.failed_at + RETRY_SECONDS
-        if not self.usable & set(upto) and level is not order[-1] and not tried:
+        if not self.served() and self.machine.level is not self.machine.levels[-1] and not tried:
             self.look()
             assert self.machine.rising is not None
+
+    @invariant()
+    def nobody_is_raised_for_want_of_anybody_while_somebody_serves(self) -> None:
+        if self.machine.rising is None and self.served():
+            self.look()
+            assert self.machine.rising is None or self.machine.cause is not Cause.NOBODY
+
+    @invariant()
+    def what_was_raised_serves_or_is_put_away(self) -> None:
+        assert all(LEVELS.index(level) <= LEVELS.index(self.machine.level) for level in self.up)
 
     @invariant()
     def it_does_not_flap(self) -> None:

@@ -1,6 +1,6 @@
 """A real vLLM's stream, cut anywhere, goes on token for token: what the client has in the end is the unbroken answer.
 
-Two endpoints lead to one engine, each through scissors, so that what differs is only the cut.
+Two endpoints lead to one engine, each through a tap with scissors, so that what differs is only the cut.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import httpx2
 import pytest
 
 from policies.health import EndpointHealth
-from tests.real_vllm.cutter import Cutter, Scissors
+from tests.e2e.tap import Scissors, Tap
 from tests.real_vllm.servers import start_vllm
 from tests.router.stack import Stack
 from tests.servers import Server
@@ -109,8 +109,8 @@ def product(engine: Server) -> Iterator[Product]:
     assert target.hostname is not None
     assert target.port is not None
     with ExitStack() as opened:
-        cutters = [opened.enter_context(Cutter((target.hostname, target.port), scissors)) for _ in range(2)]
-        endpoints = [{"name": f"e{number}", "url": cutter.url} for number, cutter in enumerate(cutters)]
+        taps = [opened.enter_context(Tap((target.hostname, target.port), scissors)) for _ in range(2)]
+        endpoints = [{"name": f"e{number}", "url": tap.url} for number, tap in enumerate(taps)]
         tenant = {
             "tier": "platinum",
             "api_keys": [{"id": "app", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}],
@@ -234,6 +234,50 @@ def test_penalties_limits_and_ends_carry_over(product: Product) -> None:
             for place in (2, 5):
                 if len(parts_of(whole)) > place + 1:
                     assert_same(product.cut(path, body, place), whole)
+
+
+def test_answers_with_stop_strings_cut_anywhere_are_the_unbroken_ones(product: Product) -> None:
+    """Stop strings over two tokens, within one, never said, shown or not, and looked for only after some tokens."""
+    random, cuts = Random(5), 0
+    before = {result: product.resumes(result) for result in ("ok", "complete", "declined", "diverged", "failed")}
+    retried = product.retries()
+    for seed in range(12):
+        path = CHAT if seed % 2 else COMPLETIONS
+        body = question(path, 400 + seed)
+        said = text_of(parts_of(product.ask(path, body)))
+        space = said.index(" ", len(said) * 2 // 3)
+        over_two_tokens, within_one = said[space - 3 : space + 4], said[space + 1 : space + 4]
+        for stop, fields in (
+            (over_two_tokens, {}),
+            ([over_two_tokens, "never said at all"], {"include_stop_str_in_output": True}),
+            (["never said", "nor this"], {}),
+            ([within_one, over_two_tokens], {"min_tokens": 6, "stream_options": {"include_usage": True}}),
+        ):
+            asked = {**body, "stop": stop, **fields}
+            whole = product.ask(path, asked)
+            events = whole.count(b"\n\n") - (2 if "stream_options" in asked else 1)
+            place = random.randrange(1, max(2, events))
+            assert_same(product.cut(path, asked, place, more=random.choice((0, 0, 9, 150))), whole)
+            cuts += 1
+    assert cuts == 48
+    came = {result: product.resumes(result) - count for result, count in before.items()}
+    assert came["ok"] >= 24
+    assert came["ok"] + came["complete"] + product.retries() - retried == cuts
+    assert came["declined"] == came["diverged"] == came["failed"] == 0
+
+
+def test_characters_and_stop_strings_that_are_cut_in_the_middle_are_neither_lost_nor_doubled(product: Product) -> None:
+    """The bytes of letters and of what is no letter, in answers whose ends are held back."""
+    for path in (CHAT, COMPLETIONS):
+        for seed in range(3):
+            body = question(path, seed, allowed_token_ids=BYTES, stream_options={"include_usage": True})
+            said = text_of(parts_of(product.ask(path, body)))
+            for stop in ([said[-6:-2]], ["\ufffd\ufffd\ufffd", "never"]):
+                for fields in ({}, {"include_stop_str_in_output": True}):
+                    asked = {**body, "stop": stop, **fields}
+                    whole = product.ask(path, asked)
+                    place = min(9 + 2 * seed, whole.count(b"\n\n") - 2)
+                    assert_same(product.cut(path, asked, place), whole)
 
 
 def test_an_engine_that_goes_silent_is_left(product: Product) -> None:

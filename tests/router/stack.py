@@ -100,6 +100,8 @@ class RecordingEngine:
             writer.write(whole(b'vllm:cache_config_info{block_size="16",num_gpu_blocks="1000"} 1.0\n'))
         elif head.startswith(b"GET /v1/models"):
             writer.write(whole(self.models))
+        elif head.startswith(b"GET /is_"):  # only in development mode
+            writer.write(whole(b'{"detail":"Not Found"}', b"404 Not Found"))
         else:
             self.received.append(request)
             await self.reply(request, writer)

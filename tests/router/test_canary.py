@@ -90,3 +90,34 @@ def test_models_are_bounded_and_what_is_no_model_is_left_out() -> None:
     assert found is not None
     assert found[:2] == (EngineModel("a"), EngineModel("c"))
     assert len(found) <= MOST_MODELS
+
+
+EMBEDDED = b'{"data":[{"index":0,"embedding":[0.1,0.2]}]}'
+SCORED = b'{"data":[{"index":0,"score":0.5}]}'
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"), [("/v1/embeddings", EMBEDDED), ("/v1/score", SCORED)], ids=["embeddings", "scores"]
+)
+async def test_an_engine_without_completions_is_asked_for_what_it_computes_and_at_once_the_next_time(
+    engine: Engine, path: str, answer: bytes
+) -> None:
+    engine.answers[path] = whole(answer)
+    state = EndpointState(Endpoint("e0", f"http://127.0.0.1:{engine.port}"))
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        canary = Canary(http, ("route",))
+        assert await canary.ask(state, 30.0) is Verdict.GOOD
+        assert engine.asked[0] == PATH
+        engine.asked.clear()
+        assert await canary.ask(state, 30.0) is Verdict.GOOD
+        assert engine.asked == [path]
+        engine.answers[path] = None
+        assert await canary.ask(state, 0.05) is Verdict.BAD
+        engine.answers = {PATH: whole(GOOD % b"stop")}  # another kind of engine answers there now
+        assert await canary.ask(state, 30.0) is Verdict.GOOD
+
+
+@pytest.mark.parametrize("answer", [b'{"data":[]}', b'{"data":[{"index":0}]}', b"[]", b"null"])
+async def test_a_vector_that_is_none_is_a_bad_answer(engine: Engine, answer: bytes) -> None:
+    engine.answers["/v1/embeddings"] = whole(answer)
+    assert await ask(engine) is Verdict.BAD

@@ -11,8 +11,8 @@ from policies.types import Lane, ModelRoute
 from router.calls import Call, ServedModel
 from router.degraded import degraded_body, degraded_header
 from router.errors import NoEndpoint
+from router.keeper import Detour, Terms
 from router.measure import Measured
-from router.pools import Detour, Terms
 from router.wire.openai import APIS
 from tests.policies.builders import make_request, make_state
 from tests.router.builders import make_pool

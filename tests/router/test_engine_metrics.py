@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -142,5 +143,10 @@ lines = st.lists(st.sampled_from(PAGE.splitlines()) | st.text(max_size=20), max_
 
 
 @given(lines, st.sampled_from(["\n", "\r\n", "", " "]))
-def test_lines_in_any_order_and_amid_others_never_raise(page: list[str], end: str) -> None:
-    read_engine_metrics(end.join(page))
+def test_lines_in_any_order_and_amid_others_never_raise_nor_make_figures_that_cannot_be(
+    page: list[str], end: str
+) -> None:
+    reading = read_engine_metrics(end.join(page))
+    figures = [one for one in astuple(reading) if one is not None]
+    assert all(math.isfinite(one) and one >= 0 for one in figures)
+    assert reading.kv_usage is None or reading.kv_usage <= 1.0

@@ -201,6 +201,7 @@ def test_a_client_that_leaves_ends_both_copies(stack: Stack) -> None:
                 await asyncio.sleep(0.005)
 
     stack.run(nothing_left())
+    assert hedges(stack) == {"failed": 1}
 
 
 def test_what_is_late_is_learned_from_the_pools_own_answers() -> None:
@@ -213,4 +214,4 @@ def test_what_is_late_is_learned_from_the_pools_own_answers() -> None:
         assert hedge is not None
         for number in range(LEAST_SAMPLES // 20):
             stack.post(CHAT, chat(content=str(number), **ASKS), key="acme-key")
-        assert hedge._first_byte._total == LEAST_SAMPLES // 20
+        assert hedge.first_byte.seen == LEAST_SAMPLES // 20

@@ -108,6 +108,8 @@ async def test_a_message_lost_before_the_engine_fell_idle_is_found(
         await until(lambda: our.index.engine_blocks == 10)
         await engine.publish(BlockRemoved((100,)), lost=True)
         await until(lambda: our.index.engine_blocks == 9)
+        assert our.index.in_sync
+        assert our.counts["replays"] >= 1
 
 
 async def test_a_replay_with_holes_is_asked_for_again(engine: Publisher) -> None:
@@ -182,6 +184,8 @@ async def test_numbers_that_begin_again_are_another_process(engine: Publisher) -
         engine.sequence = 0
         await engine.publish(our.stored(400))
         await until(lambda: our.index.engine_blocks == 10)
+        assert our.counts["gaps"] == 0
+        assert our.index.engine_blocks == 10, "what the process before it held is gone"
 
 
 async def test_a_disconnect_is_noticed_and_healed(engine: Publisher) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from policies.endpoint_state import EndpointState
 from policies.gate import WAIT_SECONDS
-from policies.types import FailureCause, Outcome
+from policies.types import FailureCause, InferenceRequest, Outcome
 from router.errors import NoEndpoint, Overloaded
 from router.tickets import Ticket
 from tests.policies.builders import make_state
@@ -42,6 +42,8 @@ class Run:
         self.pool = make_pool(self.states, max_waiting=max_waiting)
         self.max_waiting = max_waiting
         self.tasks: list[asyncio.Task[Ticket]] = []
+        self.settled: set[int] = set()  # tickets, by identity: those that have been settled at least once
+        self.told = 0  # attempts that a watcher was told the end of
 
     async def play(self, schedule: list[tuple[str, int, int]]) -> None:
         for what, which, pauses in schedule:
@@ -73,7 +75,17 @@ class Run:
                 ticket.first_token()
             else:
                 failed = Outcome(0, FailureCause.CLOSED) if what == "fail" else Outcome(200)
+                ticket.watcher = self
                 ticket.settle(failed)
+                self.settled.add(id(ticket))
+
+    def answered(self, state: EndpointState, request: InferenceRequest, now: float) -> None:
+        """Of no interest."""
+
+    def ended(
+        self, state: EndpointState, request: InferenceRequest, outcome: Outcome, sent_at: float, now: float
+    ) -> None:
+        self.told += 1
 
     def has_room(self, state: EndpointState) -> bool:
         """Whether anybody may be sent there: the clock stands still, so no progress is made on what was sent."""
@@ -91,6 +103,9 @@ class Run:
             assert 0 <= state.pending_prefills <= state.in_flight
             assert min(state.outstanding_tokens, state.context_tokens, state.decode_tokens, state.kv_tokens) >= 0
         assert len(self.pool.waiting) <= self.max_waiting
+        assert self.told == len(self.settled), "the end of an attempt is told once"
+        in_flight = sum(state.in_flight for state in self.states)
+        assert sum(self.pool.desk.gate.requests.values()) == in_flight
 
     async def finish(self) -> None:
         for task in self.tasks:

@@ -13,7 +13,7 @@ import pytest
 from policies.drill import DrillFault
 from policies.endpoint_state import EndpointState
 from policies.scorers.engine_load import STALE_SECONDS
-from policies.types import Endpoint, EngineModel
+from policies.types import Endpoint, EngineModel, Role
 from router.errors import NoEndpoint
 from router.injected import InjectedFault
 from router.metrics import Metrics
@@ -83,9 +83,9 @@ async def engine() -> AsyncIterator[Engine]:
 
 
 def probed(
-    engine: Engine, *, capacity: int | None = None, metrics: Metrics | None = None
+    engine: Engine, role: Role = Role.HOT, *, capacity: int | None = None, metrics: Metrics | None = None
 ) -> tuple[Pool, Place, Prober]:
-    endpoint = Endpoint("e0", f"http://127.0.0.1:{engine.port}", kv_capacity_tokens=capacity)
+    endpoint = Endpoint("e0", f"http://127.0.0.1:{engine.port}", role, kv_capacity_tokens=capacity)
     pool = make_pool([EndpointState(endpoint)], url=endpoint.url, clock=asyncio.get_running_loop().time, retries=0)
     (place,) = pool.places
     return pool, place, Prober(pool, SETTINGS, metrics or Metrics())
@@ -171,6 +171,38 @@ async def test_a_sleeping_engine_gets_nothing_until_it_wakes(engine: Engine) -> 
         engine.answers["/metrics"] = whole(b'vllm:engine_sleep_state{sleep_state="awake"} %d\n' % awake)
         await prober.scrape(place)
         assert place.available(pool.clock()) is bool(awake)
+    await prober.stop()
+
+
+@pytest.mark.parametrize(
+    ("role", "awake", "said", "sleeping"),
+    [
+        (Role.WARM, 1, b'{"is_sleeping":true}', True),  # paused: its figures know nothing of that
+        (Role.WARM, 1, b'{"is_sleeping":false}', False),
+        (Role.WARM, 1, None, False),
+        (Role.HOT, 0, b'{"is_sleeping":false}', False),  # its figures are of a sleep that is over
+        (Role.HOT, 0, b'{"is_sleeping":true}', True),
+        (Role.HOT, 0, b'{"is_sleeping":"no"}', True),
+        (Role.HOT, 0, b"[]", True),
+        (Role.HOT, 0, None, True),
+    ],
+)
+async def test_an_engines_own_word_on_whether_it_sleeps_is_better_than_its_figures(
+    engine: Engine, role: Role, awake: int, said: bytes | None, sleeping: bool
+) -> None:
+    _, place, prober = probed(engine, role)
+    engine.answers["/metrics"] = whole(b'vllm:engine_sleep_state{sleep_state="awake"} %d\n' % awake)
+    if said is not None:
+        engine.answers["/is_sleeping"] = whole(said)
+    await prober.scrape(place)
+    assert place.state.sleeping is sleeping
+    await prober.stop()
+
+
+async def test_a_hot_engine_whose_figures_say_that_it_is_awake_is_not_asked(engine: Engine) -> None:
+    _, place, prober = probed(engine)
+    await prober.scrape(place)
+    assert engine.asked == ["/metrics"]
     await prober.stop()
 
 

@@ -176,6 +176,59 @@ def test_a_stream_that_broke_behind_its_last_word_is_ended_without_asking(stack:
     assert [path for path, _ in engines.asked] == [CHAT]
 
 
+def resumed(stack: Stack, result: str) -> float:
+    async def read() -> float:
+        labels = {"pool": "acme", "way": "tokens", "result": result}
+        return stack.process.metrics.registry.get_sample_value("promptlane_resumes_total", labels) or 0.0
+
+    value: float = stack.run(read())
+    return value
+
+
+# The engine holds three characters back. Its text behind [7, 8] is `abcd`, of which the client has `a` then.
+HELD = [role([1, 2]), said("chat", "", [7]), said("chat", "a", [8])]
+# It is `abcdefgh` behind all ids: the client has `abcde`.
+MORE = [*HELD, said("chat", "bc", [9]), said("chat", "de", [10])]
+
+
+def test_with_stop_strings_a_stream_is_taken_up_before_what_was_held_back(stack: Stack, engines: Engines) -> None:
+    engines.first = MORE
+    engines.rest = [said("completions", "ef", [9]), said("completions", "ghi", [10], "stop"),
+                    usage("completions").replace(b'"completion_tokens":3', b'"completion_tokens":2'), DONE]  # fmt: skip
+    answer = ask(stack, stop=["stop"], min_tokens=3, max_tokens=10, stream_options={"include_usage": True})
+    assert text(answer) == "abcdefghi"
+    asked = engines.continuation
+    assert (asked["prompt"], asked["max_tokens"], asked["min_tokens"]) == ([1, 2, 7, 8], 8, 1)
+    assert asked["stop"] == ["stop"]
+    # What was generated twice is counted once.
+    assert '"usage":{"prompt_tokens":2,"total_tokens":6,"completion_tokens":4}' in answer
+
+
+def test_where_no_token_was_shown_whole_it_is_begun_again_and_said_once(stack: Stack, engines: Engines) -> None:
+    engines.first = HELD
+    engines.rest = [role([1, 2]), said("chat", "", [7]), said("chat", "a", [8]), said("chat", "bc", [9], "stop"), DONE]
+    answer = ask(stack, stop=["stop"], max_tokens=10)
+    assert text(answer) == "abc"
+    assert [path for path, _ in engines.asked] == [CHAT, CHAT]
+    assert answer.count('"content":""') == 2  # with the role, and with the first token
+
+
+def test_other_words_than_the_client_has_are_not_followed_and_no_fault_of_the_engine(
+    stack: Stack, engines: Engines
+) -> None:
+    engines.first = MORE
+    engines.rest = [said("completions", "xyz", [9]), said("completions", "", [10], "stop"), DONE]
+    before = resumed(stack, "diverged")
+    answer = ask(stack, stop=["stop"], max_tokens=10)
+    assert (text(answer), code(answer)) == ("abcde", "stream_interrupted")
+    assert resumed(stack, "diverged") - before == 2  # another draw might have said the same
+
+    async def failures() -> list[int]:
+        return [state.health._failures for state in stack.app.runtime.pools["acme"].states]
+
+    assert sum(stack.run(failures())) == 1
+
+
 def test_the_tenants_counters_have_what_the_client_got(stack: Stack, engines: Engines) -> None:
     engines.first = [role([1, 2]), said("chat", "a", [7])]
     engines.rest[1] = usage("completions").replace(b'"completion_tokens":3', b'"completion_tokens":1')

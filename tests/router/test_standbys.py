@@ -15,8 +15,9 @@ from policies.standby import Level, StandbySettings
 from policies.types import FailureCause, InferenceRequest, Lane, Outcome, Role, Tier
 from router.errors import NoEndpoint
 from router.hooks import HookFailed
+from router.keeper import Detour, Terms
 from router.metrics import Metrics
-from router.pools import Detour, Pool, Terms
+from router.pools import Pool
 from router.standby_engines import StandbysSettings
 from router.standbys import Standbys
 from router.tickets import Ticket
@@ -182,6 +183,33 @@ async def test_the_recovery_is_measured_from_the_first_held_request_to_the_first
         assert it.count("promptlane_recovery_seconds_count", "acme", "gold") == 1
         assert it.count("promptlane_recovery_missed_total") == 0
         assert it.count("promptlane_failovers_total", "p", "warm", "nobody") == 1
+
+
+@pytest.mark.parametrize(
+    ("cause", "seconds"),
+    [
+        (FailureCause.CLOSED, 2.0),
+        (FailureCause.ENGINE_ABORT, 2.0),
+        (FailureCause.TIMEOUT, 32.0),
+        (FailureCause.HUNG, 32.0),
+    ],
+)
+async def test_what_an_engine_breaks_off_was_in_trouble_since_then_and_what_it_let_wait_all_the_time(
+    cause: FailureCause, seconds: float
+) -> None:
+    """A whole answer of half a minute was well until its engine died; of one that hung nobody knows."""
+    async with scene() as it:
+        ticket = await it.pool.dispatch(asked())
+        it.now += 30.0
+        it.kill(it.states[0])
+        ticket.settle(Outcome(0, cause))
+        (again,) = waiting(it.pool, asked())
+        await until(lambda: bool(it.engines.calls))
+        it.now += 2.0
+        it.engines.wakes.set()
+        finish(await asyncio.wait_for(again, 5))
+        (event,) = it.standbys.events
+        assert event.recoveries[0].seconds == seconds
 
 
 async def test_a_target_that_is_missed_is_counted_once_also_when_nobody_ever_answers() -> None:

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from router.errors import BadEngineResponse, EngineClosed, EngineError, EngineTimeout
+from policies.types import FailureCause
+from router.errors import BadEngineResponse, ConnectTimeout, EngineClosed, EngineError, EngineTimeout
 from router.upstream import Timeouts, Upstream
 from tests.router.scripted_engine import LIMIT, Peer, Run, Script, ask, both_loops, engine, serve_always, until
 
@@ -42,6 +43,24 @@ def test_each_timeout_fails_the_exchange_and_closes_the_connection(
                 await ask(upstream)
             await scripted.left.get()  # the engine saw the end
             assert upstream.busy == 0
+
+    run(scenario())
+
+
+@both_loops
+def test_an_engine_that_takes_connections_and_does_not_greet_fails_by_the_connect_limit(run: Run) -> None:
+    async def mute(peer: Peer) -> None:
+        await peer.closed()
+
+    async def scenario() -> None:
+        limits = Timeouts(connect=0.05, first_byte=60, idle=60, total=60)
+        async with engine(mute) as (plain, scripted):
+            upstream = Upstream(f"https://localhost:{plain._port}", timeouts=limits)
+            with pytest.raises(ConnectTimeout, match="connect") as failed:
+                await ask(upstream)
+            assert failed.value.cause is FailureCause.CONNECT, "it has got nothing of the request: no attempt is lost"
+            await scripted.left.get()
+            assert upstream.busy == upstream.idle == 0
 
     run(scenario())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks.engine.config import EngineConfig
 from benchmarks.engine.launch import serve_in_process
+from benchmarks.engine.server import running_server
 from router.wake import EngineControl, Leases, WakeFailed
 from tests.router.builders import NOBODY, turns
 
@@ -38,8 +40,10 @@ async def test_an_engine_sleeps_wakes_and_answers_the_canary() -> None:
 
 
 async def test_the_canary_asks_the_engine_for_its_model_where_nobody_knows_it() -> None:
-    async with serve_in_process(FAST) as url, control() as engine:
-        await engine.canary(url)
+    async with running_server(FAST) as server, control() as engine:
+        await engine.canary(server.main.url)
+        (asked,) = server.app.recorder.all()
+    assert (asked["path"], json.loads(asked["body"])["model"]) == ("/v1/completions", "tiny")
 
 
 async def test_a_canary_for_a_model_that_the_engine_does_not_have_fails_if_it_lists_none() -> None:

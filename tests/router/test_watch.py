@@ -11,6 +11,7 @@ import pytest
 
 from policies.endpoint_state import EndpointState
 from policies.health import Cause
+from policies.silence import WARMED_UP
 from policies.types import Endpoint
 from router.errors import EngineHung
 from router.metrics import Metrics
@@ -26,6 +27,8 @@ from tests.router.test_probe import NOT_FOUND, SETTINGS, Engine, until
 
 CANARY = "/v1/completions"
 CHAT = "/v1/chat/completions"
+VECTORS = "/v1/embeddings"
+EMBED = "/pooling"  # of a client; at another path than the canary's, so that each has its own answer
 COMPLETION = b'{"choices":[{"index":0,"text":"2","finish_reason":"length"}]}'
 PATIENT = Timeouts(30.0, 30.0, 30.0, 60.0)
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -127,6 +130,19 @@ async def test_a_silent_engine_is_ejected_relieved_of_its_work_and_comes_back_by
     assert two.state.in_flight == 0
 
 
+async def test_an_engine_that_has_answered_little_is_found_to_hang_by_what_the_pools_others_take(two: Fleet) -> None:
+    silence = two.state.silence
+    silence.forget()
+    for _ in range(WARMED_UP):
+        silence.firsts.learn(FAST)
+    assert silence.first_token_seconds == two.pool.states[1].silence.first_token_seconds < 2 * FAST
+    two.engines[0].answers[CANARY] = None
+    ticket, sent = await two.send()
+    with pytest.raises(EngineHung):
+        await sent
+    ticket.settle(None)
+
+
 async def test_a_canary_that_is_answered_clears_the_suspicion_and_nothing_is_taken_away(two: Fleet) -> None:
     ticket, sent = await two.send()
     await until(lambda: two.canaries("good") >= 2)
@@ -198,7 +214,25 @@ async def test_a_paused_engine_is_called_so(two: Fleet) -> None:
     await until(lambda: two.status() == "healthy")
 
 
-async def test_an_engine_that_computes_no_completions_is_left_alone_and_tried_with_a_request(two: Fleet) -> None:
+async def test_an_engine_of_embeddings_is_found_to_hang_though_it_has_been_suspected_before(two: Fleet) -> None:
+    """It has no completions to be asked for; its own kind of request shows whether it computes."""
+    engine = two.engines[0]
+    engine.answers |= {CANARY: NOT_FOUND, VECTORS: whole(b'{"data":[{"index":0,"embedding":[0.5]}]}'), EMBED: None}
+    request = replace(make_request(blocks=(), max_output_tokens=0), stream=False)
+    ticket = await two.pool.dispatch(request, frozenset({"e1"}))
+    sent = asyncio.create_task(two.place.upstream.send(b"POST", EMBED.encode(), [], b"{}"))
+    await until(lambda: two.canaries("good") >= 1)
+    assert two.ejections() == 0
+    engine.answers[VECTORS] = None
+    with pytest.raises(EngineHung):
+        await sent
+    assert two.ejections() == 1
+    ticket.settle(None)
+    engine.answers[VECTORS] = whole(b'{"data":[{"index":0,"embedding":[0.5]}]}')
+    await until(lambda: two.status() == "healthy")
+
+
+async def test_an_engine_that_can_be_asked_for_nothing_is_left_alone_and_tried_with_a_request(two: Fleet) -> None:
     two.engines[0].answers[CANARY] = NOT_FOUND
     ticket, sent = await two.send()
     await until(lambda: two.canaries("cannot") == 1)

@@ -15,11 +15,11 @@ from router.wire.continuation import (
     Continuation,
     Request,
     ending,
-    ends_unfinished,
     judged_fields,
-    may_be_ahead,
     said_usage,
+    seam_of,
 )
+from router.wire.held_back import Seam
 from router.wire.openai import APIS, read_body
 from router.wire.progress import Progress
 from router.wire.token_tap import TokenTap
@@ -47,6 +47,12 @@ def begun(api: str, texts: list[tuple[str, list[int]]], *, keeps_text: bool = Fa
     return progress
 
 
+def seam(progress: Progress) -> Seam:
+    found = seam_of(progress)
+    assert found is not None
+    return found
+
+
 def other(*events: bytes) -> list[bytes]:
     """The same events of another engine's answer."""
     return [event.replace(HEADS["completions"].encode(), OTHER_HEAD.encode()) for event in events]
@@ -59,7 +65,7 @@ def test_by_tokens_a_completion_of_all_ids_is_asked_with_what_is_left() -> None:
     sampling = {"temperature": 0.5, "top_p": 0.9, "seed": 7, "logit_bias": {"5": 1}, "stop_token_ids": [9]}
     asked = request("chat", max_tokens=10, min_tokens=4, metadata={"a": "b"}, user="u", **sampling)
     progress = begun("chat", [("a", [4]), ("b", [5, 6])])
-    assert json.loads(asked.by_tokens(progress, 7)) == {
+    assert json.loads(asked.by_tokens(progress, Seam(3), 7)) == {
         **sampling,
         "prompt": [1, 2, 3, 4, 5, 6],
         "model": "tiny",
@@ -74,7 +80,7 @@ def test_by_tokens_a_completion_of_all_ids_is_asked_with_what_is_left() -> None:
 
 def test_ids_whose_text_nobody_has_are_asked_again() -> None:
     progress = begun("chat", [("a", [4]), ("", [5]), ("", [6])])
-    body = json.loads(request("chat", max_tokens=10).by_tokens(progress, 9))
+    body = json.loads(request("chat", max_tokens=10).by_tokens(progress, seam(progress), 9))
     assert body["prompt"] == [1, 2, 3, 4]
 
 
@@ -82,7 +88,7 @@ def test_by_text_the_chat_is_asked_with_the_message_so_far() -> None:
     picture = [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]
     asked = request("chat", media=True, messages=[{"role": "user", "content": picture}], max_completion_tokens=9)
     progress = begun("chat", [('a"', [4]), (" é", [5])], keeps_text=True)
-    body = json.loads(asked.by_text(progress, 7))
+    body = json.loads(asked.by_text(progress, seam(progress), 7))
     assert body["messages"] == [{"role": "user", "content": picture}, {"role": "assistant", "content": 'a" é'}]
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
     assert (body["max_tokens"], body["cache_salt"], body["model"]) == (7, "salt", "tiny")
@@ -105,7 +111,7 @@ def test_the_bound_is_the_one_that_the_engine_had(api: str, fields: dict[str, An
 
 def test_a_client_that_asked_for_usage_in_every_chunk_gets_it_from_both_engines() -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
-    body = json.loads(request("chat", stream_options=options).by_tokens(begun("chat", [("a", [4])]), 5))
+    body = json.loads(request("chat", stream_options=options).by_tokens(begun("chat", [("a", [4])]), Seam(1), 5))
     assert body["stream_options"] == options
 
 
@@ -117,15 +123,14 @@ def test_fields_are_judged_without_null_and_without_the_gateways_own() -> None:
 
 
 def test_text_that_ends_in_half_a_character_cannot_be_followed() -> None:
-    assert ends_unfinished(begun("chat", [("a", [4]), ("b\ufffd", [5])]))
-    assert not ends_unfinished(begun("chat", [("\ufffdb", [4])]))
-    assert not ends_unfinished(begun("chat", []))
+    assert seam_of(begun("chat", [("a", [4]), ("b\ufffd", [5])])) is None
+    assert seam_of(begun("chat", [("\ufffdb", [4])])) == Seam(1)
+    assert seam_of(begun("chat", [])) == Seam(0)
 
 
 def test_only_a_last_chunk_of_several_tokens_may_hide_one() -> None:
-    assert may_be_ahead(begun("chat", [("ab", [4, 5])]))
-    assert not may_be_ahead(begun("chat", [("ab", [4, 5]), ("c", [6])]))
-    assert not may_be_ahead(begun("chat", []))
+    assert seam_of(begun("chat", [("ab", [4, 5])])) == Seam(2, several=True)
+    assert seam_of(begun("chat", [("ab", [4, 5]), ("c", [6])])) == Seam(3)
 
 
 # -- what comes back
@@ -134,7 +139,7 @@ def test_only_a_last_chunk_of_several_tokens_may_hide_one() -> None:
 def rest(
     api: str, progress: Progress, events: list[bytes], *, reshapes: bool | None = None
 ) -> tuple[bytes, Continuation]:
-    front = Continuation(progress, api, reshapes=api == "chat" if reshapes is None else reshapes)
+    front = Continuation(progress, api, seam(progress), reshapes=api == "chat" if reshapes is None else reshapes)
     return b"".join(front.feed(event) for event in events) + front.end(), front
 
 
@@ -203,7 +208,7 @@ def test_reasoning_of_a_chat_begun_again_is_kept() -> None:
 )
 def test_a_continuation_that_fails_too_can_be_continued(event: bytes) -> None:
     progress = begun("chat", [("a", [4])])
-    front = Continuation(progress, "chat", reshapes=True)
+    front = Continuation(progress, "chat", seam(progress), reshapes=True)
     front.feed(other(said("completions", "b", [5]))[0])
     with pytest.raises(EngineAborted):
         front.feed(event)
@@ -211,7 +216,7 @@ def test_a_continuation_that_fails_too_can_be_continued(event: bytes) -> None:
 
 
 def test_an_answer_of_another_kind_is_not_passed_on() -> None:
-    front = Continuation(begun("chat", [("a", [4])]), "chat", reshapes=True)
+    front = Continuation(begun("chat", [("a", [4])]), "chat", Seam(1), reshapes=True)
     with pytest.raises(BadEngineResponse):
         front.feed(b'data: {"hello":1}\n\n')
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import EngineAborted
+from router.wire.held_back import Seam
 from router.wire.progress import MAX_TOKENS, Progress
 from router.wire.token_tap import MAX_EVENT_BYTES, TokenTap
 
@@ -123,7 +124,7 @@ def test_ids_without_text_are_taken_back(api: str) -> None:
         assert tap.feed(said(api, text, ids)) == said(api, text, None)
     seen = 1 + (api == "completions")
     assert (progress.said, len(progress.ids)) == (seen, seen + 3)
-    progress.rewind()
+    progress.rewind(Seam(progress.said))
     assert len(progress.ids) == progress.said == seen
 
 

@@ -161,7 +161,9 @@ def test_tokens_are_charged_at_admission_so_parallel_requests_cannot_slip_throug
 
 
 def test_a_prompt_of_the_whole_minute_passes_when_nothing_was_used() -> None:
-    admit(TenantLimits(SPEC), 0.0, 1000)
+    limits = TenantLimits(SPEC)
+    admit(limits, 0.0, 1000)
+    assert limits.snapshot(0.0).remaining_tokens == 0
 
 
 def test_more_tokens_than_a_minute_has_can_never_pass_and_the_refusal_says_so() -> None:
