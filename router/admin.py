@@ -1,4 +1,4 @@
-"""The operator plane: metrics, health, live state, reload, drills. On its own port, never on the tenants'.
+"""The operator plane: metrics, health, live state, reload, drills, keys. On its own port, never on the tenants'.
 
 Floor: assembles; Starlette carries it, as nothing here is hot.
 """
@@ -13,23 +13,32 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from router.admin_keys import key_routes
 from router.assembly import Runtime
 from router.config import ConfigError, Problem
 from router.drill import Drills
 from router.drill_stage import DrillOrder
-from router.errors import BadRequest, BodyTooLarge, GatewayError
+from router.errors import BadRequest, GatewayError
 from router.explain import explain
+from router.key_watch import KeyWatch
 from router.live_state import describe
 from router.metrics import CONTENT_TYPE, Metrics
-from router.wire.errors import error_body
+from router.operator_bodies import read_body, refusal
 
 _ORDER_BYTES = 64 * 1024  # far more than an order for a drill has
 
 Reload = Callable[[], Awaitable[list[Problem]]]
 
 
-def admin_app(runtime: Callable[[], Runtime], ready: Callable[[], bool], reload: Reload, metrics: Metrics) -> Starlette:
-    """The ASGI app. `reload` returns warnings or raises ConfigError; `ready`: neither starting nor draining."""
+def admin_app(
+    runtime: Callable[[], Runtime],
+    ready: Callable[[], bool],
+    reload: Reload,
+    metrics: Metrics,
+    keys: KeyWatch | None = None,
+) -> Starlette:
+    """The ASGI app. `reload` returns warnings or raises ConfigError; `ready`: neither starting nor draining; `keys`:
+    None where they are not made at run time."""
 
     drills = Drills(runtime, metrics)
 
@@ -58,13 +67,13 @@ def admin_app(runtime: Callable[[], Runtime], ready: Callable[[], bool], reload:
             lines = await explain(
                 runtime(),
                 asked.get("tenant", ""),
-                await _body(request, runtime().config.server.max_body_bytes),
+                await read_body(request, runtime().config.server.max_body_bytes),
                 asked.get("path"),
                 asked.get("lane"),
                 live=True,
             )
         except GatewayError as error:
-            return _refusal(error)
+            return refusal(error)
         return PlainTextResponse("\n".join(lines) + "\n")
 
     return Starlette(
@@ -76,6 +85,7 @@ def admin_app(runtime: Callable[[], Runtime], ready: Callable[[], bool], reload:
             Route("/admin/reload", reload_now, methods=["POST"]),
             Route("/admin/explain", explain_now, methods=["POST"]),
             Route("/admin/drill", _drill_handler(drills), methods=["POST"]),
+            *key_routes(runtime, keys),
         ]
     )
 
@@ -83,26 +93,12 @@ def admin_app(runtime: Callable[[], Runtime], ready: Callable[[], bool], reload:
 def _drill_handler(drills: Drills) -> Callable[[Request], Awaitable[Response]]:
     async def drill_now(request: Request) -> Response:
         try:
-            order = DrillOrder.model_validate_json(await _body(request, _ORDER_BYTES))
+            order = DrillOrder.model_validate_json(await read_body(request, _ORDER_BYTES))
             return JSONResponse(await drills.run(order))
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
-            return _refusal(BadRequest(f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}"))
+            return refusal(BadRequest(f"{'.'.join(map(str, problem['loc'])) or 'body'}: {problem['msg']}"))
         except GatewayError as error:
-            return _refusal(error)
+            return refusal(error)
 
     return drill_now
-
-
-def _refusal(error: GatewayError) -> Response:
-    return Response(error_body(error), error.status, media_type="application/json")
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    """The request's body. Raises BodyTooLarge."""
-    data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > limit:
-            raise BodyTooLarge(f"The body is longer than {limit} bytes.")
-    return bytes(data)

@@ -95,7 +95,7 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
             batch_header=config.classify.batch_header.encode(),
             routing_headers=config.server.routing_headers,
         ),
-        TenantDirectory(tenants.values(), _hosts(config), _keys(config)),
+        TenantDirectory(tenants.values(), _hosts(config), _keys(config), process.ring),
         {name: builder.models(tenant, pools) for name, tenant in tenants.items()},
         {name: limits for name, tenant in tenants.items() if (limits := builder.limits(tenant)) is not None},
         Services(

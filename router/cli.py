@@ -9,19 +9,17 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from policies.drill import DrillFault
 from router import __version__
+from router.cli_keys import add_keys, run_keys
 from router.config import Config, ConfigError, load, warnings
-from router.config.types import NAME_PATTERN, NAME_WORDS
 from router.errors import GatewayError
 from router.operators import NoAnswer, ask_operators
-from router.tenants import new_key
 
 _DESCRIPTION = """\
 Promptlane: an OpenAI-compatible, prompt-aware gateway for people who run their own vLLM servers for several tenants.
@@ -36,6 +34,11 @@ a first start:
   promptlane keys create --tenant acme      # put the printed line under tenants.acme.api_keys
   promptlane check --config promptlane.yaml # says every mistake at once
   promptlane serve --config promptlane.yaml # tenants on server.port, operators on server.admin_port
+
+keys while it runs (state.ledger_url, or keys.at_run_time: true):
+  promptlane keys create --config promptlane.yaml --tenant acme   # kept in the database; on every gateway in 2 s
+  promptlane keys rotate --config promptlane.yaml ID              # a new key; the old one for 24 hours more
+  promptlane keys revoke --config promptlane.yaml ID              # refused everywhere in 2 s
 
 environment:
   PROMPTLANE_CONFIG              the configuration file, where --config is not given
@@ -87,12 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="validate a configuration; says every mistake with its path and line")
     _add_config(check)
 
-    keys = commands.add_parser("keys", help="make API keys")
-    key_commands = keys.add_subparsers(dest="key_command", required=True, metavar="COMMAND")
-    create = key_commands.add_parser("create", help="print a new key once, and the line that holds only its SHA-256")
-    create.add_argument("--tenant", required=True, metavar="T", help="the tenant that the key is for")
-    create.add_argument("--id", metavar="NAME", help="the key's name in records and metrics (default: key-<date>)")
-    create.add_argument("--expires", metavar="WHEN", help="a date or a time with zone after which the key is refused")
+    add_keys(commands, os.environ.get("PROMPTLANE_CONFIG"))
 
     explain = commands.add_parser(
         "explain", help="show lane, tokens, prefix blocks, scores and choice for a request body"
@@ -158,31 +156,9 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _keys(options: argparse.Namespace) -> int:
-    now = datetime.now(UTC)
-    expires = _moment(options.expires) if options.expires is not None else None
-    if options.expires is not None and (expires is None or expires <= now):
-        _complain(f"--expires: expected a date or a time with its zone, in the future; got '{options.expires}'")
-        return 1
-    if options.id is not None and not re.fullmatch(NAME_PATTERN, options.id):
-        _complain(f"--id: expected {NAME_WORDS}; got {options.id!r}")
-        return 1
-    key, digest = new_key()
-    name = options.id or f"key-{now:%Y%m%d}-{digest[:6]}"
-    until = f", expires: {expires.isoformat()}" if expires is not None else ""
-    print(f"The key, shown this once; give it to {options.tenant}:\n\n  {key}\n")
-    print(f"The line for the configuration, under tenants.{options.tenant}.api_keys:\n")
-    print(f"  - {{id: '{name}', sha256: '{digest}'{until}}}")
+    for line in run_keys(options):
+        print(line)
     return 0
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        if len(text) == len("2027-01-31"):
-            return datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo is not None else None
 
 
 def _explain(options: argparse.Namespace) -> int:

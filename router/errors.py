@@ -7,9 +7,10 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     │   ├── BadRequest            400 invalid_request
     │   ├── InvalidKey            401 invalid_api_key
     │   ├── Forbidden             403 wrong_tenant | scope_denied
-    │   ├── NotFound              404 not_found
+    │   ├── NotFound              404 not_found | key_not_found
     │   │   └── ModelNotFound     404 model_not_found
     │   ├── MethodNotAllowed      405 method_not_allowed
+    │   ├── Conflict              409 key_conflict | keys_off
     │   ├── SlowRequest           408 request_timeout
     │   ├── BodyTooLarge          413 request_too_large
     │   └── HeadersTooLarge       431 headers_too_large
@@ -29,6 +30,7 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     │   ├── BadEngineResponse     502 bad_engine_response
     │   │   └── EngineDiverged    502 bad_engine_response
     │   └── EngineStatus          the engine's own 5xx answer
+    ├── DatabaseUnavailable       503 database_unavailable, source gateway
     ├── StreamInterrupted         502 stream_interrupted, source engine
     └── InternalError             500 internal_error, source gateway
 """
@@ -114,6 +116,13 @@ class ModelNotFound(NotFound):
 class MethodNotAllowed(ClientError):
     status = 405
     code = "method_not_allowed"
+
+
+class Conflict(ClientError):
+    """What is there already, or not in use, stands against it."""
+
+    status = 409
+    code = "key_conflict"
 
 
 class SlowRequest(ClientError):
@@ -277,6 +286,14 @@ class StreamInterrupted(GatewayError):
     @classmethod
     def for_good(cls) -> StreamInterrupted:
         return cls("The engine failed in the middle of this answer, and it could not be continued.")
+
+
+class DatabaseUnavailable(GatewayError):
+    """What an operator asked for needs the database, and it is away. No request of a tenant fails so."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "database_unavailable"
 
 
 class InternalError(GatewayError):

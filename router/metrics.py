@@ -83,6 +83,10 @@ COUNTERS = {
         "Prompts copied to a standby to keep it warm (result=answered|failed|skipped).",
     ),
     "promptlane_drills": (("pool", "fault", "result"), "Drills carried out (result=passed|failed)."),
+    "promptlane_key_looks": (
+        ("result",),
+        "Looks at the database for keys made, revoked or rotated (result=changed|same|failed).",
+    ),
     "promptlane_config_reloads": (("result",), "Reloads of the configuration (result=ok|refused)."),
     "promptlane_internal_errors": (("where",), "Faults of the gateway itself."),
 }

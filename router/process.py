@@ -14,6 +14,7 @@ from policies.output_length import OutputLengths
 from policies.prefix_blocks import ChainMemo
 from router.counting import TokenCounter
 from router.metrics import Metrics
+from router.tenants import KeyRing
 from router.wake import Leases
 
 
@@ -28,4 +29,5 @@ class Process:
     wall_clock: Callable[[], float] = time.time
     chains: ChainMemo = field(default_factory=lambda: ChainMemo(threading.Lock()))
     lengths: OutputLengths = field(default_factory=OutputLengths)
+    ring: KeyRing = field(default_factory=KeyRing)
     leases: Leases = field(default_factory=Leases)

@@ -24,6 +24,9 @@ from router.app import App, with_cors
 from router.assembly import Runtime, build
 from router.config import Config, ConfigError, Problem, load, warnings
 from router.counting import TokenCounter
+from router.database.errors import DatabaseUnusable
+from router.key_builder import key_watch
+from router.key_metrics import KeyCollector
 from router.learned_metrics import LearnedCollector
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
@@ -50,6 +53,13 @@ class Serving:
         self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
         learned = LearnedCollector(lambda: self._app.runtime.gateway.models, self._process.lengths)
         self._process.metrics.registry.register(learned)
+        try:
+            self._keys = key_watch(config, self._process, lambda: self.runtime.config)
+        except DatabaseUnusable as error:
+            raise CannotServe(str(error)) from None
+        clocks = (self._process.clock, self._process.wall_clock)
+        keys = KeyCollector(lambda: self.runtime.gateway.directory, self._keys, *clocks)
+        self._process.metrics.registry.register(keys)
         self._ready = False
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -66,6 +76,7 @@ class Serving:
         operators = _bind(server.admin_host, server.admin_port, "server.admin_port")
         data, admin = self._data_listener(), listener(self._admin(), timeout_graceful_shutdown=1)
         self._handle_signals()
+        await self._learn_keys()
         self.runtime.start()
         async with asyncio.TaskGroup() as group:
             group.create_task(admin.serve([operators]), name="operator plane")
@@ -77,6 +88,8 @@ class Serving:
             await self._stopping.wait()
             await self._drain(data, serving)
             admin.should_exit = True
+        if self._keys is not None:
+            await self._keys.stop()
         await self.runtime.stop()
 
     async def reload(self) -> list[Problem]:
@@ -99,6 +112,17 @@ class Serving:
         _log.info("the configuration was reloaded")
         return found
 
+    async def _learn_keys(self) -> None:
+        """Before anybody may ask: a process that has just started knows what all others do. Without a database it
+        serves who has a key of the configuration."""
+        if self._keys is None:
+            return
+        try:
+            await self._keys.look()
+        except DatabaseUnusable as error:
+            raise CannotServe(f"state.ledger_url: {error}") from None
+        self._keys.start()
+
     def _data_listener(self) -> Listener:
         server = self.runtime.config.server
         settings: dict[str, Any] = {
@@ -114,7 +138,7 @@ class Serving:
             raise CannotServe(f"server.tls: the certificate or its key cannot be used: {error}") from None
 
     def _admin(self) -> Any:
-        return admin_app(lambda: self.runtime, lambda: self._ready, self.reload, self._process.metrics)
+        return admin_app(lambda: self.runtime, lambda: self._ready, self.reload, self._process.metrics, self._keys)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -214,11 +238,13 @@ def _where(listening: socket.socket) -> str:
 
 
 def _needs_restart(before: Config, after: Config) -> list[Problem]:
-    """Keys whose new value a running process cannot take: its listeners were made of the old one."""
+    """Keys whose new value a running process cannot take: its listeners, or its database, were made of the old one."""
     keys = ("host", "port", "admin_host", "admin_port", "tls", "cors", "secret_file", "header_timeout",
             "max_header_bytes", "keep_alive_timeout", "shutdown_grace", "log_level", "log_format")  # fmt: skip
+    watched = [("server", key) for key in keys]
+    watched += [("state", "ledger_url"), ("state", "ledger_timeout"), ("keys", "at_run_time")]
     return [
-        Problem(f"server.{key}", "changed; takes effect at the next restart", None)
-        for key in keys
-        if getattr(before.server, key) != getattr(after.server, key)
+        Problem(f"{section}.{key}", "changed; takes effect at the next restart", None)
+        for section, key in watched
+        if getattr(getattr(before, section), key) != getattr(getattr(after, section), key)
     ]

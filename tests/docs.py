@@ -9,6 +9,7 @@ from pathlib import Path
 from policies.parts import FILTERS, PICKERS, SCORERS
 from policies.registry import DEFAULT_FILTERS, PROFILES, PartSpec
 from router.config import documented_keys
+from router.key_metrics import KEY_GAUGES
 from router.learned_metrics import LEARNED
 from router.metrics import COUNTERS, HISTOGRAMS
 from router.pool_metrics import GAUGES
@@ -24,7 +25,7 @@ def config_rows() -> Iterator[str]:
 
 def metric_rows() -> Iterator[str]:
     families = [(f"{name}_total", row) for name, row in COUNTERS.items()]
-    families += [*HISTOGRAMS.items(), *GAUGES.items(), *LEARNED.items()]
+    families += [*HISTOGRAMS.items(), *GAUGES.items(), *KEY_GAUGES.items(), *LEARNED.items()]
     for name, (labels, text) in families:
         yield f"| `{name}` | {', '.join(labels)} | {_cell(text)} |"
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 POLL_SECONDS = 0.02
 """Between two looks at a server that is starting; short beside the fastest start (Redis, about 0.1 s)."""
 STOP_SECONDS = 10.0
@@ -168,6 +170,15 @@ class PostgresServer(Server):
         if answer.returncode:
             raise ServerFailed(f"psql failed: {answer.stderr}")
         return answer.stdout.strip()
+
+    def send(self, number: signal.Signals) -> None:
+        """To every process of it: each connection has one of its own, which leads a session of its own."""
+        if self.process.poll() is not None:
+            return
+        leader = psutil.Process(self.process.pid)
+        for one in (leader, *leader.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):  # its client has left
+                one.send_signal(number)
 
     def try_psql(self, statement: str) -> subprocess.CompletedProcess[str]:
         argv = [self.psql_binary, self.url, "-AtXc", statement]

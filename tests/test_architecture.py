@@ -24,6 +24,8 @@ FLOORS = {
     "router.process": 4,
     "router.drill": 6, "router.drill_probe": 6, "router.drill_report": 6, "router.drill_stage": 6,
     "router.operators": 5,
+    "router.key_builder": 5, "router.key_orders": 5,
+    "router.admin_keys": 6, "router.operator_bodies": 6, "router.cli_keys": 7,
     "router.app": 6, "router.admin": 6, "router.explain": 6, "router.live_state": 6, "router.serve": 7,
     "router.cli": 8,
 }  # fmt: skip
@@ -64,6 +66,10 @@ NEIGHBOURS = {
     "standby_engines": {"hooks", "pools", "wake"},
     "drill_hook": {"hooks"},
     "mirror": {"metrics", "pools", "relay"},
+    "stored_keys": {"tenants"},
+    "key_store": {"database", "stored_keys"},
+    "key_watch": {"database", "key_store", "metrics", "stored_keys", "tenants"},
+    "key_metrics": {"key_watch", "tenants"},
 }
 PURE = {"policies", "xxhash"}
 IMPURE_STDLIB = {"asyncio", "time", "logging", "os", "socket", "threading", "subprocess", "ssl", "urllib", "http"}
@@ -122,7 +128,7 @@ def test_policies_are_pure(name: str, tree: ast.Module) -> None:
 
 def test_only_the_mapper_and_background_loops_catch_everything() -> None:
     allowed = {"router.gateway", "router.probe", "router.watch", "router.kv_events", "router.response", "router.client"}
-    allowed |= {"router.hooks", "router.standbys"}
+    allowed |= {"router.hooks", "router.key_watch", "router.standbys"}
     for name, _, tree in MODULES:
         for node in ast.walk(tree):
             if isinstance(node, ast.ExceptHandler):
@@ -206,6 +212,7 @@ def test_the_wheel_holds_router_and_policies_and_the_command(tmp_path: Path) -> 
 
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"router", "policies"}
+    assert {f"router/database/migrations/{file}" for file in ("env.py", "versions/v0001_keys.py")} <= set(names)
     entry = next(name for name in names if name.endswith("entry_points.txt"))
     assert b"promptlane = router.cli:main" in zipfile.ZipFile(wheel).read(entry)
 

@@ -83,9 +83,13 @@ def _hosts(tree: Tree) -> Iterator[Problem]:
 
 def _access(tree: Tree) -> Iterator[Problem]:
     reachable = _mapping(tree.root.get("server")).get("base_domain") is not None
+    at_run_time = _mapping(tree.root.get("keys")).get("at_run_time")
+    makes_keys = _true(at_run_time) or (
+        at_run_time is None and _mapping(tree.root.get("state")).get("ledger_url") is not None
+    )
     for tenant, entry in tree.entries("tenants"):
         anonymous = _true(entry.get("anonymous"))
-        if not anonymous and entry.get("api_keys") in (None, []):
+        if not anonymous and not makes_keys and entry.get("api_keys") in (None, []):
             message = "expected api_keys (promptlane keys create makes one) or anonymous: true; nobody could use it"
             yield tree.problem(("tenants", tenant), message)
         if anonymous and not reachable and entry.get("hosts") in (None, []):

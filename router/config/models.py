@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from router.config.keys import KeysConfig
 from router.config.lanes import LanesConfig
 from router.config.pools import PoolConfig
 from router.config.routing import RoutingConfig
 from router.config.section import Section
-from router.config.server import ClassifyConfig, ServerConfig, StateConfig
+from router.config.server import DEFAULT_LEDGER_URL, ClassifyConfig, ServerConfig, StateConfig
 from router.config.tenants import DEFAULT_TIERS, TenantConfig, TierConfig
 from router.config.types import Name, TenantId, TierName
 
@@ -23,6 +24,7 @@ class Config(Section):
 
     server: ServerConfig = Field(default=ServerConfig(), description="Listeners and bounds of requests.")
     state: StateConfig = Field(default=StateConfig(), description="Where state is kept.")
+    keys: KeysConfig = Field(default=KeysConfig(), description="Keys made at run time.")
     classify: ClassifyConfig = Field(default=ClassifyConfig(), description="Which lane a request queues in.")
     routing: RoutingConfig = Field(default=RoutingConfig(), description="How endpoints are chosen.")
     lanes: LanesConfig = Field(default=LanesConfig(), description="How requests wait.")
@@ -31,6 +33,16 @@ class Config(Section):
     )
     tenants: dict[TenantId, TenantConfig] = Field(default={}, description="Who is served.")
     pools: dict[Name, PoolConfig] = Field(default={}, description="What serves.")
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether keys are made at run time, and kept in the database."""
+        return self.keys.at_run_time if self.keys.at_run_time is not None else self.state.ledger_url is not None
+
+    @property
+    def database_url(self) -> str:
+        """Where the database is, or would be."""
+        return self.state.ledger_url if self.state.ledger_url is not None else DEFAULT_LEDGER_URL
 
     @model_validator(mode="before")
     @classmethod

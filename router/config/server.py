@@ -31,6 +31,7 @@ from router.config.types import (
 
 DEFAULT_PORT = 8080
 DEFAULT_ADMIN_PORT = 9090
+DEFAULT_LEDGER_URL = "sqlite:///promptlane.db"
 
 
 class CorsConfig(Section):
@@ -95,7 +96,10 @@ class StateConfig(Section):
         default=None, repr=False, description="State shared by replicas; null: one process, in memory."
     )
     ledger_url: LedgerUrl | None = Field(
-        default=None, repr=False, description="Where records will be kept; accepted, but this version keeps none yet."
+        default=None, repr=False, description="The database: keys made at run time, see `keys`. SQLite for one machine."
+    )
+    ledger_timeout: Seconds = Field(
+        default=5.0, description="Seconds that the database may take for a connection, a lock or an answer."
     )
     drills_file: FileName | None = Field(
         default=None,

@@ -151,6 +151,7 @@ Host: TypeAlias = Annotated[str, AfterValidator(host_name), Expect("a host such 
 BindHost: TypeAlias = Annotated[str, *_text(r"[A-Za-z0-9.:_-]{1,253}", "an address or host name to listen on")]
 FileName: TypeAlias = Annotated[str, *_text(r"[^\0]{1,4096}", "a file name")]
 Word: TypeAlias = Annotated[str, *_text(r"[^\0]{1,4096}", "text")]
+Label: TypeAlias = Annotated[str, *_text(r"[^\x00-\x1f\x7f]{0,200}", "one line of at most 200 characters")]
 HeaderName: TypeAlias = Annotated[
     str, AfterValidator(str.lower), *_text(r"[a-z0-9-]{1,64}", "a header name: letters, digits and hyphens")
 ]

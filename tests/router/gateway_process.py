@@ -139,10 +139,10 @@ class Gateway:
 
     # -- operators
 
-    def admin(self, path: str, method: str = "GET") -> httpx2.Response:
-        return httpx2.request(
-            method, f"http://127.0.0.1:{self.admin_port}{path}", timeout=WAIT_SECONDS, trust_env=False
-        )
+    def admin(self, path: str, method: str = "GET", order: Any = None) -> httpx2.Response:
+        """`order`: a body, sent as JSON."""
+        url = f"http://127.0.0.1:{self.admin_port}{path}"
+        return httpx2.request(method, url, json=order, timeout=WAIT_SECONDS, trust_env=False)
 
     def endpoints(self) -> dict[str, dict[str, Any]]:
         pools = self.admin("/admin/state").json()["pools"].values()

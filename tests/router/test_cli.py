@@ -169,6 +169,117 @@ def test_two_keys_made_on_one_day_can_both_be_used(capsys: pytest.CaptureFixture
     assert (status, "mistake" in err) == (0, False), err
 
 
+def test_scopes_are_in_the_line_and_a_label_is_not(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    scope = ("--model", "big", "--model", "small", "--api", "chat")
+    _, line = key_and_line(ran(capsys, "keys", "create", "--tenant", "acme", *scope)[1])
+    text = yaml.safe_dump(changed(tenants__acme__api_keys="HERE")).replace("HERE", f"\n    - {line}")
+    assert ran(capsys, "check", "--config", written(tmp_path, text))[0] == 0
+    (key,) = yaml.safe_load(text)["tenants"]["acme"]["api_keys"]
+    assert (key["models"], key["apis"]) == (["big", "small"], ["chat"])
+    status, out, err = ran(capsys, "keys", "create", "--tenant", "acme", "--label", "robot")
+    assert (status, out, "--label" in err) == (1, "", True)
+
+
+# -- keys in a database
+
+
+@pytest.fixture
+def keeping(tmp_path: Path) -> Path:
+    """A configuration with a database."""
+    return written(tmp_path, changed(state__ledger_url=f"sqlite:///{tmp_path}/keys.db"))
+
+
+def keys(capsys: pytest.CaptureFixture[str], config: Path, command: str, *arguments: str) -> tuple[int, str, str]:
+    return ran(capsys, "keys", command, "--config", config, *arguments)
+
+
+def listed(capsys: pytest.CaptureFixture[str], config: Path, *options: str) -> dict[str, dict[str, Any]]:
+    status, out, err = keys(capsys, config, "list", "--json", *options)
+    assert (status, err) == (0, "")
+    return {key["id"]: key for key in json.loads(out)["keys"] if key["source"] == "database"}
+
+
+def key_of(out: str) -> str:
+    (key,) = re.findall(r"^  (pl-\S+)$", out, re.MULTILINE)
+    return str(key)
+
+
+def test_keys_are_made_rotated_and_revoked_without_a_gateway(
+    capsys: pytest.CaptureFixture[str], keeping: Path, tmp_path: Path
+) -> None:
+    options = ("--tenant", "acme", "--id", "ci", "--label", "robot", "--model", "big", "--expires", "2999-01-31")
+    status, out, err = keys(capsys, keeping, "create", *options)
+    assert (status, err, str(tmp_path / "keys.db") in out) == (0, "", True)
+    assert hashlib.sha256(key_of(out).encode()).digest() in (tmp_path / "keys.db").read_bytes()
+    assert key_of(out).encode() not in (tmp_path / "keys.db").read_bytes()
+    status, turned, _ = keys(capsys, keeping, "rotate", "ci", "--grace", "60")
+    assert (status, key_of(turned) != key_of(out), "'ci' stays valid until" in turned) == (0, True, True)
+    status, ended, _ = keys(capsys, keeping, "revoke", "ci")
+    assert (status, "Revoked: 'ci' of acme" in ended) == (0, True)
+    found = listed(capsys, keeping)
+    assert {name: key["status"] for name, key in found.items()} == {"ci": "revoked", "ci-r2": "active"}
+    assert (found["ci-r2"]["label"], found["ci-r2"]["models"]) == ("robot", ["big"])
+
+
+def test_the_table_shows_every_key_and_no_digest(capsys: pytest.CaptureFixture[str], keeping: Path) -> None:
+    keys(capsys, keeping, "create", "--tenant", "acme", "--id", "ci", "--api", "chat", "--label", "a robot")
+    status, out, _ = keys(capsys, keeping, "list")
+    rows = [re.split(r"  +", line) for line in out.splitlines()]
+    assert (status, rows[0][:4]) == (0, ["id", "tenant", "source", "status"])
+    assert ["main", "acme", "config", "active", "-", "all", "all", "-"] in rows
+    assert ["ci", "acme", "database", "active", "-", "all", "chat", "a robot"] in rows
+    assert not re.search(r"[0-9a-f]{64}", out)
+    assert list(listed(capsys, keeping, "--tenant", "globex")) == []
+
+
+def test_the_line_can_be_had_also_where_there_is_a_database(capsys: pytest.CaptureFixture[str], keeping: Path) -> None:
+    status, out, _ = keys(capsys, keeping, "create", "--tenant", "acme", "--line")
+    assert (status, key_and_line(out)[0][:3]) == (0, "pl-")
+    assert listed(capsys, keeping) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("create", "--tenant", "acne"),
+            "--tenant: there is no tenant 'acne' in the configuration; did you mean 'acme'?",
+        ),
+        (("create", "--tenant", "acme", "--model", "bog"), "--model: expected a model of acme; got 'bog'"),
+        (("create", "--tenant", "acme", "--api", "chess"), "--api: expected one of chat"),
+        (("create", "--tenant", "acme", "--id", "main"), "The configuration of acme, globex has a key 'main'"),
+        (("list", "--tenant", "acne"), "--tenant: there is no tenant 'acne'"),
+        (("revoke", "nobody"), "The database has no key 'nobody'."),
+        (("revoke", "main"), "'main' of acme is in the configuration file"),
+        (("rotate", "main"), "'main' of acme is in the configuration file"),
+        (("rotate", "nobody", "--grace", "long"), "--grace: expected null or a number from 0 to 7776000; got 'long'"),
+        (("rotate", "nobody", "--expires", "2020-01-01"), "--expires: expected a moment in the future"),
+    ],
+)
+def test_what_cannot_be_done_is_a_clear_line_that_names_the_option(
+    capsys: pytest.CaptureFixture[str], keeping: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    status, out, err = keys(capsys, keeping, *arguments)
+    assert (status, out, "Traceback" in err) == (1, "", False)
+    assert said in err
+
+
+@pytest.mark.parametrize("command", [("revoke", "ci"), ("rotate", "ci")])
+def test_without_a_database_keys_cannot_be_changed(
+    capsys: pytest.CaptureFixture[str], config: Path, command: tuple[str, ...]
+) -> None:
+    status, out, err = keys(capsys, config, *command)
+    assert (status, out, "give state.ledger_url, or set keys.at_run_time: true" in err) == (1, "", True)
+
+
+def test_a_database_that_cannot_be_used_is_a_clear_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    url = f"postgresql://u:SECRET@127.0.0.1:{free_port()}/db"
+    status, out, err = keys(capsys, written(tmp_path, changed(state__ledger_url=url)), "list")
+    assert (status, out, "Traceback" in err, "SECRET" in err) == (1, "", False, False)
+    assert "The database of keys cannot be used: " in err
+    assert "refused" in err
+
+
 # -- explain
 
 
@@ -295,7 +406,18 @@ def test_a_drill_that_makes_no_sense_ends_with_2(
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("serve",), ("check",), ("keys",), ("keys", "create"), ("explain",), ("drill",)]
+    "command",
+    [
+        (),
+        ("serve",),
+        ("check",),
+        ("keys",),
+        ("keys", "create"),
+        ("keys", "list"),
+        ("keys", "rotate"),
+        ("explain",),
+        ("drill",),
+    ],
 )
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
     status, out, err = ran(capsys, *command, "--help")

@@ -295,3 +295,19 @@ def test_every_key_of_the_contract_file_is_documented() -> None:
             if line.startswith("  ")
         ]
         assert {f"{section}.{key}" for key in shown[:keys]} <= documented
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "url"),
+    [
+        ("{}", False, "sqlite:///promptlane.db"),
+        ("keys: {at_run_time: true}", True, "sqlite:///promptlane.db"),
+        ("state: {ledger_url: 'sqlite:///a.db'}", True, "sqlite:///a.db"),
+        ("state: {ledger_url: 'sqlite:///a.db'}\nkeys: {at_run_time: false}", False, "sqlite:///a.db"),
+    ],
+)
+def test_keys_are_made_at_run_time_where_there_is_a_database_unless_it_is_said_otherwise(
+    text: str, kept: bool, url: str
+) -> None:
+    config = build(text)
+    assert (config.keeps_keys, config.database_url) == (kept, url)

@@ -335,3 +335,17 @@ def test_what_is_no_engine_url_is_refused(url: str) -> None:
 @pytest.mark.parametrize("host", ["a:80", "a/b", "", ".", "a..b", "x" * 254, "ü.example", "a b", "a\n"])
 def test_what_is_no_host_is_refused(host: str) -> None:
     assert not accepted(host_name, host)
+
+
+@pytest.mark.parametrize(
+    ("more", "needed"),
+    [
+        ("", True),
+        ("keys: {at_run_time: true}\n", False),
+        ("state: {ledger_url: 'sqlite:///a.db'}\n", False),
+        ("state: {ledger_url: 'sqlite:///a.db'}\nkeys: {at_run_time: false}\n", True),
+    ],
+)
+def test_a_tenant_needs_a_key_of_the_file_only_where_none_is_made_at_run_time(more: str, needed: bool) -> None:
+    messages = told(BASE.replace(f'    api_keys: [{{id: ci, sha256: "{OTHER_KEY}"}}]\n', "") + more)
+    assert [line.split(":")[0].split(" (")[0] for line in messages] == (["tenants.globex"] if needed else [])

@@ -147,6 +147,7 @@ server state classify routing tiers tenants pools host port admin_port base_doma
 allow_credentials trusted_proxies hosts api_keys id sha256 expires models apis limits concurrency pool endpoints
 engine_model url name role weight timeouts engine_api_key engine_api_key_env health shared anonymous tier acme p
 priority rto_seconds redis_url profile max_wait lanes short batch min_share max_share when_full [key] << =
+ledger_url keys at_run_time keep_seconds
 """
 KEYS = st.sampled_from(WORDS.split())
 TREES = st.recursive(

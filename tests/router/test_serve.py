@@ -359,3 +359,21 @@ def test_as_many_files_may_be_open_as_the_system_allows(tmp_path: Path, engines:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     (limit,) = [line for line in metrics.splitlines() if line.startswith("process_max_fds ")]
     assert float(limit.split()[1]) == hard
+
+
+# -- keys at run time
+
+
+def test_a_reload_says_that_another_database_needs_a_restart_and_keeps_the_one_there_is(
+    engines: Engines, tmp_path: Path
+) -> None:
+    config = config_of(engines)
+    config["state"] = {"ledger_url": f"sqlite:///{tmp_path}/one.db"}
+    with serving(tmp_path, config) as gateway:
+        key = gateway.admin("/admin/keys", "POST", {"tenant": "acme"}).json()["key"]
+        gateway.write({**config, "state": {"ledger_url": f"sqlite:///{tmp_path}/two.db"}})
+        answer = gateway.admin("/admin/reload", "POST").json()
+        assert "state.ledger_url: changed; takes effect at the next restart" in answer["warnings"]
+        gateway.wait_healthy("e0")
+        assert gateway.post(ASK, key=key)[0] == 200, "keys outlive a reload"
+        assert not (tmp_path / "two.db").exists()

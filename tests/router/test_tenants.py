@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from policies.types import Tenant, Tier
 from router.errors import Forbidden, InvalidKey
-from router.tenants import KEY_PREFIX, ApiKey, Identity, TenantDirectory, new_key
+from router.tenants import KEY_PREFIX, ApiKey, Identity, KeyRing, TenantDirectory, new_key
 
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
@@ -115,3 +116,68 @@ def test_new_keys_are_long_different_and_match_their_digest() -> None:
         assert key.startswith(KEY_PREFIX)
         assert len(key) >= 40
         assert hashlib.sha256(key.encode()).hexdigest() == sha256
+
+
+# -- keys made at run time
+
+
+def ringed(*keys: ApiKey, known_until: float = math.inf) -> TenantDirectory:
+    """The directory with these keys of the database beside its own."""
+    ring = KeyRing()
+    ring.by_digest = {key.digest: key for key in keys}
+    ring.known_until = known_until
+    own = [ApiKey(f"{name}-1", name, digest(key)) for name, key in KEYS.items()]
+    return TenantDirectory(map(tenant, KEYS), {f"{name}.test": name for name in KEYS}, own, ring)
+
+
+def made(key_id: str, owner: str, key: bytes, expires_at: float | None = None) -> ApiKey:
+    return ApiKey(key_id, owner, digest(key), expires_at)
+
+
+def opens(one: TenantDirectory, key: bytes, host: str | None = None) -> str:
+    try:
+        return str(one.identify(host, key, NOW).tenant.id)
+    except InvalidKey:
+        return "401"
+    except Forbidden:
+        return "403"
+
+
+def test_a_key_of_the_database_opens_what_a_key_of_the_file_would() -> None:
+    one = ringed(made("new", "acme", b"new"), made("over", "acme", b"over", NOW), made("x", "gone", b"gone"))
+    assert [opens(one, key) for key in (b"new", b"over", b"gone", b"acme-key")] == ["acme", "401", "401", "acme"]
+    assert (opens(one, b"new", "acme.test"), opens(one, b"new", "globex.test")) == ("acme", "403")
+
+
+def test_a_key_of_the_file_wins_over_one_of_the_database_with_its_digest_or_its_name() -> None:
+    stolen, named = made("mine", "globex", b"acme-key"), made("acme-1", "acme", b"other")
+    elsewhere = made("acme-1", "globex", b"elsewhere")  # the same name of another tenant stands in nobody's place
+    one = ringed(stolen, named, elsewhere)
+    assert [opens(one, key) for key in (b"acme-key", b"other", b"elsewhere")] == ["acme", "401", "globex"]
+    assert one.live_keys(NOW)["globex", "database"] == 1
+
+
+def test_keys_that_nobody_has_seen_for_too_long_open_nothing() -> None:
+    new = made("new", "acme", b"new")
+    assert (opens(ringed(new, known_until=NOW + 1), b"new"), opens(ringed(new, known_until=NOW), b"new")) == (
+        "acme",
+        "401",
+    )
+    assert opens(ringed(new, known_until=NOW), b"acme-key") == "acme"
+
+
+def test_a_change_of_the_ring_needs_no_new_directory() -> None:
+    ring = KeyRing()
+    one = TenantDirectory([tenant("acme")], {}, [], ring)
+    assert opens(one, b"new") == "401"
+    ring.by_digest = {digest(b"new"): made("new", "acme", b"new")}
+    assert opens(one, b"new") == "acme"
+    ring.by_digest = {}
+    assert opens(one, b"new") == "401"
+
+
+@given(st.dictionaries(st.sampled_from([b"a", b"b", b"acme-key"]), st.sampled_from([*KEYS, "gone"])), keys)
+def test_no_key_of_the_database_opens_another_tenant_than_its_own(owners: dict[bytes, str], key: bytes | None) -> None:
+    one = ringed(*(made(f"k-{number}", owner, found) for number, (found, owner) in enumerate(owners.items())))
+    if key is not None and (answer := opens(one, key)) in KEYS:
+        assert answer == next((name for name, own in KEYS.items() if own == key), None) or answer == owners.get(key)
