@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -23,7 +24,7 @@ from router.explain import explain
 from router.key_watch import KeyWatch
 from router.live_state import describe
 from router.metrics import CONTENT_TYPE, Metrics
-from router.operator_bodies import read_body, refusal
+from router.operator_bodies import OwnPagesOnly, read_body, refusal
 
 _ORDER_BYTES = 64 * 1024  # far more than an order for a drill has
 
@@ -86,7 +87,8 @@ def admin_app(
             Route("/admin/explain", explain_now, methods=["POST"]),
             Route("/admin/drill", _drill_handler(drills), methods=["POST"]),
             *key_routes(runtime, keys),
-        ]
+        ],
+        middleware=[Middleware(OwnPagesOnly)],
     )
 
 

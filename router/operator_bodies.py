@@ -1,14 +1,17 @@
-"""Bodies on the operator plane: read within bounds, and refusals in OpenAI's shape.
+"""Requests on the operator plane: orders of other sites' pages, bodies within bounds, refusals in OpenAI's shape.
 
 Floor: under `router.admin` and its parts.
 """
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from router.errors import BodyTooLarge, GatewayError
+from router.errors import BodyTooLarge, Forbidden, GatewayError
 from router.wire.errors import error_body
 
 
@@ -24,3 +27,21 @@ async def read_body(request: Request, limit: int) -> bytes:
         if len(data) > limit:
             raise BodyTooLarge(f"The body is longer than {limit} bytes.")
     return bytes(data)
+
+
+class OwnPagesOnly:
+    """Refuses orders that a browser sends for a page of another site: an operator's browser reaches this plane, and
+    whoever it visits could make keys here. Programs other than browsers send no `origin`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            headers = Request(scope).headers
+            origin = headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+                message = "A page of another site may give no orders here."
+                await refusal(Forbidden(message, code="cross_site"))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

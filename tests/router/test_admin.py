@@ -113,6 +113,14 @@ async def test_no_secret_key_hash_or_salt_is_ever_shown(plane: Plane) -> None:
         assert not [secret for secret in hidden if secret in text]
 
 
+async def test_a_page_of_another_site_gives_no_orders(plane: Plane) -> None:
+    for origin in ("https://elsewhere.example", "null", "http://operators:81"):
+        answer = await plane.http.post("/admin/reload", headers={"origin": origin})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "cross_site")
+    assert (await plane.http.post("/admin/reload", headers={"origin": "http://operators"})).status_code == 200
+    assert (await plane.http.get("/healthz", headers={"origin": "https://elsewhere.example"})).status_code == 200
+
+
 async def test_a_reload_answers_with_its_warnings(plane: Plane) -> None:
     answer = await plane.http.post("/admin/reload")
     assert (answer.status_code, answer.json()["status"]) == (200, "reloaded")
