@@ -20,7 +20,7 @@ FLOORS = {
     "router.errors": 1,
     "router.config": 4,
     "router.gateway": 3,
-    "router.assembly": 5, "router.pool_builder": 5, "router.standby_builder": 5,
+    "router.assembly": 5, "router.pool_builder": 5, "router.standby_builder": 5, "router.limits_builder": 5,
     "router.process": 4,
     "router.drill": 6, "router.drill_probe": 6, "router.drill_report": 6, "router.drill_stage": 6,
     "router.operators": 5,
@@ -51,6 +51,9 @@ NEIGHBOURS = {
     "relay": {"calls", "upstream"},
     "attempts": {"calls", "degraded", "heartbeat", "hedging", "metrics", "pools", "relay", "resume", "tickets"},
     "hedging": {"calls"},
+    "limits": {"limits_redis", "metrics"},
+    "limits_redis": {"limits_lua", "metrics", "redis_client"},
+    "limits_sync": {"limits_redis", "metrics"},
     "resume": {"calls", "engine_line", "metrics", "pools", "relay", "tickets"},
     "engine_line": {"calls", "tickets", "upstream"},
     "routing_headers": {"tickets"},
@@ -118,7 +121,7 @@ def test_policies_are_pure(name: str, tree: ast.Module) -> None:
 
 def test_only_the_mapper_and_background_loops_catch_everything() -> None:
     allowed = {"router.gateway", "router.probe", "router.watch", "router.kv_events", "router.response", "router.client"}
-    allowed |= {"router.hooks", "router.standbys"}
+    allowed |= {"router.hooks", "router.standbys", "router.limits_sync"}
     for name, _, tree in MODULES:
         for node in ast.walk(tree):
             if isinstance(node, ast.ExceptHandler):

@@ -19,9 +19,8 @@ def warnings(config: Config, now: datetime) -> list[Problem]:
 
 
 def _warnings(config: Config, now: datetime) -> Iterator[tuple[str, str]]:
-    for name in ("redis_url", "ledger_url"):
-        if getattr(config.state, name) is not None:
-            yield f"state.{name}", "accepted; this version keeps this state in memory"
+    if config.state.ledger_url is not None:
+        yield "state.ledger_url", "accepted; this version keeps this state in memory"
     if not config.tenants:
         yield "tenants", "there are none: every request will be refused"
     for tenant_id, tenant in config.tenants.items():
