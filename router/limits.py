@@ -5,6 +5,7 @@ Floor: an adapter; what is allowed is decided in `policies.admission`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -15,8 +16,9 @@ from router.errors import Overloaded, PolicyError, RateLimited
 from router.limits_redis import SharedBook
 from router.metrics import Metrics
 
-# Questions to the store in which others may be faster, before a request is told to come back.
-_ROUNDS: Final = 3
+# Seconds that a request waits for what other replicas have and do not use, and seconds between two questions.
+_PATIENCE_SECONDS: Final = 1.0
+_AGAIN_SECONDS: Final = 0.05
 # Seconds beyond which OpenAI's SDKs do not wait: they would only ask again too early.
 _LONG_SECONDS: Final = 120.0
 
@@ -38,11 +40,8 @@ class Limiter:
         """Leave for one request; without a pause where this replica has what it takes. Raises RateLimited, or
         Overloaded where the store is away and a limit is to refuse then."""
         found = self.limits.admit(clock(), use, key, model)
-        for more in range(_ROUNDS, 0, -1):
-            if not isinstance(found, Short) or self.book is None:
-                break
-            await self.book.fetch(found)
-            found = self.limits.admit(clock(), use, key, model, asked=more == 1)
+        if isinstance(found, Short) and self.book is not None:
+            found = await self._ask(self.book, found, clock, use, key, model)
         if not isinstance(found, LimitGrant):
             assert isinstance(found, Rejection)  # noqa: S101  # asked for the last time it is never Short
             self._metrics.add("promptlane_limit_refusals", self.tenant, found.scope, found.reason.value, "enforced")
@@ -52,6 +51,20 @@ class Limiter:
         if self.book is not None and self.book.lost:
             self._metrics.add("promptlane_limit_alone", self.tenant)
         return found
+
+    async def _ask(
+        self, book: SharedBook, short: Short, clock: Callable[[], float], use: Use, key: str, model: str
+    ) -> LimitGrant | Rejection | Short:
+        """What is left may lie at other replicas: they give it back within a look or two."""
+        until = clock() + _PATIENCE_SECONDS
+        while True:
+            await book.fetch(short)
+            last = clock() >= until
+            found = self.limits.admit(clock(), use, key, model, asked=last)
+            if last or not isinstance(found, Short):
+                return found
+            short = found
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     def snapshot(self, now: float, key: str, model: str) -> LimitSnapshot:
         return self.limits.snapshot(now, key, model)

@@ -8,11 +8,12 @@ of `policies.admission.calendar`, and why no limit is exceeded is told in `polic
     then per counter   everybody's figures, and for windows ours
 
     ARGV[1], msgpack: {replica, number, sent at, epoch, returning, replicas, leaving, counters}
-    window:  {0, limit, monthly, seconds, slice seconds, slice, {slice, figure, ...}, least, smallest, more, reserve}
-    seats:   {1, limit, held, needed, spare}
+    window:  {0, limit, monthly, seconds, slice seconds, slice, {slice, figure, ...}, least, smallest, more, free,
+              reserve wanted}
+    seats:   {1, limit, held, taken, needed, spare}
     answer:  {status, time, epoch, replicas, recovering, answers}
-    window:  {granted, used, reserve, others' reserves, last slice, "slice:figure;..."}
-    seats:   {ours, others', starving}
+    window:  {granted, used, reserve, others' reserves, others' unspent chunks, hungry, last slice, "slice:figure;..."}
+    seats:   {ours, others', idle ones of these, hungry, starving}
 
 An `epoch` is the life of a tenant's counts in the store: where it is another than the replica knows, the counts are
 gone (or begin), and the replica tells all that it has before anything is granted. Recovery is the time, at most
@@ -33,12 +34,15 @@ LATE: Final = 2  # nothing was done: the call was under way for too long, or the
 RECOVERY_SECONDS: Final = 2.0
 # Seconds after which a call is not carried out any more: its replica has long given it up and acts on its own.
 _STALE_SECONDS: Final = 1.0
+# Seconds for which nobody keeps a reserve after a request got too little: what is left is there for who needs it.
+HUNGRY_SECONDS: Final = 1.5
 # Seconds that a replica's name is remembered, and everything of a tenant that nobody serves any more.
 _REMEMBERED_SECONDS: Final = 60.0
 
 SCRIPT: Final = (
     f"""
-local LEASE, RECOVERY, STALE, REMEMBERED = {LEASE_SECONDS}, {RECOVERY_SECONDS}, {_STALE_SECONDS}, {_REMEMBERED_SECONDS}
+local LEASE, RECOVERY, STALE = {LEASE_SECONDS}, {RECOVERY_SECONDS}, {_STALE_SECONDS}
+local REMEMBERED, HUNGRY = {_REMEMBERED_SECONDS}, {HUNGRY_SECONDS}
 """
     + """
 local call, floor = redis.call, math.floor
@@ -119,23 +123,30 @@ local function add(all, mine, slice, change)
   if call('HINCRBY', all, slice, text(change)) <= 0 then call('HDEL', all, slice) end
 end
 
+local function keep(key, field, value)
+  if value > 0 then call('HSET', key, field, text(value)) else call('HDEL', key, field) end
+end
+
 local function window(ask, all, mine)
-  local _, limit, monthly, seconds, size, slice, figures, least, smallest, more, reserving = unpack(ask)
+  local _, limit, monthly, seconds, size, slice, figures, least, smallest, more, free, reserving = unpack(ask)
   for i = 1, #figures, 2 do
     local field = text(figures[i])
     local change = figures[i + 1] - (tonumber(call('HGET', mine, field)) or 0)
     if change ~= 0 then add(all, mine, field, change) end
   end
   local first = monthly and month(now) or floor((now - seconds) / size) + 1
-  local used, reserves, reserve, last, slices = 0, 0, 0, 0, {}
+  local used, reserves, reserve, idle, last, slices, hungry = 0, 0, 0, 0, 0, {}, false
   local found = call('HGETALL', all)
   for i = 1, #found, 2 do
     local field, value = found[i], tonumber(found[i + 1])
-    if string.sub(field, 1, 1) == 'r' then
-      local whose = string.sub(field, 2)
-      if whose == me then reserve = value
-      elseif alive[whose] then reserves = reserves + value
-      else call('HDEL', all, field) end
+    local kind, whose = string.sub(field, 1, 1), string.sub(field, 2)
+    if kind == 'r' or kind == 'f' then
+      if whose == me then
+        if kind == 'r' then reserve = value end
+      elseif not alive[whose] then call('HDEL', all, field)
+      elseif kind == 'r' then reserves = reserves + value
+      else idle = idle + value end
+    elseif field == 'hungry' then hungry = now * 1000 - value < HUNGRY * 1000
     elseif tonumber(field) < first then call('HDEL', all, field)
     else
       used = used + value
@@ -146,37 +157,48 @@ local function window(ask, all, mine)
   local granted, room = 0, limit - used - reserves
   local valid = monthly and slice == month(now) or (not monthly and slice * size >= now and (slice - 2) * size < now)
   if leaving then
-    call('HDEL', all, 'r' .. me)
+    call('HDEL', all, 'r' .. me, 'f' .. me)
     reserve = 0
   elseif not recovering then
     if valid then
-      if room >= least then granted = least elseif room >= smallest then granted = room end
-      granted = granted + math.max(0, math.min(more, floor((room - granted) / (2 * count))))
+      if room >= least then
+        local plenty = room - least - math.max(limit / 10, 16 * count)
+        granted = least + math.max(0, math.min(more, floor(plenty / (2 * count))))
+      elseif room >= smallest then granted = room end
     end
     if granted > 0 then
       add(all, mine, text(slice), granted)
       slices[#slices + 1] = text(slice) .. ':' .. text(granted)
       last = math.max(last, slice)
     end
-    reserve = reserving and math.max(0, floor((room - granted) / (2 * count))) or 0
-    if reserve > 0 then call('HSET', all, 'r' .. me, text(reserve)) else call('HDEL', all, 'r' .. me) end
+    if granted < least then
+      hungry = true
+      call('HSET', all, 'hungry', text(now * 1000))
+    end
+    reserve = reserving and not hungry and math.max(0, floor((room - granted) / (2 * count))) or 0
+    keep(all, 'r' .. me, reserve)
+    keep(all, 'f' .. me, free + granted - math.min(granted, least))
   end
   local stays = text((seconds + REMEMBERED) * 1000)
   call('PEXPIRE', all, stays)
   call('PEXPIRE', mine, stays)
-  return {granted, used + granted, reserve, reserves, last, table.concat(slices, ';')}
+  return {granted, used + granted, reserve, reserves, idle, hungry, last, table.concat(slices, ';')}
 end
 
 local function seats(ask, all)
-  local _, limit, held, needed, spare = unpack(ask)
-  local others, starving = 0, false
+  local _, limit, held, taken, needed, spare = unpack(ask)
+  local others, idle, hungry, starving = 0, 0, false, false
   local found = call('HGETALL', all)
   for i = 1, #found, 2 do
     local kind, whose = string.sub(found[i], 1, 1), string.sub(found[i], 2)
     if whose ~= me then
       if not alive[whose] then call('HDEL', all, found[i])
       elseif kind == 's' then others = others + tonumber(found[i + 1])
-      else starving = true end
+      elseif kind == 'i' then idle = idle + tonumber(found[i + 1])
+      else
+        hungry = true
+        if found[i + 1] == '2' then starving = true end
+      end
     end
   end
   local room = limit - others
@@ -185,11 +207,11 @@ local function seats(ask, all)
     ours = math.max(held, math.min(needed, room))
     if room > ours then ours = ours + math.min(spare, floor((room - ours) / (2 * count))) end
   end
-  if ours > 0 then call('HSET', all, 's' .. me, text(ours)) else call('HDEL', all, 's' .. me) end
-  if ours < needed and ours < floor(limit / count) then call('HSET', all, 'w' .. me, 1)
-  else call('HDEL', all, 'w' .. me) end
+  keep(all, 's' .. me, ours)
+  keep(all, 'i' .. me, ours - math.min(ours, needed))
+  keep(all, 'w' .. me, ours >= needed and 0 or ours < floor(limit / count) and 2 or 1)
   call('PEXPIRE', all, text(REMEMBERED * 1000))
-  return {ours, others, starving}
+  return {ours, others, idle, hungry, starving}
 end
 
 local answers, key = {}, 2

@@ -229,10 +229,10 @@ class SharedBook:
 def _words(counter: LeasedWindow | LeasedSeats, ask: WindowAsk | SeatsAsk) -> tuple[Any, ...]:
     """A question as the script reads it."""
     if isinstance(ask, SeatsAsk):
-        return 1, counter.limit, ask.held, ask.needed, ask.spare
+        return 1, counter.limit, ask.held, ask.taken, ask.needed, ask.spare
     calendar = counter.calendar if isinstance(counter, LeasedWindow) else MINUTE
     figures = [figure for pair in ask.mine.items() for figure in pair]
     return (
         0, counter.limit, calendar.monthly, calendar.seconds, calendar.slice_seconds, ask.number, figures,
-        ask.least, ask.smallest, ask.more, ask.keep,
+        ask.least, ask.smallest, ask.more, ask.free, ask.keep,
     )  # fmt: skip

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from policies.admission.leased import RESERVE_SECONDS
 from router.limits_redis import SharedBook, Store
 from router.metrics import Metrics
 
@@ -68,7 +67,7 @@ class SharedLimits:
     async def turn(self) -> None:
         """One look at all books."""
         books = [*self._books.values(), *self._leaving]
-        period = max(RESERVE_SECONDS, sum(book.counters for book in books) / _IDLE_COUNTERS)
+        period = max(TICK_SECONDS, sum(book.counters for book in books) / _IDLE_COUNTERS)
         due = [book for book in books if book.due(period)]
         lost = [book for book in due if book.lost]
         if lost:

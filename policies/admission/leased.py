@@ -34,7 +34,7 @@ REFUSED_SECONDS: Final = 0.25
 # Seconds of demand that a refill is for, and below which it is asked for: looks are 0.25 s apart.
 AHEAD_SECONDS: Final = 0.75
 LOW_SECONDS: Final = 0.5
-# Seconds within which replicas tell the store how much reserve they still need.
+# Seconds within which replicas give back what others need more.
 RESERVE_SECONDS: Final = 1.0
 # Seconds by which the last of everybody's grants may be younger than our own last word from the store.
 _OTHERS_SECONDS: Final = 5.0
@@ -48,7 +48,8 @@ _AWAY_RETRY_SECONDS: Final = 1.0
 class WindowAsk:
     """`mine`: this replica's figures that the store may not know, by slice. `number`: the slice that a chunk is to lie
     in, and `end` its last moment (monotonic seconds). `least`: what requests wait for, the smallest of them needing
-    `smallest`; `more`: what is expected besides. `keep`: whether a reserve is wanted."""
+    `smallest`; `more`: what is expected besides. `free`: what is left of chunks. `keep`: whether a reserve is wanted.
+    """
 
     mine: dict[int, int]
     number: int
@@ -56,19 +57,23 @@ class WindowAsk:
     least: int
     smallest: int
     more: int
+    free: int
     keep: bool
     waiting: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class WindowAnswer:
-    """`used`: everybody's, without reserves; `reserve`: ours, `reserves`: the others'. `last`: the last slice with
-    anything in it. `slices`: everybody's figures by slice, in order."""
+    """`used`: everybody's, without reserves; `reserve`: ours, `reserves`: the others'. `idle`: what others have left of
+    their chunks, and `hungry`: somebody got too little of late, so that whoever can gives it back. `last`: the last
+    slice with anything in it. `slices`: everybody's figures by slice."""
 
     granted: int
     used: int
     reserve: int
     reserves: int
+    idle: int
+    hungry: bool
     last: int
     slices: str
 
@@ -97,10 +102,10 @@ class LeasedWindow:
         self._dirty: set[int] = set()
         self._chunks: deque[Chunk] = deque()
         self._free = 0
-        self._answer = WindowAnswer(0, 0, 0, 0, 0, "")
+        self._answer = WindowAnswer(0, 0, 0, 0, 0, False, 0, "")
         self.replicas = self._least_replicas = replicas
         self._waiting: list[int] = []
-        self._refused: tuple[int, float] = (limit + 1, 0.0)
+        self._refused: tuple[int, float] = (limit, 0.0)  # what was left in the store, and until when that is believed
         self._demand = _Demand()
         self._heard_at = float("-inf")
         self._touched_at = float("-inf")
@@ -117,8 +122,8 @@ class LeasedWindow:
             return FITS
         if self._lost is not None:
             return self._check_alone(self._lost, amount, now)
-        least, until = self._refused
-        if amount >= least and now < until:
+        room, until = self._refused
+        if now < until and amount - self._free > room:
             return self._wait(amount, now)
         return ASK
 
@@ -152,6 +157,8 @@ class LeasedWindow:
         self._forget(now)
         number, end = self.calendar.stamp(now + self._unix)
         waiting, self._waiting = self._waiting, []
+        if self._answer.hungry:
+            self._shrink(sum(waiting))
         least = max(0, sum(waiting) - self._free)
         more = max(0, self._demand.expected(now) - max(0, self._free - sum(waiting)))
         numbers = {number, *self._dirty, *(self._mine if all_of_it else ())}
@@ -160,7 +167,7 @@ class LeasedWindow:
         keep = self._rule is Alone.SHARE
         smallest = min(waiting, default=1)
         return WindowAsk(
-            mine, number, end - self._unix, least, max(1, smallest - self._free), more, keep, tuple(waiting)
+            mine, number, end - self._unix, least, max(1, smallest - self._free), more, self._free, keep, tuple(waiting)
         )
 
     def told(self, ask: WindowAsk, answer: WindowAnswer, heard: Heard, now: float) -> None:
@@ -181,8 +188,9 @@ class LeasedWindow:
                 self._lost.since = now  # what is spent from here on, nobody would know of when grants begin
             return
         self._answer, self._lost = answer, None
-        short = answer.granted < ask.least
-        self._refused = (ask.smallest + self._free, now + REFUSED_SECONDS) if short else (self.limit + 1, 0.0)
+        left = self.limit - answer.used - answer.reserves
+        short = answer.granted < ask.least and left + answer.reserves + answer.idle < ask.smallest
+        self._refused = (left, now + REFUSED_SECONDS) if short else (self.limit, 0.0)
 
     def again(self, ask: WindowAsk) -> None:
         """The store did nothing: what waited is asked for again."""
@@ -276,6 +284,15 @@ class LeasedWindow:
             chunk = self._chunks.popleft()
             self._free -= chunk.free
             self._add(chunk.number, -chunk.free)
+
+    def _shrink(self, keep: int) -> None:
+        """Others need it: of what is left of chunks only `keep` stays."""
+        for chunk in reversed(self._chunks):
+            part = min(chunk.free, max(0, self._free - keep))
+            if part:
+                chunk.free -= part
+                self._free -= part
+                self._add(chunk.number, -part)
 
     def _live(self, now: float) -> dict[int, int]:
         first = self.calendar.first(now + self._unix)

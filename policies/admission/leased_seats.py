@@ -22,20 +22,24 @@ SAFE_SECONDS: Final = 2.5
 
 @dataclass(frozen=True, slots=True)
 class SeatsAsk:
-    """`held`: seats that this replica has for itself until the answer; `needed`: for what is under way and waits;
-    `spare`: wanted besides."""
+    """`held`: seats that this replica has for itself until the answer, `taken` of them in use; `needed`: for what is
+    under way and waits; `spare`: wanted besides."""
 
     held: int
+    taken: int
     needed: int
     spare: int
 
 
 @dataclass(frozen=True, slots=True)
 class SeatsAnswer:
-    """`seats`: ours; `others`: everybody else's. `starving`: another replica has less than its share and needs it."""
+    """`seats`: ours; `others`: everybody else's, of which nobody uses `idle`. `hungry`: another replica has too few;
+    `starving`: and fewer than its share."""
 
     seats: int
     others: int
+    idle: int
+    hungry: bool
     starving: bool
 
 
@@ -51,7 +55,7 @@ class LeasedSeats:
         self._others = 0
         self._waiting = 0
         self._peak = 0
-        self._starving = False
+        self._hungry = self._starving = False
         self._changed = False
         self._safe_until = float("-inf")
         self._heard_at = float("-inf")
@@ -87,22 +91,21 @@ class LeasedSeats:
         if now >= self._safe_until and not self._lost:
             self.seats = 0
         needed = self.taken + waiting
-        keeps = self._rule is Alone.SHARE and not self._starving
-        spare = max(1, self._peak - self.taken) if keeps or self._peak > self.taken else 0
+        spare = max(1 if self._rule is Alone.SHARE else 0, self._peak - self.taken) if not self._hungry else 0
         share = self.limit // self.replicas
         wanted = max(self.taken, min(needed, share)) if self._starving else needed + spare
         self.seats = min(self.seats, max(wanted, self.taken))  # given up before it is said
         self._peak = max(self.taken, int(self._peak * (1 - REFUSED_SECONDS / AHEAD_SECONDS)))
         self._changed = False
-        return SeatsAsk(max(self.seats, self.taken), needed, 0 if self._starving else spare)
+        return SeatsAsk(max(self.seats, self.taken), self.taken, needed, spare)
 
     def told(self, ask: SeatsAsk, answer: SeatsAnswer, heard: Heard, now: float) -> None:
         self.replicas = max(self._least_replicas, heard.replicas)
         self._heard_at = now
         self._safe_until = heard.asked_at + SAFE_SECONDS
-        self.seats, self._others, self._starving = answer.seats, answer.others, answer.starving
-        self._lost = False
-        short = answer.seats < ask.needed
+        self.seats, self._others = answer.seats, answer.others
+        self._hungry, self._starving, self._lost = answer.hungry, answer.starving, False
+        short = answer.seats < ask.needed and not answer.idle
         self._refused_until = now + REFUSED_SECONDS if short else float("-inf")
 
     def again(self, ask: SeatsAsk) -> None:
