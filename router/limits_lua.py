@@ -195,9 +195,9 @@ local function seats(ask, all)
       if not alive[whose] then call('HDEL', all, found[i])
       elseif kind == 's' then others = others + tonumber(found[i + 1])
       elseif kind == 'i' then idle = idle + tonumber(found[i + 1])
-      else
+      elseif now * 1000 - tonumber(found[i + 1]) < HUNGRY * 1000 then
         hungry = true
-        if found[i + 1] == '2' then starving = true end
+        starving = starving or kind == 'x'
       end
     end
   end
@@ -209,7 +209,10 @@ local function seats(ask, all)
   end
   keep(all, 's' .. me, ours)
   keep(all, 'i' .. me, ours - math.min(ours, needed))
-  keep(all, 'w' .. me, ours >= needed and 0 or ours < floor(limit / count) and 2 or 1)
+  if ours < needed then
+    keep(all, 'w' .. me, now * 1000)
+    if ours < floor(limit / count) then keep(all, 'x' .. me, now * 1000) end
+  end
   call('PEXPIRE', all, text(REMEMBERED * 1000))
   return {ours, others, idle, hungry, starving}
 end

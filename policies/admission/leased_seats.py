@@ -23,12 +23,13 @@ SAFE_SECONDS: Final = 2.5
 @dataclass(frozen=True, slots=True)
 class SeatsAsk:
     """`held`: seats that this replica has for itself until the answer, `taken` of them in use; `needed`: for what is
-    under way and waits; `spare`: wanted besides."""
+    under way and of the `waiting` ones for as many as it may have; `spare`: wanted besides."""
 
     held: int
     taken: int
     needed: int
     spare: int
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +91,14 @@ class LeasedSeats:
         waiting, self._waiting = self._waiting, 0
         if now >= self._safe_until and not self._lost:
             self.seats = 0
-        needed = self.taken + waiting
         spare = max(1 if self._rule is Alone.SHARE else 0, self._peak - self.taken) if not self._hungry else 0
-        share = self.limit // self.replicas
-        wanted = max(self.taken, min(needed, share)) if self._starving else needed + spare
-        self.seats = min(self.seats, max(wanted, self.taken))  # given up before it is said
+        needed = self.taken + waiting
+        if self._starving:  # others have less than their share: nobody takes more than his
+            needed = max(self.taken, min(needed, self.limit // self.replicas))
+        self.seats = min(self.seats, needed + spare)  # given up before it is said
         self._peak = max(self.taken, int(self._peak * (1 - REFUSED_SECONDS / AHEAD_SECONDS)))
         self._changed = False
-        return SeatsAsk(max(self.seats, self.taken), self.taken, needed, spare)
+        return SeatsAsk(max(self.seats, self.taken), self.taken, needed, spare, waiting)
 
     def told(self, ask: SeatsAsk, answer: SeatsAnswer, heard: Heard, now: float) -> None:
         self.replicas = max(self._least_replicas, heard.replicas)
@@ -105,12 +106,12 @@ class LeasedSeats:
         self._safe_until = heard.asked_at + SAFE_SECONDS
         self.seats, self._others = answer.seats, answer.others
         self._hungry, self._starving, self._lost = answer.hungry, answer.starving, False
-        short = answer.seats < ask.needed and not answer.idle
+        short = answer.seats < ask.taken + ask.waiting and (self._starving or not answer.idle)
         self._refused_until = now + REFUSED_SECONDS if short else float("-inf")
 
     def again(self, ask: SeatsAsk) -> None:
         """The store did nothing: what waited is asked for again."""
-        self._waiting += max(0, ask.needed - self.taken)
+        self._waiting += ask.waiting
 
     def correct(self, unix: float) -> None:
         """Seats know no time of day."""

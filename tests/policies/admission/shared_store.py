@@ -22,7 +22,8 @@ class Counts:
     reserves: dict[str, int] = field(default_factory=dict)
     seats: dict[str, int] = field(default_factory=dict)
     idle: dict[str, int] = field(default_factory=dict)
-    wanting: dict[str, bool] = field(default_factory=dict)  # whose seats are too few: and fewer than their share?
+    hungry: dict[str, float] = field(default_factory=dict)  # who had too few seats, and when
+    starving: dict[str, float] = field(default_factory=dict)  # and fewer than its share
     hungry_at: float = float("-inf")
     last: dict[str, float] = field(default_factory=dict)
 
@@ -99,7 +100,7 @@ class SharedStore:
     def take_seats(self, me: str, ask: SeatsAsk, recovering: bool) -> SeatsAnswer:
         counts, alive = self.counts, self.alive()
         counts.seats = {one: seats for one, seats in counts.seats.items() if one in alive}
-        counts.wanting = {one: below for one, below in counts.wanting.items() if one in alive}
+        since = self.now - HUNGRY_SECONDS
         others = sum(seats for one, seats in counts.seats.items() if one != me)
         ours, room = ask.held, self.limit - others
         if not recovering:
@@ -109,10 +110,12 @@ class SharedStore:
         counts.seats[me] = ours
         idle = sum(amount for one, amount in counts.idle.items() if one in alive and one != me)
         counts.idle[me] = max(0, ours - ask.needed)
-        counts.wanting.pop(me, None)
-        hungry, starving = bool(counts.wanting), any(counts.wanting.values())
+        hungry = any(at > since for one, at in counts.hungry.items() if one in alive and one != me)
+        starving = any(at > since for one, at in counts.starving.items() if one in alive and one != me)
         if ours < ask.needed:
-            counts.wanting[me] = ours < self.limit // len(alive)
+            counts.hungry[me] = self.now
+            if ours < self.limit // len(alive):
+                counts.starving[me] = self.now
         return SeatsAnswer(ours, others, idle, hungry, starving)
 
 
