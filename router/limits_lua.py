@@ -39,6 +39,20 @@ HUNGRY_SECONDS: Final = 1.5
 # Seconds that a replica's name is remembered, and everything of a tenant that nobody serves any more.
 _REMEMBERED_SECONDS: Final = 60.0
 
+# The number of the month that a moment lies in: days since 0000-03-01 to year and month.
+MONTH_OF: Final = """
+local function month(at)
+  local z = floor(at / 86400) + 719468
+  local era = floor(z / 146097)
+  local day = z - era * 146097
+  local year = floor((day - floor(day / 1460) + floor(day / 36524) - floor(day / 146096)) / 365)
+  local of_year = day - (365 * year + floor(year / 4) - floor(year / 100))
+  local m = floor((5 * of_year + 2) / 153)
+  m = m < 10 and m + 3 or m - 9
+  return (year + era * 400 + (m <= 2 and 1 or 0)) * 12 + m - 1
+end
+"""
+
 SCRIPT: Final = (
     f"""
 local LEASE, RECOVERY, STALE = {LEASE_SECONDS}, {RECOVERY_SECONDS}, {_STALE_SECONDS}
@@ -106,16 +120,9 @@ if recovery then
   if not recovering then call('HDEL', KEYS[1], 'recovery') end
 end
 
-local function month(at)
-  local z = floor(at / 86400) + 719468
-  local era = floor(z / 146097)
-  local day = z - era * 146097
-  local year = floor((day - floor(day / 1460) + floor(day / 36524) - floor(day / 146096)) / 365)
-  local of_year = day - (365 * year + floor(year / 4) - floor(year / 100))
-  local m = floor((5 * of_year + 2) / 153)
-  m = m < 10 and m + 3 or m - 9
-  return (year + era * 400 + (m <= 2 and 1 or 0)) * 12 + m - 1
-end
+"""
+    + MONTH_OF
+    + """
 
 local function add(all, mine, slice, change)
   local own = call('HINCRBY', mine, slice, text(change))
