@@ -39,8 +39,7 @@ class RedisClient:
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
             "retry": Retry(NoBackoff(), 0),
-            "lib_name": None,  # CLIENT SETINFO is nothing that an ACL user should need
-            "lib_version": None,
+            "driver_info": None,  # CLIENT SETINFO is nothing that an ACL user should need
         }
         self.timeout = timeout
         self._client: Redis = Redis.from_url(url, **settings)
@@ -66,10 +65,15 @@ class RedisClient:
         task.add_done_callback(self._sending.discard)
 
     async def _exchange(self, batch: Sequence[tuple[Command, asyncio.Future[Any]]]) -> None:
+        answers: list[Any] = [RedisLost("the call was given up")] * len(batch)
         try:
             answers = await self._execute([command for command, _ in batch])
         except (RedisError, OSError, TimeoutError) as error:
             answers = [error] * len(batch)
+        finally:  # whatever it was, nobody waits for ever
+            self._tell(batch, answers)
+
+    def _tell(self, batch: Sequence[tuple[Command, asyncio.Future[Any]]], answers: Sequence[Any]) -> None:
         for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():
                 continue  # nobody waits any more
