@@ -24,6 +24,7 @@ HAMMERED = {
 }
 OTHER = "other"
 _QUIET_SECONDS = 10.0  # of the other tenant alone, before
+_WINDOW_SECONDS = 60.0
 _OVER, _USABLE = 1.01, 0.97
 
 
@@ -89,7 +90,9 @@ def _rows(running: Fleet, seconds: float) -> list[Row]:
             share = engine.admitted[name] * engine.seconds / (limit * seconds)
             rows.append(Row(name, limit, engine.most[name], max(share, engine.most[name] / limit)))
             continue
-        used = engine.admitted[name] * (TOKENS if name == "tokens" else 1)
+        # What waited for its last second at the end belongs to the next window.
+        times = engine.arrivals.get(name, [0.0])
+        used = sum(at < times[0] + _WINDOW_SECONDS for at in times) * (TOKENS if name == "tokens" else 1)
         rows.append(Row(name, limit, used, used / limit))
     return rows
 

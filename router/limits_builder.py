@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policies.admission.limit import Prices
+from policies.admission.limit import Prices, amounts
 from policies.admission.limits import LimitRules, TenantLimits, in_memory
 from policies.types import Alone, LimitSpec, Weights
 from router.config import Config, ConfigError, LimitsConfig, PricesConfig, Problem, TenantConfig
@@ -69,13 +69,13 @@ class LimitsBuilder:
 
 
 def rules_of(tenant: TenantConfig) -> LimitRules:
-    """Everything that limits one tenant."""
-    return LimitRules(
-        _spec(tenant.limits),
-        {key.id: _spec(key.limits) for key in tenant.api_keys},
-        {name: _spec(model.limits) for name, model in tenant.models.items()},
-        {name: _prices(model.prices) for name, model in tenant.models.items() if model.prices is not None},
-    )
+    """Everything that limits one tenant, and nothing else: a new key without limits is no reason to begin anew."""
+    own = _spec(tenant.limits)
+    keys = {key.id: spec for key in tenant.api_keys if any(amounts(spec := _spec(key.limits)))}
+    models = {name: spec for name, model in tenant.models.items() if any(amounts(spec := _spec(model.limits)))}
+    prices = {name: _prices(model.prices) for name, model in tenant.models.items() if model.prices is not None}
+    counted = any(spec.money_per_month is not None for spec in (own, *keys.values(), *models.values()))
+    return LimitRules(own, keys, models, prices if counted else None)
 
 
 def _spec(limits: LimitsConfig) -> LimitSpec:

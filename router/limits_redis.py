@@ -18,8 +18,9 @@ import msgspec
 
 from policies.admission.calendar import DAY, MINUTE, MONTH, Calendar
 from policies.admission.counting import Counter
-from policies.admission.leased import RESERVE_SECONDS, RESPEND_SECONDS, Heard, LeasedWindow, WindowAnswer, WindowAsk
+from policies.admission.leased import RESERVE_SECONDS, RESPEND_SECONDS, LeasedWindow
 from policies.admission.leased_seats import LeasedSeats, SeatsAnswer, SeatsAsk
+from policies.admission.leased_words import Heard, WindowAnswer, WindowAsk
 from policies.admission.limit import Scope
 from policies.admission.limits import Short
 from policies.types import LimitSpec, RejectReason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -31,13 +32,15 @@ def key(tenant: str) -> str:
 
 @dataclass
 class CountingEngine:
-    """Answers after `seconds`. `admitted`, `running`, `most` (at once): by tenant, which clients write into `user`."""
+    """Answers after `seconds`. `admitted`, `running`, `most` (at once), `arrivals`: by tenant, which clients write into
+    `user`."""
 
     seconds: float
     port: int = 0
     admitted: Counter[str] = field(default_factory=Counter)
     running: Counter[str] = field(default_factory=Counter)
     most: Counter[str] = field(default_factory=Counter)
+    arrivals: dict[str, list[float]] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def stop(self) -> None:
@@ -68,6 +71,7 @@ class CountingEngine:
 
     async def _count(self, tenant: str) -> None:
         self.admitted[tenant] += 1
+        self.arrivals.setdefault(tenant, []).append(time.monotonic())
         self.running[tenant] += 1
         self.most[tenant] = max(self.most[tenant], self.running[tenant])
         try:

@@ -6,8 +6,7 @@ that the hot path compares numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 # What `Counter.check` says besides seconds to wait.
 FITS: Final = 0.0
@@ -17,8 +16,7 @@ UNKNOWN: Final = float("inf")  # not now, and nobody knows when
 NEVER: Final = float("nan")  # more than the whole limit
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a counter stands. `reset`: seconds until the whole limit is there again if nothing else happens."""
 
     limit: int

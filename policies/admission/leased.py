@@ -24,6 +24,8 @@ from typing import Final
 
 from policies.admission.calendar import Calendar
 from policies.admission.counting import ASK, FITS, NEVER, UNAVAILABLE, Standing
+from policies.admission.demand import Demand
+from policies.admission.leased_words import Heard, WindowAnswer, WindowAsk, slices_of
 from policies.types import Alone
 
 # Seconds without the store until a replica may spend what leaves the window of its own charges: shorter losses cost
@@ -31,9 +33,6 @@ from policies.types import Alone
 RESPEND_SECONDS: Final = 2.0
 # Seconds for which a refusal by the store is believed: clients that hammer cost four round trips a second.
 REFUSED_SECONDS: Final = 0.25
-# Seconds of demand that a refill is for, and below which it is asked for: looks are 0.25 s apart.
-AHEAD_SECONDS: Final = 0.75
-LOW_SECONDS: Final = 0.5
 # Seconds within which replicas give back what others need more.
 RESERVE_SECONDS: Final = 1.0
 # Seconds by which the last of everybody's grants may be younger than our own last word from the store.
@@ -42,51 +41,6 @@ _OTHERS_SECONDS: Final = 5.0
 _KEPT_SECONDS: Final = 5.0
 # When to come back while the store is away (seconds): about when it may be there again.
 _AWAY_RETRY_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class WindowAsk:
-    """`mine`: this replica's figures that the store may not know, by slice. `number`: the slice that a chunk is to lie
-    in, and `end` its last moment (monotonic seconds). `least`: what requests wait for, the smallest of them needing
-    `smallest`; `more`: what is expected besides. `free`: what is left of chunks. `keep`: whether a reserve is wanted.
-    """
-
-    mine: dict[int, int]
-    number: int
-    end: float
-    least: int
-    smallest: int
-    more: int
-    free: int
-    keep: bool
-    waiting: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class WindowAnswer:
-    """`used`: everybody's, without reserves; `reserve`: ours, `reserves`: the others'. `idle`: what others have left of
-    their chunks, and `hungry`: somebody got too little of late, so that whoever can gives it back. `last`: the last
-    slice with anything in it. `slices`: everybody's figures by slice."""
-
-    granted: int
-    used: int
-    reserve: int
-    reserves: int
-    idle: int
-    hungry: bool
-    last: int
-    slices: str
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What every answer of the store says. `unix`: what to add to `now` for the store's clock, at most: it is never
-    later, so that no chunk lives too long. `asked_at`: when the question was sent. `replicas`: how many share."""
-
-    unix: float
-    asked_at: float
-    replicas: int
-    recovering: bool = False
 
 
 class LeasedWindow:
@@ -106,7 +60,7 @@ class LeasedWindow:
         self.replicas = self._least_replicas = replicas
         self._waiting: list[int] = []
         self._refused: tuple[int, float] = (limit, 0.0)  # what was left in the store, and until when that is believed
-        self._demand = _Demand()
+        self._demand = Demand()
         self._heard_at = float("-inf")
         self._touched_at = float("-inf")
         self._lost: _Lost | None = None
@@ -242,7 +196,12 @@ class LeasedWindow:
         """Spends `amount`: of chunks, and what these do not hold as a charge that the store is told of."""
         self._touched_at = now
         self._demand.add(amount)
-        if self._chunks and now >= self._chunks[0].end:
+        if self._chunks:
+            chunk = self._chunks[0]
+            if amount < chunk.free and now < chunk.end:  # nearly always
+                chunk.free -= amount
+                self._free -= amount
+                return [(chunk.number, amount)]
             self._end_chunks(now)
         pieces: list[tuple[int, int]] = []
         left = amount
@@ -352,40 +311,3 @@ class _Lost:
         self.since = since
         self.ceiling = ceiling
         self.spent: dict[int, int] = {}
-
-
-class _Demand:
-    """What was used per second of late, over about a second."""
-
-    __slots__ = ("_rate", "_since", "_used")
-
-    def __init__(self) -> None:
-        self._since = float("-inf")
-        self._used = 0
-        self._rate = 0.0
-
-    def add(self, amount: int) -> None:
-        self._used += amount
-
-    def low(self, free: int, now: float) -> bool:
-        """Whether `free` will be gone soon."""
-        passed = now - self._since
-        return passed > 0.0 and free < LOW_SECONDS * max(self._rate, self._used / max(passed, REFUSED_SECONDS))
-
-    def expected(self, now: float) -> int:
-        """Of the near future; ends a stretch of time."""
-        passed = now - self._since
-        if passed < REFUSED_SECONDS:
-            recent = max(self._rate, self._used / REFUSED_SECONDS)
-            return int(recent * AHEAD_SECONDS)
-        rate = self._used / passed if passed < 60 else 0.0
-        weight = min(1.0, passed)
-        self._rate = max(rate, self._rate + (rate - self._rate) * weight)
-        self._since, self._used = now, 0
-        return int(self._rate * AHEAD_SECONDS)
-
-
-def slices_of(text: str) -> list[tuple[int, int]]:
-    """`number:amount;…` as the store writes them, in order of number."""
-    pairs = (one.split(":") for one in text.split(";") if one)
-    return sorted((int(number), int(amount)) for number, amount in pairs)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from policies.admission.counting import ASK, FITS, UNAVAILABLE, UNKNOWN, Standing
-from policies.admission.leased import AHEAD_SECONDS, REFUSED_SECONDS, Heard
+from policies.admission.demand import AHEAD_SECONDS
+from policies.admission.leased import REFUSED_SECONDS
+from policies.admission.leased_words import Heard
 from policies.types import Alone
 
 # Seconds after which the store gives away what a silent replica had: long beside the 0.25 s between two words, short

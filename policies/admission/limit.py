@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from policies.admission.counting import UNAVAILABLE, UNKNOWN, Counter
 from policies.types import LimitSpec, Rejection, RejectReason, Weights
@@ -19,8 +19,7 @@ Scope = Literal["tenant", "key", "model"]
 _ROUNDING: Final = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """What a request uses. At admission an estimate; at its end `running` is 0, and `requests` too where none was sent.
 
     `cached`: the part of `prompt` that the engine had in its cache.

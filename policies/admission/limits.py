@@ -8,7 +8,8 @@ leased from a store that replicas share) is the counters' affair.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from policies.admission.counting import ASK, FITS, Charge, Counter, Seats, Standing
 from policies.admission.limit import Limit, Prices, Scope, Use, amounts, harder, measure_of
@@ -47,8 +48,7 @@ class LimitRules:
         return not any(True for spec in specs for _ in amounts(spec))
 
 
-@dataclass(frozen=True, slots=True)
-class LimitSnapshot:
+class LimitSnapshot(NamedTuple):
     """Where a client stands. None where there is no limit; reset: seconds until the whole limit is there again."""
 
     limit_requests: int | None = None
@@ -82,6 +82,7 @@ class TenantLimits:
         self._keys = {name: _limits("key", name, spec, make) for name, spec in (rules.keys or {}).items()}
         self._models = {name: _limits("model", name, spec, make) for name, spec in (rules.models or {}).items()}
         self._applying: dict[tuple[str, str], tuple[Limit, ...]] = {}
+        self._shown: dict[tuple[str, str], tuple[Limit, ...]] = {}
         self.in_flight = 0
 
     def admit(
@@ -123,25 +124,32 @@ class TenantLimits:
     def applying(self, key: str, model: str) -> tuple[Limit, ...]:
         """Every limit that a request by this key for this model counts against."""
         found = self._applying.get((key, model))
-        if found is None:  # as many as there are keys times models at most
+        if found is None:  # at most as many as the configuration has keys times models
             found = (*self._tenant, *self._keys.get(key, ()), *self._models.get(model, ()))
-            if (key in self._keys or not key) and (model in self._models or not model):
-                self._applying[key, model] = found
+            self._applying[key, model] = found
         return found
 
     def snapshot(self, now: float, key: str = "", model: str = "") -> LimitSnapshot:
         """Of requests and tokens per minute the limit that is nearest to its end, for this key and model."""
-        nearest: dict[RejectReason, Standing] = {}
-        for limit in self.applying(key, model):
-            if limit.reason in _SHOWN and not limit.shadow:
-                standing, before = limit.counter.standing(now), nearest.get(limit.reason)
-                if before is None or standing.remaining < before.remaining:
-                    nearest[limit.reason] = standing
-        requests, tokens = (nearest.get(reason) for reason in _SHOWN)
-        return LimitSnapshot(*_figures(requests), *_figures(tokens))
+        shown = self._shown.get((key, model))
+        if shown is None:
+            applying = self.applying(key, model)
+            shown = tuple(limit for limit in applying if limit.reason in _SHOWN and not limit.shadow)
+            self._shown[key, model] = shown
+        requests: Standing | None = None
+        tokens: Standing | None = None
+        for limit in shown:
+            standing = limit.counter.standing(now)
+            if limit.reason is RejectReason.REQUESTS_PER_MINUTE:
+                if requests is None or standing.remaining < requests.remaining:
+                    requests = standing
+            elif tokens is None or standing.remaining < tokens.remaining:
+                tokens = standing
+        return LimitSnapshot(*(requests or _UNLIMITED), *(tokens or _UNLIMITED))
 
 
 _SHOWN = (RejectReason.REQUESTS_PER_MINUTE, RejectReason.TOKENS_PER_MINUTE)
+_UNLIMITED = (None, None, None)
 # When to come back where others were faster after every round trip (seconds).
 _CROWDED_SECONDS = 0.25
 
@@ -171,7 +179,7 @@ class LimitGrant:
 
     def settle(self, now: float, actual: Use | None) -> None:
         """The request is over and used `actual`; None keeps the estimate (no engine told)."""
-        self._close(now, replace(self._use if actual is None else actual, running=0))
+        self._close(now, (self._use if actual is None else actual)._replace(running=0))
 
     def cancel(self, now: float) -> None:
         """Nothing was dispatched: request and tokens are given back."""
@@ -193,7 +201,3 @@ def _limits(scope: Scope, name: str, spec: LimitSpec, make: MakeCounter) -> tupl
         )
         for reason, amount in amounts(spec)
     )
-
-
-def _figures(standing: Standing | None) -> tuple[int | None, int | None, float | None]:
-    return (None, None, None) if standing is None else (standing.limit, standing.remaining, standing.reset)

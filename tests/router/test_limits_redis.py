@@ -18,8 +18,9 @@ import pytest
 import redis.asyncio
 
 from policies.admission.calendar import MINUTE, MONTH
-from policies.admission.leased import LeasedWindow, WindowAnswer, WindowAsk, slices_of
+from policies.admission.leased import LeasedWindow
 from policies.admission.leased_seats import SeatsAnswer, SeatsAsk
+from policies.admission.leased_words import WindowAnswer, WindowAsk, slices_of
 from policies.admission.limit import Use
 from policies.admission.limits import LimitGrant, LimitRules, TenantLimits
 from policies.types import Alone, LimitSpec

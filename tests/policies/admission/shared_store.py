@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from policies.admission.leased import Heard, LeasedWindow, WindowAnswer, WindowAsk
+from policies.admission.leased import LeasedWindow
 from policies.admission.leased_seats import LEASE_SECONDS, LeasedSeats, SeatsAnswer, SeatsAsk
+from policies.admission.leased_words import Heard, WindowAnswer, WindowAsk
 
 RECOVERY_SECONDS, HUNGRY_SECONDS = 2.0, 1.5
 
