@@ -55,13 +55,39 @@ class ModelRoute:
     engine_model: str
 
 
+class Alone(StrEnum):
+    """What a limit that replicas share does while their store cannot be reached: this replica's share of it goes on,
+    all is allowed, or all is refused."""
+
+    SHARE = "share"
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What one token counts towards a limit of tokens, by its kind."""
+
+    input: float = 1.0
+    output: float = 1.0
+    cached: float = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class LimitSpec:
-    """What a tenant may use; None is no limit."""
+    """What a tenant, one of its models or one of its keys may use; None is no limit.
+
+    `money_per_month` is in micro-units of the currency, so that sums are exact. `shadow`: count, refuse nothing.
+    """
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrency: int | None = None
+    tokens_per_day: int | None = None
+    money_per_month: int | None = None
+    weights: Weights = Weights()
+    without_redis: Alone = Alone.SHARE
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +166,23 @@ class RejectReason(StrEnum):
     REQUESTS_PER_MINUTE = "requests_per_minute"
     TOKENS_PER_MINUTE = "tokens_per_minute"
     CONCURRENCY = "concurrency"
+    TOKENS_PER_DAY = "tokens_per_day"
+    MONEY_PER_MONTH = "money_per_month"
+    LIMITS_UNAVAILABLE = "limits_unavailable"
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A normal "no". `retry_after`: seconds until asking again makes sense, None when that is unknown."""
+    """A normal "no". `retry_after`: seconds until asking again makes sense, None when that is unknown.
+
+    `scope`: whose limit it was (tenant, key or model), where it was one. `never`: the same will be refused always.
+    """
 
     reason: RejectReason
     retry_after: float | None = None
     detail: str = ""
+    scope: str = ""
+    never: bool = False
 
 
 class FailureCause(StrEnum):

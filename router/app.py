@@ -33,6 +33,7 @@ _EXPOSED = (
     "retry-after",
     "retry-after-ms",
     "x-should-retry",
+    "x-promptlane-limit",
     *(f"x-ratelimit-{what}-{kind}" for kind in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
 )
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 
-from policies.admission.limits import TenantLimits
 from policies.prefix_blocks import root
 from policies.tokens import TokenEstimator
-from policies.types import Lane, LimitSpec, ModelRoute, Tenant, Tier
+from policies.types import Lane, ModelRoute, Tenant, Tier
 from router.calls import ServedModel
 from router.config import (
     Config,
@@ -21,6 +20,8 @@ from router.config import (
 )
 from router.gateway import Gateway, GatewaySettings, Services
 from router.kv_events import KvEventListener
+from router.limits_builder import LimitsBuilder, rules_of
+from router.limits_sync import SharedLimits
 from router.measure import Measurer, MeasureSettings
 from router.origin import Origin
 from router.pool_builder import PRIOR_BYTES_PER_TOKEN, PoolBuilder
@@ -46,12 +47,14 @@ class Runtime:
         listeners: Mapping[str, KvEventListener],
         standbys: Mapping[str, Standbys],
         leases: Leases,
+        shared_limits: SharedLimits | None = None,
     ) -> None:
         self.config = config
         self.gateway = gateway
         self.pools = pools
         self.listeners = listeners
         self.standbys = standbys
+        self.shared_limits = shared_limits
         self._leases = leases
         self._probers = tuple(probers)
 
@@ -63,12 +66,17 @@ class Runtime:
             listener.start()
         for standbys in self.standbys.values():
             standbys.start()
+        if self.shared_limits is not None:
+            self.shared_limits.keep(one.book for one in self.gateway.limits.values() if one.book is not None)
+            self.shared_limits.start()
 
     async def stop(self, successor: Runtime | None = None) -> None:
         """Ends the watching and closes connections that no successor has taken over; requests under way finish."""
         await asyncio.gather(*(prober.stop() for prober in self._probers))
         await asyncio.gather(*(listener.stop() for listener in self.listeners.values()))
         await asyncio.gather(*(standbys.stop() for standbys in self.standbys.values()))
+        if self.shared_limits is not None and (successor is None or successor.shared_limits is not self.shared_limits):
+            await self.shared_limits.stop()
         self._leases.keep_only(successor.pools if successor is not None else ())
         serving = {id(pool.mirror) for pool in successor.pools.values()} if successor is not None else set()
         mirrors = [pool.mirror for pool in self.pools.values() if pool.mirror is not None]
@@ -86,6 +94,8 @@ def _places(runtime: Runtime) -> list[Place]:
 def build(config: Config, process: Process, previous: Runtime | None = None) -> Runtime:
     """Objects for a configuration. Raises ConfigError when a file that it names cannot be used."""
     builder, pool_builder = _TenantBuilder(config, process, previous), PoolBuilder(config, process, previous)
+    limits_builder = LimitsBuilder(config, process, previous)
+    limiters = {name: limits_builder.limiter(name, tenant) for name, tenant in config.tenants.items()}
     pools = {name: pool_builder.pool(name, pool) for name, pool in config.pools.items()}
     tenants = {name: builder.tenant(name, tenant) for name, tenant in config.tenants.items()}
     gateway = Gateway(
@@ -97,7 +107,7 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
         ),
         TenantDirectory(tenants.values(), _hosts(config), _keys(config), process.ring),
         {name: builder.models(tenant, pools) for name, tenant in tenants.items()},
-        {name: limits for name, tenant in tenants.items() if (limits := builder.limits(tenant)) is not None},
+        {name: limiter for name, limiter in limiters.items() if limiter is not None},
         Services(
             clock=process.clock,
             wall_clock=process.wall_clock,
@@ -119,7 +129,7 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
         standby_builder.mirror(pools[name], pool)
     for act in (*pool_builder.when_certain, *standby_builder.when_certain):
         act()
-    return Runtime(config, gateway, pools, probers, listeners, standbys, process.leases)
+    return Runtime(config, gateway, pools, probers, listeners, standbys, process.leases, limits_builder.shared)
 
 
 class _TenantBuilder:
@@ -146,7 +156,7 @@ class _TenantBuilder:
             ),
             cache_salt=cache_salt(self._process.secret, name),
             models=routes,
-            limits=LimitSpec(**tenant.limits.model_dump()),
+            limits=rules_of(tenant).tenant,
             weight=tenant.weight,
             anonymous=tenant.anonymous,
         )
@@ -168,16 +178,6 @@ class _TenantBuilder:
                 shared=self._config.pools[route.pool].shared,
             )
         return served
-
-    def limits(self, tenant: Tenant) -> TenantLimits | None:
-        if tenant.limits == LimitSpec():
-            return None
-        if self._previous is not None:
-            before = self._previous.gateway
-            old = before.directory.by_id.get(tenant.id)
-            if old is not None and old.limits == tenant.limits:
-                return before.limits[tenant.id]
-        return TenantLimits(tenant.limits)
 
 
 def _hosts(config: Config) -> dict[str, str]:

@@ -76,11 +76,11 @@ class ServedModel:
 class Call:
     """Mutable, owned by the one task that handles the request. Times are monotonic seconds.
 
-    `degraded`: another pool serves it, with less. `hides_usage`: the stream's usage was asked for by the gateway alone
-    and is not the client's to see. `refused`: the status of an error inside the stream that the request caused.
-    `claim`: asked before the first byte for the client, while another copy of the request may be under way. `resume`:
-    what its stream needs to go on elsewhere; None where it cannot. `probe_of`: the request is the gateway's own, sent
-    as this tenant.
+    `key`: the id of the API key, empty without one. `degraded`: another pool serves it, with less. `hides_usage`: the
+    stream's usage was asked for by the gateway alone and is not the client's to see. `refused`: the status of an error
+    inside the stream that the request caused. `claim`: asked before the first byte for the client, while another copy
+    of the request may be under way. `resume`: what its stream needs to go on elsewhere; None where it cannot.
+    `probe_of`: the request is the gateway's own, sent as this tenant.
     """
 
     client: Client
@@ -89,6 +89,7 @@ class Call:
     arrived_at: float
     probe_of: Identity | None = None
     tenant: Tenant | None = None
+    key: str = ""
     model: ServedModel | None = None
     measured: Measured | None = None
     grant: LimitGrant | None = None

@@ -15,9 +15,9 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     │   ├── BodyTooLarge          413 request_too_large
     │   └── HeadersTooLarge       431 headers_too_large
     ├── PolicyError               source policy
-    │   ├── RateLimited           429 rate_limit_exceeded
+    │   ├── RateLimited           429 rate_limit_exceeded | insufficient_quota
     │   │   └── QueueFull         429 rate_limit_exceeded
-    │   ├── Overloaded            503 queue_full | deadline_exceeded
+    │   ├── Overloaded            503 queue_full | deadline_exceeded | limits_unavailable
     │   └── NoEndpoint            503 no_endpoint
     ├── EngineError               source engine, retryable elsewhere
     │   ├── ConnectFailed         502 engine_unreachable
@@ -145,7 +145,7 @@ class PolicyError(GatewayError):
 
 
 class RateLimited(PolicyError):
-    """`kind` becomes the error's type, as OpenAI has it: `requests` or `tokens`."""
+    """`kind` becomes the error's type, as OpenAI has it. `limit`: which one it was, for a header."""
 
     status = 429
     code = "rate_limit_exceeded"
@@ -154,11 +154,14 @@ class RateLimited(PolicyError):
         self,
         message: str,
         *,
-        kind: Literal["requests", "tokens"],
+        kind: Literal["requests", "tokens", "insufficient_quota"],
+        code: str | None = None,
         retry_after: float | None = None,
         final: bool = False,
+        limit: str = "",
     ) -> None:
-        super().__init__(message, retry_after=retry_after, final=final)
+        headers = ((b"x-promptlane-limit", limit.encode()),) if limit else ()
+        super().__init__(message, code=code, retry_after=retry_after, final=final, headers=headers)
         self.type = kind
 
 

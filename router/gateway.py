@@ -11,10 +11,9 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
-from policies.admission.limits import TenantLimits
-from policies.types import Rejection, RejectReason, Tenant
+from policies.admission.limit import Use
+from policies.types import Tenant
 from router.attempts import Attempts
 from router.calls import CLIENT_CLOSED, Call, ServedModel
 from router.client import Client, ClientGone
@@ -28,8 +27,8 @@ from router.errors import (
     InvalidKey,
     ModelNotFound,
     Overloaded,
-    RateLimited,
 )
+from router.limits import Limiter
 from router.measure import INLINE_BYTES, Measurer
 from router.metrics import Metrics
 from router.origin import Origin, credential, request_id
@@ -39,6 +38,7 @@ from router.tenants import Identity, TenantDirectory
 from router.wire.errors import advice, error_body, error_event, error_headers, says_what
 from router.wire.http import Header, response_headers
 from router.wire.openai import ApiSpec, Body, engine_body, read_body
+from router.wire.usage import Usage
 
 _log = logging.getLogger("promptlane.gateway")
 
@@ -72,7 +72,7 @@ class Gateway:
         settings: GatewaySettings,
         directory: TenantDirectory,
         models: Mapping[str, Mapping[str, ServedModel]],
-        limits: Mapping[str, TenantLimits],
+        limits: Mapping[str, Limiter],
         services: Services,
     ) -> None:
         self.settings = settings
@@ -105,13 +105,13 @@ class Gateway:
 
     async def _serve(self, call: Call) -> None:
         identity = call.probe_of or self.identify(call.client, call.spec.name)
-        call.tenant = identity.tenant
+        call.tenant, call.key = identity.tenant, identity.key.id if identity.key is not None else ""
         data = await call.client.body(self.settings.max_body_bytes, self.settings.body_timeout)
         call.client.watch()
         body = await read(call.spec, data)
         model = call.model = self._model(identity, body)
         await self._measure(call, identity.tenant, model, body, len(data))
-        self._admit(call)
+        await self._admit(call)
         call.hides_usage = body.hides_usage
         call.resume = resumable(call, identity.tenant, body, model.route.engine_model)
         ask_ids = call.resume is not None
@@ -157,16 +157,14 @@ class Gateway:
             now=call.arrived_at,
         )
 
-    def _admit(self, call: Call) -> None:
-        """Takes from the tenant's limits. Raises RateLimited."""
+    async def _admit(self, call: Call) -> None:
+        """Takes from the tenant's limits. Raises RateLimited or Overloaded."""
         request = call.request
-        limits = self.limits.get(request.tenant)
-        if limits is None or call.probe_of is not None:
+        limiter = self.limits.get(request.tenant)
+        if limiter is None or call.probe_of is not None:
             return
-        grant = limits.admit(self._clock(), request.prompt_tokens + request.max_output_tokens)
-        if isinstance(grant, Rejection):
-            raise _rate_limited(grant)
-        call.grant = grant
+        use = Use(request.prompt_tokens, request.max_output_tokens)
+        call.grant = await limiter.admit(self._clock, use, call.key, request.model)
 
     async def _refuse(self, call: Call, error: GatewayError) -> None:
         """Tells the client what went wrong: as an answer, or, once one has begun, as the stream's last event."""
@@ -199,7 +197,8 @@ class Gateway:
     def _own_headers(self, call: Call) -> list[Header]:
         headers: list[Header] = [(b"x-request-id", call.id.encode())]
         if call.tenant is not None and (limits := self.limits.get(call.tenant.id)) is not None:
-            headers += limit_headers(limits.snapshot(self._clock()))
+            model = call.model.route.name if call.model is not None else ""
+            headers += limit_headers(limits.snapshot(self._clock(), call.key, model))
         if call.degraded is not None:
             headers.append(degraded_header(call.degraded))
         if self.settings.routing_headers and call.ticket is not None:
@@ -218,7 +217,7 @@ class Gateway:
             if call.ticket is None:
                 call.grant.cancel(now)
             else:
-                call.grant.settle(now, usage.total_tokens if usage is not None else None)
+                call.grant.settle(now, _used(usage) if usage is not None else None)
         if call.model is not None and call.measured is not None and usage is not None:
             call.model.calibrate(call.measured, usage)
             if usage.completion_tokens is not None:
@@ -228,12 +227,8 @@ class Gateway:
         call.answer = None  # it refers back: without this every request would wait for the garbage collector
 
 
-def _rate_limited(verdict: Rejection) -> RateLimited:
-    message = f"Rate limit reached for {verdict.reason.value.replace('_', ' ')}. {verdict.detail}".strip()
-    of_tokens = verdict.reason is RejectReason.TOKENS_PER_MINUTE
-    never = verdict.retry_after is None and verdict.reason is not RejectReason.CONCURRENCY
-    kind: Literal["tokens", "requests"] = "tokens" if of_tokens else "requests"
-    return RateLimited(message, kind=kind, retry_after=verdict.retry_after, final=never)
+def _used(usage: Usage) -> Use:
+    return Use(usage.prompt_tokens or 0, usage.completion_tokens or 0, usage.cached_tokens or 0)
 
 
 async def _rewrite(body: Body, engine_model: str, cache_salt: str, size: int, *, ask_ids: bool) -> bytes:

@@ -64,6 +64,10 @@ def _tenant(tenant: Tenant) -> dict[str, Any]:
             "requests_per_minute": limits.requests_per_minute,
             "tokens_per_minute": limits.tokens_per_minute,
             "concurrency": limits.concurrency,
+            "tokens_per_day": limits.tokens_per_day,
+            "money_per_month": None if limits.money_per_month is None else limits.money_per_month / 1_000_000,
+            "without_redis": limits.without_redis.value,
+            "shadow": limits.shadow,
         },
     }
 

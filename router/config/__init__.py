@@ -34,7 +34,15 @@ from router.config.profiles import ProfileConfig
 from router.config.routing import RoutingConfig, profile_specs, queue_order
 from router.config.server import ClassifyConfig, CorsConfig, ServerConfig, StateConfig, TlsConfig
 from router.config.standby import DegradedConfig, HookConfig, MirrorConfig, OverflowConfig, StandbyConfig
-from router.config.tenants import DEFAULT_TIERS, ApiKeyConfig, LimitsConfig, ModelConfig, TenantConfig, TierConfig
+from router.config.tenants import (
+    DEFAULT_TIERS,
+    ApiKeyConfig,
+    LimitsConfig,
+    ModelConfig,
+    PricesConfig,
+    TenantConfig,
+    TierConfig,
+)
 from router.config.types import API_NAMES, KNOWN_PROFILES
 from router.config.warning import warnings
 
@@ -61,6 +69,7 @@ __all__ = [
     "ModelConfig",
     "OverflowConfig",
     "PoolConfig",
+    "PricesConfig",
     "Problem",
     "ProfileConfig",
     "RoutingConfig",

@@ -26,7 +26,7 @@ def cross_check(tree: Tree) -> list[Problem]:
     tiers = [*DEFAULT_TIERS, *(name for name in _mapping(root.get("tiers")) if name not in DEFAULT_TIERS)]
     checks = (_server(tree), _tiers(tree, tiers), _hosts(tree), _access(tree), _keys(tree))
     more = (_scopes(tree), _pools(tree), _endpoints(tree), _profiles(tree), _costs(tree), _lanes(tree))
-    last = (_kv_events(tree), _standbys(tree), _hooks(tree))
+    last = (_kv_events(tree), _standbys(tree), _hooks(tree), _money(tree))
     return [problem for check in (*checks, *more, *last) for problem in check]
 
 
@@ -123,6 +123,23 @@ def _scopes(tree: Tree) -> Iterator[Problem]:
                 here = (*place, "models", index)
                 near = did_you_mean(model, models)
                 yield tree.problem(here, f"expected a model of this tenant; got {shown(here, model)}{near}")
+
+
+def _money(tree: Tree) -> Iterator[Problem]:
+    """A limit of money counts by prices: a model without them would be free."""
+    for tenant, entry in tree.entries("tenants"):
+        models = {name: _mapping(model) for name, model in _mapping(entry.get("models")).items()}
+        keys = [(("api_keys", at), _mapping(key)) for at, key in enumerate(_list(entry.get("api_keys")))]
+        owners: list[tuple[Place, Mapping[str, Any], list[str]]] = [((), entry, list(models))]
+        owners += [(place, key, _list(key.get("models")) or list(models)) for place, key in keys]
+        owners += [(("models", name), model, [name]) for name, model in models.items()]
+        for above, owner, counted in owners:
+            if _mapping(owner.get("limits")).get("money_per_month") is None:
+                continue
+            for name in counted:
+                if name in models and models[name].get("prices") is None:
+                    place = ("tenants", tenant, *above, "limits", "money_per_month")
+                    yield tree.problem(place, f"expected prices of model {name}: without them it costs nothing")
 
 
 def _pools(tree: Tree) -> Iterator[Problem]:

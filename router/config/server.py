@@ -95,6 +95,11 @@ class StateConfig(Section):
     redis_url: RedisUrl | None = Field(
         default=None, repr=False, description="State shared by replicas; null: one process, in memory."
     )
+    replicas: Count = Field(
+        default=1,
+        description="Replicas that share limits, at least: what one that cannot reach Redis takes its share by. More "
+        "are seen by themselves.",
+    )
     ledger_url: LedgerUrl | None = Field(
         default=None, repr=False, description="The database: keys made at run time, see `keys`. SQLite for one machine."
     )

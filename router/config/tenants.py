@@ -6,7 +6,7 @@ Floor: keys only; a field's type, bounds, default and description are all there 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 from pydantic import Field, model_validator
@@ -20,10 +20,13 @@ from router.config.types import (
     Expiry,
     Host,
     ModelName,
+    Money,
     Name,
+    Price,
     Seconds,
     SecondsOrNone,
     Sha256,
+    TokenWeight,
     Weight,
 )
 
@@ -49,12 +52,42 @@ DEFAULT_TIERS: Mapping[str, TierConfig] = {
 }
 
 
+class CountTokensConfig(Section):
+    input: TokenWeight = Field(default=1.0, description="What a token of the prompt counts.")
+    output: TokenWeight = Field(default=1.0, description="What a token of the answer counts.")
+    cached: TokenWeight = Field(
+        default=1.0, description="What a token of the prompt counts that the engine had cached."
+    )
+
+
 class LimitsConfig(Section):
     requests_per_minute: Count | None = Field(default=None, description="Requests a minute; null: no limit.")
     tokens_per_minute: Count | None = Field(
         default=None, description="Tokens a minute, prompt and answer; null: no limit."
     )
     concurrency: Count | None = Field(default=None, description="Requests under way at once; null: no limit.")
+    tokens_per_day: Count | None = Field(default=None, description="Tokens in any 24 hours; null: no limit.")
+    money_per_month: Money | None = Field(
+        default=None,
+        description="What a calendar month (UTC) may cost by the models' `prices`, in their currency; null: no limit.",
+    )
+    count_tokens: CountTokensConfig = Field(
+        default=CountTokensConfig(), description="What tokens count towards the limits of tokens."
+    )
+    without_redis: Literal["share", "allow", "refuse"] = Field(
+        default="share",
+        description="While `state.redis_url` cannot be reached: this replica's share goes on, all is allowed, or all "
+        "is refused (503).",
+    )
+    shadow: bool = Field(default=False, description="Whether these limits only count what they would refuse.")
+
+
+class PricesConfig(Section):
+    input: Price = Field(description="Of a million tokens of prompts.")
+    output: Price = Field(description="Of a million tokens of answers.")
+    cached: Price | None = Field(
+        default=None, description="Of a million tokens of prompts that the engine had cached; null: as `input`."
+    )
 
 
 class ApiKeyConfig(Section):
@@ -65,6 +98,9 @@ class ApiKeyConfig(Section):
     )
     models: tuple[ModelName, ...] | None = Field(default=None, description="Models the key may ask for; null: all.")
     apis: tuple[ApiName, ...] | None = Field(default=None, description="APIs the key may call; null: all.")
+    limits: LimitsConfig = Field(
+        default=LimitsConfig(), description="What the key may use, within the tenant's limits."
+    )
 
 
 class ModelConfig(Section):
@@ -74,6 +110,10 @@ class ModelConfig(Section):
         description="The name its engines know; the model's own if not given.",
         json_schema_extra={"shown": "<name>"},
     )
+    limits: LimitsConfig = Field(
+        default=LimitsConfig(), description="What the tenant may use of it, within the tenant's limits."
+    )
+    prices: PricesConfig | None = Field(default=None, description="What its tokens cost; null: nothing.")
 
 
 class TenantConfig(Section):

@@ -133,6 +133,10 @@ Bytes: TypeAlias = Annotated[int, NO_BOOL, Ge(1024), Le(2**40)]
 Seconds: TypeAlias = Annotated[float, NO_BOOL, Gt(0), Le(DAY)]
 SecondsOrNone: TypeAlias = Annotated[float, NO_BOOL, Ge(0), Le(DAY)]  # where 0 means: do not wait
 Weight: TypeAlias = Annotated[float, NO_BOOL, Gt(0), Le(1e6)]
+TokenWeight: TypeAlias = Annotated[float, NO_BOOL, Ge(0), Le(1000)]
+Price: TypeAlias = Annotated[float, NO_BOOL, Ge(0), Le(1e6)]
+# In the currency's units. The limit is kept in millionths of them, exact up to 2^53.
+Money: TypeAlias = Annotated[float, NO_BOOL, Ge(0.01), Le(1e9)]
 Share: TypeAlias = Annotated[float, NO_BOOL, Gt(0), Le(1)]
 
 _TENANT_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"

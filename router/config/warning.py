@@ -19,8 +19,6 @@ def warnings(config: Config, now: datetime) -> list[Problem]:
 
 
 def _warnings(config: Config, now: datetime) -> Iterator[tuple[str, str]]:
-    if config.state.redis_url is not None:
-        yield "state.redis_url", "accepted; this version keeps this state in memory"
     if not config.tenants:
         yield "tenants", "there are none: every request will be refused"
     for tenant_id, tenant in config.tenants.items():

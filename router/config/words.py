@@ -28,7 +28,7 @@ UNSAID = 2**40  # upper bounds from here on keep arithmetic exact and help nobod
 # Keys whose values, and everything below them, no message repeats. URLs of stores carry passwords; a person may paste
 # the key itself where the name of its variable belongs.
 HIDDEN = frozenset({"secret", "api_keys", "engine_api_key", "engine_api_key_env", "redis_url", "ledger_url"})
-SHOWN_UNDER_HIDDEN = frozenset({"models", "apis", "expires"})
+SHOWN_UNDER_HIDDEN = frozenset({"models", "apis", "expires", "limits"})
 
 
 def describe(hint: object) -> str:

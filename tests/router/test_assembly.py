@@ -12,7 +12,8 @@ import pytest
 import trustme
 import yaml
 
-from policies.types import LimitSpec
+from policies.admission.limit import Prices
+from policies.types import Alone, LimitSpec, Weights
 from router.assembly import Runtime, build
 from router.config import ConfigError, loads
 from router.metrics import Metrics
@@ -209,6 +210,58 @@ def test_a_changed_setting_does_not_take_healthy_endpoints_out_of_service(change
     before, after = reloaded(changed(**change))
     assert all(place.available(100.0) for place in before.pools["one"].places)
     assert all(place.available(100.0) for place in after.pools["one"].places), "503 until the next probe"
+
+
+def test_a_new_key_or_price_frees_nothing_of_what_was_used() -> None:
+    keys = [{"id": "main", "sha256": sha256("acme-key")}, {"id": "new", "sha256": sha256("another-key")}]
+    before, after = reloaded(
+        changed(tenants__acme__api_keys=keys, tenants__acme__models__small__prices={"input": 1, "output": 2})
+    )
+    assert after.gateway.limits["acme"] is before.gateway.limits["acme"]
+
+
+def test_keys_models_prices_and_ways_without_redis_reach_the_limits() -> None:
+    limits = {
+        "money_per_month": 12.5,
+        "tokens_per_day": 7,
+        "without_redis": "refuse",
+        "shadow": True,
+        "count_tokens": {"cached": 0.1},
+    }
+    prices = {"input": 0.5, "output": 2}
+    models = {"big": {"pool": "one", "prices": prices, "limits": {"concurrency": 3}}}
+    keys = [{"id": "main", "sha256": sha256("acme-key"), "limits": {"requests_per_minute": 2}}]
+    config = changed(tenants__acme__limits=limits, tenants__acme__models=models, tenants__acme__api_keys=keys)
+    rules = built(config).gateway.limits["acme"].limits.rules
+    assert rules.tenant == LimitSpec(
+        tokens_per_day=7,
+        money_per_month=12_500_000,
+        weights=Weights(cached=0.1),
+        without_redis=Alone.REFUSE,
+        shadow=True,
+    )
+    assert rules.keys == {"main": LimitSpec(requests_per_minute=2)}
+    assert rules.models == {"big": LimitSpec(concurrency=3)}
+    assert rules.prices == {"big": Prices(0.5, 2.0, 0.5)}
+
+
+def test_money_needs_prices_of_every_model_that_it_counts() -> None:
+    with pytest.raises(ConfigError, match=r"tenants\.acme\.limits\.money_per_month .*: expected prices of model big"):
+        built(changed(tenants__acme__limits={"money_per_month": 5}))
+
+
+async def test_limits_are_shared_where_there_is_a_redis_and_its_url_is_never_shown() -> None:
+    config = {**CONFIG, "state": {"redis_url": "redis://:hidden@127.0.0.1:1/0"}}
+    one = process()
+    before = built(config, one)
+    after = built(config, one, before)
+    assert before.gateway.limits["acme"].book is not None
+    assert after.shared_limits is before.shared_limits
+    assert after.gateway.limits["acme"] is before.gateway.limits["acme"]
+    assert built(CONFIG, one, after).gateway.limits["acme"].book is None
+    with pytest.raises(ConfigError) as refused:
+        built({**CONFIG, "state": {"redis_url": "redis://:hidden@host:port/0"}})
+    assert "hidden" not in str(refused.value)
 
 
 def test_changed_limits_begin_anew_and_removed_ones_are_gone() -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.admission.limits import LimitGrant, LimitSnapshot, TenantLimits
-from policies.types import LimitSpec, Rejection, RejectReason
+from policies.admission.limit import Prices, Use
+from policies.admission.limits import LimitGrant, LimitRules, LimitSnapshot, TenantLimits, in_memory
+from policies.types import LimitSpec, Rejection, RejectReason, Weights
 
 SPEC = LimitSpec(requests_per_minute=10, tokens_per_minute=1000, concurrency=4)
 
@@ -23,6 +24,10 @@ STEPS = st.lists(
     max_size=80,
 )
 Steps = list[tuple[float, str, int, int]]
+
+
+def limits_of(spec: LimitSpec) -> TenantLimits:
+    return TenantLimits(LimitRules(spec), in_memory(0.0))
 
 
 @dataclass
@@ -40,7 +45,7 @@ def finish(entry: Entry, action: str, now: float, tokens: int) -> None:
     if action == "cancel":
         entry.grant.cancel(now)
     else:
-        entry.grant.settle(now, None if action == "settle unknown" else tokens)
+        entry.grant.settle(now, None if action == "settle unknown" else Use(tokens))
     if entry.settled:
         return
     entry.settled = True
@@ -56,7 +61,7 @@ def drive(limits: TenantLimits, steps: Steps) -> tuple[list[Entry], float]:
     for elapsed, action, which, tokens in steps:
         now += elapsed
         if action == "admit":
-            grant = limits.admit(now, tokens)
+            grant = limits.admit(now, Use(tokens))
             if isinstance(grant, LimitGrant):
                 entries.append(Entry(grant, now, tokens))
         elif entries:
@@ -67,7 +72,7 @@ def drive(limits: TenantLimits, steps: Steps) -> tuple[list[Entry], float]:
 
 @given(STEPS)
 def test_no_minute_ever_sees_more_than_the_limits(steps: Steps) -> None:
-    entries, _ = drive(TenantLimits(SPEC), steps)
+    entries, _ = drive(limits_of(SPEC), steps)
     for last in entries:
         minute = [one for one in entries if last.at - 60 + 1e-6 < one.at <= last.at]
         assert sum(one.requests for one in minute) <= 10
@@ -76,7 +81,7 @@ def test_no_minute_ever_sees_more_than_the_limits(steps: Steps) -> None:
 
 @given(STEPS)
 def test_concurrency_returns_to_zero_and_a_minute_later_everything_is_free(steps: Steps) -> None:
-    limits = TenantLimits(SPEC)
+    limits = limits_of(SPEC)
     entries, now = drive(limits, steps)
     for entry in entries:
         entry.grant.settle(now, None)
@@ -86,13 +91,13 @@ def test_concurrency_returns_to_zero_and_a_minute_later_everything_is_free(steps
 
 @given(STEPS, st.integers(0, 3000), st.integers(0, 3000))
 def test_settling_twice_is_settling_once(steps: Steps, actual: int, again: int) -> None:
-    once, twice = TenantLimits(SPEC), TenantLimits(SPEC)
+    once, twice = limits_of(SPEC), limits_of(SPEC)
     entries, now = drive(once, steps)
     doubled, _ = drive(twice, steps)
     for one, two in zip(entries, doubled, strict=True):
-        one.grant.settle(now, actual)
-        two.grant.settle(now, actual)
-        two.grant.settle(now, again)
+        one.grant.settle(now, Use(actual))
+        two.grant.settle(now, Use(actual))
+        two.grant.settle(now, Use(again))
         two.grant.cancel(now)
     assert once.snapshot(now) == twice.snapshot(now)
     assert once.in_flight == twice.in_flight
@@ -100,47 +105,47 @@ def test_settling_twice_is_settling_once(steps: Steps, actual: int, again: int) 
 
 @given(STEPS, st.integers(0, 1000))
 def test_retry_after_is_exact_when_nothing_else_happens(steps: Steps, tokens: int) -> None:
-    limits = TenantLimits(LimitSpec(requests_per_minute=10, tokens_per_minute=1000))
+    limits = limits_of(LimitSpec(requests_per_minute=10, tokens_per_minute=1000))
     now = flood(limits, steps)
-    refused = limits.admit(now, tokens)
+    refused = limits.admit(now, Use(tokens))
     if isinstance(refused, LimitGrant):
         return
     assert refused.retry_after is not None
     assert refused.retry_after > 0
     if refused.retry_after > 0.001:
-        assert isinstance(limits.admit(now + refused.retry_after - 0.001, tokens), Rejection)
-    assert isinstance(limits.admit(now + refused.retry_after, tokens), LimitGrant)
+        assert isinstance(limits.admit(now + refused.retry_after - 0.001, Use(tokens)), Rejection)
+    assert isinstance(limits.admit(now + refused.retry_after, Use(tokens)), LimitGrant)
 
 
 def flood(limits: TenantLimits, steps: Steps) -> float:
     now = 5000.0
     for elapsed, _, _, tokens in steps:
         now += elapsed
-        limits.admit(now, tokens)
+        limits.admit(now, Use(tokens))
     return now
 
 
 def admit(limits: TenantLimits, now: float, tokens: int) -> LimitGrant:
-    grant = limits.admit(now, tokens)
+    grant = limits.admit(now, Use(tokens))
     assert isinstance(grant, LimitGrant)
     return grant
 
 
 def refuse(limits: TenantLimits, now: float, tokens: int) -> Rejection:
-    rejection = limits.admit(now, tokens)
+    rejection = limits.admit(now, Use(tokens))
     assert isinstance(rejection, Rejection)
     return rejection
 
 
 def test_a_tenant_without_limits_is_never_refused_and_shows_none() -> None:
-    limits = TenantLimits(LimitSpec())
+    limits = limits_of(LimitSpec())
     for _ in range(1000):
         admit(limits, 0.0, 10**9)
     assert limits.snapshot(0.0) == LimitSnapshot()
 
 
 def test_the_request_after_the_last_allowed_one_is_refused_until_the_first_leaves() -> None:
-    limits = TenantLimits(LimitSpec(requests_per_minute=3))
+    limits = limits_of(LimitSpec(requests_per_minute=3))
     for number in range(3):
         admit(limits, number * 10.0, 5)
     rejection = refuse(limits, 25.0, 5)
@@ -148,33 +153,33 @@ def test_the_request_after_the_last_allowed_one_is_refused_until_the_first_leave
 
 
 def test_there_is_no_window_edge_at_which_twice_the_limit_passes() -> None:
-    limits = TenantLimits(LimitSpec(requests_per_minute=100))
-    passed = sum(isinstance(limits.admit(59.0 + number / 100, 1), LimitGrant) for number in range(200))
+    limits = limits_of(LimitSpec(requests_per_minute=100))
+    passed = sum(isinstance(limits.admit(59.0 + number / 100, Use(1)), LimitGrant) for number in range(200))
     assert passed == 100
 
 
 def test_tokens_are_charged_at_admission_so_parallel_requests_cannot_slip_through() -> None:
-    limits = TenantLimits(LimitSpec(tokens_per_minute=1000))
+    limits = limits_of(LimitSpec(tokens_per_minute=1000))
     admit(limits, 0.0, 600)
     rejection = refuse(limits, 1.0, 600)
     assert (rejection.reason, rejection.retry_after) == (RejectReason.TOKENS_PER_MINUTE, 59.0)
 
 
 def test_a_prompt_of_the_whole_minute_passes_when_nothing_was_used() -> None:
-    limits = TenantLimits(SPEC)
+    limits = limits_of(SPEC)
     admit(limits, 0.0, 1000)
     assert limits.snapshot(0.0).remaining_tokens == 0
 
 
 def test_more_tokens_than_a_minute_has_can_never_pass_and_the_refusal_says_so() -> None:
-    rejection = refuse(TenantLimits(SPEC), 0.0, 1001)
+    rejection = refuse(limits_of(SPEC), 0.0, 1001)
     assert rejection.reason is RejectReason.TOKENS_PER_MINUTE
     assert rejection.retry_after is None
     assert "can never pass" in rejection.detail
 
 
 def test_a_refusal_charges_nothing() -> None:
-    limits = TenantLimits(SPEC)
+    limits = limits_of(SPEC)
     before = limits.snapshot(0.0)
     refuse(limits, 0.0, 1001)
     assert limits.snapshot(0.0) == before
@@ -182,7 +187,7 @@ def test_a_refusal_charges_nothing() -> None:
 
 
 def test_of_two_exhausted_limits_the_one_that_lasts_longer_is_told() -> None:
-    limits = TenantLimits(LimitSpec(requests_per_minute=2, tokens_per_minute=1000))
+    limits = limits_of(LimitSpec(requests_per_minute=2, tokens_per_minute=1000))
     admit(limits, 0.0, 10)
     admit(limits, 20.0, 990)
     rejection = refuse(limits, 30.0, 500)
@@ -190,7 +195,7 @@ def test_of_two_exhausted_limits_the_one_that_lasts_longer_is_told() -> None:
 
 
 def test_concurrency_has_no_known_end_and_frees_with_the_first_to_finish() -> None:
-    limits = TenantLimits(LimitSpec(concurrency=1))
+    limits = limits_of(LimitSpec(concurrency=1))
     grant = admit(limits, 0.0, 5)
     rejection = refuse(limits, 0.0, 5)
     assert (rejection.reason, rejection.retry_after) == (RejectReason.CONCURRENCY, None)
@@ -199,28 +204,118 @@ def test_concurrency_has_no_known_end_and_frees_with_the_first_to_finish() -> No
 
 
 def test_unused_tokens_come_back_when_the_engine_has_counted() -> None:
-    limits = TenantLimits(SPEC)
-    admit(limits, 0.0, 900).settle(5.0, 100)
+    limits = limits_of(SPEC)
+    admit(limits, 0.0, 900).settle(5.0, Use(60, 40))
     snapshot = limits.snapshot(5.0)
     assert (snapshot.remaining_tokens, snapshot.reset_tokens_seconds) == (900, 55.0)
     assert snapshot.remaining_requests == 9
 
 
 def test_an_overrun_counts_from_when_it_is_known_even_after_the_minute_of_admission() -> None:
-    limits = TenantLimits(SPEC)
-    admit(limits, 0.0, 100).settle(100.0, 1500)
+    limits = limits_of(SPEC)
+    admit(limits, 0.0, 100).settle(100.0, Use(1500))
     snapshot = limits.snapshot(100.0)
     assert (snapshot.remaining_tokens, snapshot.reset_tokens_seconds) == (0, 60.0)
     assert refuse(limits, 100.0, 1).retry_after == 60.0
 
 
 def test_cancelling_gives_back_the_request_and_its_tokens() -> None:
-    limits = TenantLimits(SPEC)
+    limits = limits_of(SPEC)
     admit(limits, 0.0, 900).cancel(1.0)
     assert limits.snapshot(1.0) == LimitSnapshot(10, 10, 0.0, 1000, 1000, 0.0)
 
 
 def test_settling_without_a_count_keeps_the_estimate() -> None:
-    limits = TenantLimits(SPEC)
+    limits = limits_of(SPEC)
     admit(limits, 0.0, 300).settle(1.0, None)
     assert limits.snapshot(1.0).remaining_tokens == 700
+
+
+# -- keys, models, days, money
+
+RULES = LimitRules(
+    LimitSpec(requests_per_minute=10),
+    {"ci": LimitSpec(requests_per_minute=2)},
+    {"big": LimitSpec(requests_per_minute=3, concurrency=3)},
+)
+
+
+def test_a_request_is_charged_to_its_tenant_its_key_and_its_model_or_to_none_of_them() -> None:
+    limits = TenantLimits(RULES, in_memory(0.0))
+    for _ in range(2):
+        assert isinstance(limits.admit(0.0, Use(1), "ci", "big"), LimitGrant)
+    by_key = limits.admit(1.0, Use(1), "ci", "big")
+    assert isinstance(by_key, Rejection)
+    assert (by_key.scope, by_key.reason, by_key.retry_after) == ("key", RejectReason.REQUESTS_PER_MINUTE, 59.0)
+    assert isinstance(limits.admit(2.0, Use(1), "other", "big"), LimitGrant), "the refusal took nothing of the model"
+    by_model = limits.admit(3.0, Use(1), "other", "big")
+    assert isinstance(by_model, Rejection)
+    assert by_model.scope == "model"
+    assert [limits.snapshot(3.0, *who).remaining_requests for who in (("ci", ""), ("", "big"), ("", ""))] == [0, 0, 7]
+
+
+def test_headers_show_the_limit_that_is_nearest_to_its_end() -> None:
+    limits = TenantLimits(RULES, in_memory(0.0))
+    assert limits.snapshot(0.0, "ci", "big").limit_requests == 2
+    assert limits.snapshot(0.0, "other", "big").limit_requests == 3
+    assert limits.snapshot(0.0, "other", "small").limit_requests == 10
+
+
+def test_cached_tokens_count_what_they_are_said_to_count_once_the_engine_has_told() -> None:
+    limits = limits_of(LimitSpec(tokens_per_minute=1000, weights=Weights(input=1, output=2, cached=0.1)))
+    grant = limits.admit(0.0, Use(400, 100))
+    assert isinstance(grant, LimitGrant)
+    assert limits.snapshot(0.0).remaining_tokens == 400
+    grant.settle(1.0, Use(400, 50, cached=300))
+    assert limits.snapshot(1.0).remaining_tokens == 1000 - (100 + 30 + 100)
+
+
+def test_a_day_is_the_last_24_hours_and_not_a_date() -> None:
+    limits = limits_of(LimitSpec(tokens_per_day=1000))
+    admit(limits, 0.0, 700)
+    admit(limits, 40_000.0, 300)
+    rejection = refuse(limits, 80_000.0, 500)
+    assert (rejection.reason, rejection.retry_after) == (RejectReason.TOKENS_PER_DAY, 6400.0)
+    admit(limits, 86_400.0, 500)
+
+
+FEBRUARY = 1_770_000_000.0  # 2026-02-02T02:40:00Z
+END_OF_FEBRUARY = 1_772_323_200.0
+
+
+def test_money_is_counted_to_the_millionth_and_comes_back_with_the_month() -> None:
+    rules = LimitRules(LimitSpec(money_per_month=1_000_000), prices={"big": Prices(2.5, 10.0, 0.25)})
+    limits = TenantLimits(rules, in_memory(FEBRUARY))
+    grant = limits.admit(0.0, Use(200_000, 50_000), model="big")
+    assert isinstance(grant, LimitGrant), "0.5 for the prompt, 0.5 for the answer"
+    refused = limits.admit(1.0, Use(1), model="big")
+    assert isinstance(refused, Rejection)
+    assert refused.reason is RejectReason.MONEY_PER_MONTH
+    assert refused.retry_after == END_OF_FEBRUARY - FEBRUARY - 1.0
+    assert isinstance(limits.admit(1.0, Use(1), model="free"), LimitGrant), "a model without prices costs nothing"
+    grant.settle(2.0, Use(200_000, 0, cached=200_000))
+    assert isinstance(limits.admit(3.0, Use(380_000), model="big"), LimitGrant), "0.95 are left"
+    assert isinstance(limits.admit(4.0, Use(1), model="big"), Rejection)
+    assert isinstance(limits.admit(END_OF_FEBRUARY - FEBRUARY, Use(400_000), model="big"), LimitGrant)
+
+
+def test_what_is_settled_in_another_month_gives_nothing_back_to_it_but_charges_what_was_more() -> None:
+    rules = LimitRules(LimitSpec(money_per_month=100), prices={"big": Prices(1.0, 1.0, 1.0)})
+    limits, later = TenantLimits(rules, in_memory(FEBRUARY)), END_OF_FEBRUARY - FEBRUARY + 5
+    less, more = (limits.admit(0.0, Use(50), model="big") for _ in range(2))
+    assert isinstance(less, LimitGrant)
+    assert isinstance(more, LimitGrant)
+    less.settle(later, Use(10))
+    more.settle(later, Use(80))
+    assert isinstance(limits.admit(later, Use(71), model="big"), Rejection)
+    assert isinstance(limits.admit(later, Use(70), model="big"), LimitGrant)
+
+
+def test_a_shadow_counts_and_tells_but_refuses_nobody() -> None:
+    limits = limits_of(LimitSpec(requests_per_minute=1, shadow=True))
+    first, second = limits.admit(0.0, Use(1)), limits.admit(1.0, Use(1))
+    assert isinstance(first, LimitGrant)
+    assert isinstance(second, LimitGrant)
+    assert not first.shadowed
+    assert [one.reason for one in second.shadowed] == [RejectReason.REQUESTS_PER_MINUTE]
+    assert limits.snapshot(1.0) == LimitSnapshot(), "clients are not told of a limit that does not hold"
