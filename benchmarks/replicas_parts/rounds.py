@@ -32,6 +32,25 @@ _WARMUP = 2_000  # rounds
 _REPORT = "cpu"  # a Fence of this pool asks the owner for its figure
 
 
+# What the gateway has made anyway, before it asks and when an answer ends: not part of the price.
+_REQUEST = InferenceRequest(
+    id="req-0123456789abcdef",
+    tenant="acme",
+    tier_priority=0,
+    model="llama",
+    api="chat",
+    lane=Lane.SHORT,
+    prompt_tokens=4096,
+    max_output_tokens=200,
+    prefix_blocks=tuple(range(2**63, 2**63 + _BLOCKS)),
+    tokens_per_block=64.0,
+    stream=True,
+    arrived_at=0.0,
+    deadline=60.0,
+)
+_OUTCOME = Outcome(200, started=True, ttft_seconds=0.1, total_seconds=1.0, completion_tokens=100)
+
+
 @dataclass(frozen=True)
 class Cost:
     """CPU microseconds of one round."""
@@ -55,7 +74,7 @@ class _Binder:
             print(time.process_time(), flush=True)
 
     def lost(self, reason: str) -> None:
-        asyncio.get_running_loop().stop()
+        """The benchmark is over."""
 
 
 async def _own(address: str) -> None:
@@ -72,12 +91,14 @@ class _Follower:
         self.link: Link
         self._left = self._open = 0
         self._over = asyncio.Event()
+        self._gone: str | None = None
 
     def connected(self) -> None:
         """Nothing is under way."""
 
     def disconnected(self, reason: str) -> None:
-        raise SystemExit(f"the owner is gone: {reason}")
+        self._gone = reason
+        self._over.set()
 
     async def play(self, rounds: int, concurrent: int) -> None:
         self._left, self._open = rounds, 0
@@ -85,6 +106,8 @@ class _Follower:
         for _ in range(concurrent):
             self._next()
         await self._over.wait()
+        if self._gone is not None:
+            raise SystemExit(f"the owner is gone: {self._gone}")
 
     def _next(self) -> None:
         if not self._left:
@@ -93,8 +116,7 @@ class _Follower:
             return
         self._left -= 1
         self._open += 1
-        now = time.monotonic()
-        self.link.ask("pool", AskedRequest.of(_request(now), now), (), False, self._answered)
+        self.link.ask("pool", AskedRequest.of(_REQUEST, time.monotonic()), (), False, self._answered)
 
     def _answered(self, answer: Answer | None) -> None:
         assert answer is not None
@@ -105,49 +127,45 @@ class _Follower:
         self._loop.call_soon(self._loop.call_soon, self._done, number)
 
     def _done(self, number: int) -> None:
-        outcome = Outcome(200, started=True, ttft_seconds=0.1, total_seconds=1.0, completion_tokens=100)
-        self.link.done(number, Ended.of(outcome))
+        self.link.done(number, Ended.of(_OUTCOME))
         self._open -= 1
         self._loop.call_soon(self._loop.call_soon, self._next)
-
-
-_PREFIX = tuple(range(2**63, 2**63 + _BLOCKS))
-
-
-def _request(now: float) -> InferenceRequest:
-    return InferenceRequest(
-        "req-0123456789abcdef", "acme", 0, "llama", "chat", Lane.SHORT, 4096, 200, _PREFIX, 64.0, True, now, now + 60
-    )  # fmt: skip
 
 
 async def _follow(address: str, owner: "subprocess.Popen[str]", rounds: int, concurrent: int, runs: int) -> Cost:
     follower = _Follower()
     follower.link = Link(address, _SECRET, me="follower", asker=follower)
-    if not await follower.link.up(_PAUSE_SECONDS):
-        raise SystemExit("the owner did not come up")
-    await follower.play(_WARMUP, concurrent)
-    costs = []
-    for _ in range(runs):
-        theirs, ours = _report(follower.link, owner), time.process_time()
-        await follower.play(rounds, concurrent)
-        ours = time.process_time() - ours
-        costs.append((ours, await theirs, await _report(follower.link, owner)))
+    try:
+        if not await follower.link.up(_PAUSE_SECONDS):
+            raise SystemExit("the owner did not come up")
+        costs = await _runs(follower, owner, rounds, concurrent, runs)
+    finally:
+        await follower.link.close()
     return Cost(
         median(ours for ours, _, _ in costs) / rounds * 1e6,
         median(after - before for _, before, after in costs) / rounds * 1e6,
     )
 
 
-def _report(link: Link, owner: "subprocess.Popen[str]") -> "asyncio.Future[float]":
+async def _runs(
+    follower: _Follower, owner: "subprocess.Popen[str]", rounds: int, concurrent: int, runs: int
+) -> list[tuple[float, float, float]]:
+    """Of each run, the follower's CPU seconds, and the owner's before and after it."""
+    await follower.play(_WARMUP, concurrent)
+    costs = []
+    for _ in range(runs):
+        before, started = await _report(follower.link, owner), time.process_time()
+        await follower.play(rounds, concurrent)
+        ours = time.process_time() - started
+        costs.append((ours, before, await _report(follower.link, owner)))
+    return costs
+
+
+async def _report(link: Link, owner: "subprocess.Popen[str]") -> float:
     """The owner's CPU seconds when it reads this."""
     assert owner.stdout is not None
     link.fence(_REPORT, 0)
-    line = asyncio.get_running_loop().run_in_executor(None, owner.stdout.readline)
-    return asyncio.ensure_future(_number(line))
-
-
-async def _number(line: "asyncio.Future[str]") -> float:
-    return float(await line)
+    return float(await asyncio.to_thread(owner.stdout.readline))
 
 
 def measure(rounds: int, concurrent: int, runs: int) -> Cost:

@@ -35,12 +35,12 @@ class Side(Protocol[F_in]):
         """Both have proven themselves. Returns who is to have the frames."""
 
     def over(self, reason: str) -> None:
-        """The connection has ended, or never came to be. Last and once."""
+        """The connection has ended; without `opened`, the peer was refused. Last and once."""
 
 
 class Channel(asyncio.Protocol, Generic[F]):
     """`ping`: makes what to say when there is nothing to be said; the side without one only answers. `peer`: who it is,
-    once it has proven itself."""
+    once it has proven itself; `whence`: its address. What ends an open channel is logged here."""
 
     __slots__ = (
         "_decoder", "_handshake", "_limits", "_loop", "_over", "_ping", "_pulse", "_reader", "_receive", "_side",
@@ -80,7 +80,7 @@ class Channel(asyncio.Protocol, Generic[F]):
     def send(self, frame: Struct) -> None:
         """Says something, with all else that is said in this turn of the loop; nothing when the connection is over.
 
-        Raises FrameTooLong.
+        Raises Unsayable.
         """
         if self._over:
             return
@@ -115,7 +115,7 @@ class Channel(asyncio.Protocol, Generic[F]):
             return
         peername = transport.get_extra_info("peername")
         self.whence = "{}:{}".format(*peername[:2]) if isinstance(peername, tuple) else "a local socket"
-        self._timer = self._loop.call_later(self._limits.handshake, self._refuse, "it did not prove itself in time")
+        self._timer = self._loop.call_later(self._limits.handshake, self.end, "it did not prove itself in time")
         if self._handshake is not None and (hello := self._handshake.begin()):
             self._transport.write(hello)
 
@@ -148,7 +148,7 @@ class Channel(asyncio.Protocol, Generic[F]):
         try:
             answer = handshake.feed(data)
         except Refused as refused:
-            self._refuse(str(refused))
+            self.end(str(refused))
             return
         if answer and self._transport is not None:
             self._transport.write(answer)
@@ -166,10 +166,6 @@ class Channel(asyncio.Protocol, Generic[F]):
         if rest:
             self.data_received(rest)
 
-    def _refuse(self, reason: str) -> None:
-        _log.warning("refused a peer at %s: %s", self.whence, reason)
-        self.end(reason)
-
     def _fault(self, reason: str) -> None:
         name = self.peer.replica if self.peer is not None else "?"
         _log.warning("dropped the connection with replica %s at %s: %s", name, self.whence, reason)
@@ -180,7 +176,7 @@ class Channel(asyncio.Protocol, Generic[F]):
             return
         reason = LEFT if error is None else f"the connection broke ({error})"
         if self.peer is None:
-            self._refuse(f"{reason} before it had proven itself; is PROMPTLANE_SECRET the same on both?")
+            self.end(f"{reason} before it had proven itself; is PROMPTLANE_SECRET the same on both?")
         else:
             _log.info("the connection with replica %s at %s is over: %s", self.peer.replica, self.whence, reason)
             self.end(reason)

@@ -30,8 +30,8 @@ class BadFrame(Exception):
     """The peer does not keep to the protocol; the message says in what. It quotes nothing of the frame."""
 
 
-class FrameTooLong(Exception):
-    """This side would say more than a frame may hold."""
+class Unsayable(Exception):
+    """This side would say what no frame can hold: too much, half a character, or a number beyond 64 bits."""
 
 
 def from_follower() -> Decoder[FromFollower]:
@@ -43,11 +43,14 @@ def from_owner() -> Decoder[FromOwner]:
 
 
 def encode(frame: Struct) -> bytes:
-    """The frame with its length. Raises FrameTooLong."""
-    body = _encode(frame)
+    """The frame with its length. Raises Unsayable."""
+    try:
+        body = _encode(frame)
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise Unsayable(f"a {type(frame).__name__} that cannot be written ({type(error).__name__})") from None
     size = len(body)
     if size > MAX_FRAME_BYTES:
-        raise FrameTooLong(f"a {type(frame).__name__} of {size} bytes; a frame may have {MAX_FRAME_BYTES}")
+        raise Unsayable(f"a {type(frame).__name__} of {size} bytes; a frame may have {MAX_FRAME_BYTES}")
     return size.to_bytes(_LENGTH, "big") + body
 
 

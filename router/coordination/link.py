@@ -33,7 +33,7 @@ from router.coordination.frames import (
     Ping,
     Pong,
 )
-from router.coordination.framing import BadFrame, FrameTooLong, carries, from_owner
+from router.coordination.framing import BadFrame, Unsayable, carries, from_owner
 from router.coordination.handshake import Handshake, Peer, link_key, new_life
 from router.coordination.pulse import Limits
 
@@ -76,7 +76,8 @@ class Link:
         self._limits = limits or Limits()
         self._backoff = Backoff(random or Random())
         self._asks = Asks()
-        self._channel: Channel[FromOwner] | None = None
+        self._channel: Channel[FromOwner] | None = None  # from an attempt to its end
+        self._live: Channel[FromOwner] | None = None  # the same, while both have proven themselves
         self._up = asyncio.Event()
         self._opened_at = self._try_at = 0.0
         self._pings = self._pongs = 0
@@ -90,14 +91,14 @@ class Link:
     def ask(
         self, pool: str, request: AskedRequest, excluded: tuple[str, ...], may_hold: bool, answered: Answered
     ) -> int:
-        """Asks for a ticket; returns the request's number. Raises Unreachable and FrameTooLong: nothing was asked."""
-        if not self.connected:
+        """Asks for a ticket; returns the request's number. Raises Unreachable and Unsayable: nothing was asked."""
+        if self._live is None:
             self.connect()
             raise Unreachable(f"no connection to the replica at {self.address}: {self._reason}")
         number = self._asks.new(answered)
         try:
-            self._say(Ask(number, pool, request, excluded, may_hold))
-        except FrameTooLong:
+            self._live.send(Ask(number, pool, request, excluded, may_hold))
+        except Unsayable:
             self._asks.settled(number)
             raise
         return number
@@ -120,7 +121,7 @@ class Link:
         return self._asks.adopt()
 
     def carry(self, pool: str, seats: Sequence[CarriedSeat]) -> None:
-        """All that is under way in a pool. Raises FrameTooLong."""
+        """All that is under way in a pool. Raises Unsayable."""
         for frame in carries(pool, seats):
             self._say(frame)
 
@@ -128,20 +129,20 @@ class Link:
         self._say(Fence(pool, term))
 
     def _say(self, frame: FromFollower) -> None:
-        if self._channel is not None and self.connected:
-            self._channel.send(frame)
+        if self._live is not None:
+            self._live.send(frame)
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
-        return self._up.is_set()
+        return self._live is not None
 
     @property
     def peer(self) -> str | None:
         """The owner's id, as it has proven it; None without a connection."""
-        channel = self._channel
-        return channel.peer.replica if channel is not None and channel.peer is not None else None
+        live = self._live
+        return live.peer.replica if live is not None and live.peer is not None else None
 
     def connect(self) -> None:
         """Sees to it that there is a connection soon: at most one attempt more. Idempotent and cheap."""
@@ -198,6 +199,7 @@ class Link:
     def opened(self, peer: Peer) -> Callable[[FromOwner], None]:
         self._opened_at = asyncio.get_running_loop().time()
         self._pings = self._pongs = 0
+        self._live = self._channel
         self._up.set()
         self._shake()
         _log.info("connected to replica %s at %s", peer.replica, self.address)
@@ -206,7 +208,7 @@ class Link:
 
     def over(self, reason: str) -> None:
         now = asyncio.get_running_loop().time()
-        was_up, self._channel = self.connected, None
+        was_up, self._channel, self._live = self.connected, None, None
         self._up.clear()
         if was_up and now - self._opened_at > LONGEST_PAUSE:  # else it is one that lets in and throws out again
             self._backoff.reset()

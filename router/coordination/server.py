@@ -57,7 +57,7 @@ class Session:
         return self._channel
 
     def send(self, frame: FromOwner) -> None:
-        """With all else of this turn of the loop; nothing when the session is over. Raises FrameTooLong."""
+        """With all else of this turn of the loop; nothing when the session is over. Raises Unsayable."""
         self._channel.send(frame)
 
     def end(self, reason: str) -> None:
@@ -80,6 +80,8 @@ class Session:
         self._server.forget(self)
         if self._listener is not None:
             self._listener.lost(reason)
+        else:
+            _log.warning("refused a peer at %s: %s", self._channel.whence, reason)
 
     def _in_order(self, frame: FromFollower) -> bool:
         """False for a ping, which is answered here. Raises BadFrame."""
@@ -163,8 +165,7 @@ class LinkServer:
         self._pending[session] = None
         if len(self._pending) > _MAX_PENDING:
             oldest = next(iter(self._pending))
-            _log.warning("refused a peer: %d others have come since, none proven", _MAX_PENDING)
-            oldest.end("too many have come that did not prove themselves")
+            oldest.end(f"{_MAX_PENDING} others have come since, and none has proven itself")
         return session.channel
 
 

@@ -17,7 +17,7 @@ from router.coordination.framing import (
     MAX_FRAME_BYTES,
     BadFrame,
     FrameReader,
-    FrameTooLong,
+    Unsayable,
     carries,
     encode,
     from_follower,
@@ -106,8 +106,14 @@ def test_the_longest_frame_passes_and_one_byte_more_is_not_sent() -> None:
     overhead = len(encode(make_bound(1, "e" * 70_000))) - 70_000
     longest = make_bound(1, "e" * (MAX_FRAME_BYTES + 4 - overhead))
     assert read(FrameReader(from_owner()), [encode(longest)]) == [longest]
-    with pytest.raises(FrameTooLong, match="a Bound of 4194305 bytes"):
+    with pytest.raises(Unsayable, match="a Bound of 4194305 bytes"):
         encode(make_bound(1, longest.endpoint + "e"))
+
+
+@pytest.mark.parametrize("frame", [make_bound(1, "half \ud800"), make_bound(2**64)])
+def test_what_msgpack_cannot_write_is_not_sent_and_not_quoted(frame: Bound) -> None:
+    with pytest.raises(Unsayable, match=r"a Bound that cannot be written \(\w+Error\)"):
+        encode(frame)
 
 
 @given(st.lists(seats, max_size=5))

@@ -26,7 +26,7 @@ from router.coordination.frames import (
     NotMine,
     Refused,
 )
-from router.coordination.framing import MAX_FRAME_BYTES, FrameTooLong, encode
+from router.coordination.framing import MAX_FRAME_BYTES, Unsayable, encode
 from router.coordination.link import Link, Unreachable
 from router.coordination.pulse import Limits
 from tests.router.coordination.builders import SECRET, make_asked, make_bound, make_seat
@@ -144,11 +144,12 @@ async def test_without_a_connection_asking_fails_at_once_and_says_where(unix: st
             one.ask("p", make_asked(), (), False, lambda _: None)
 
 
-async def test_a_request_too_long_for_a_frame_is_not_asked(unix: str) -> None:
-    long = make_asked("r" * MAX_FRAME_BYTES)
+@pytest.mark.parametrize("id", ["r" * MAX_FRAME_BYTES, "half a character \ud800"], ids=["too long", "not text"])
+async def test_a_request_that_no_frame_can_hold_is_not_asked(id: str, unix: str) -> None:
+    long = make_asked(id)
     async with owner(unix), link(unix) as one:
         assert await one.up(PATIENCE)
-        with pytest.raises(FrameTooLong):
+        with pytest.raises(Unsayable):
             one.ask("p", long, (), False, lambda _: None)
         assert not one._asks.open
         assert isinstance((await ask(one))[1], Bound)
