@@ -56,7 +56,7 @@ class Channel(asyncio.Protocol, Generic[F]):
         ping: Callable[[], Struct] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._side = side
+        self._side: Side[F] | None = side
         self._handshake: Handshake | None = handshake
         self._decoder = decoder
         self._limits = limits
@@ -75,7 +75,7 @@ class Channel(asyncio.Protocol, Generic[F]):
 
     @property
     def open(self) -> bool:
-        return self._receive is not None and not self._over
+        return self._receive is not None
 
     def send(self, frame: Struct) -> None:
         """Says something, with all else that is said in this turn of the loop; nothing when the connection is over.
@@ -97,10 +97,13 @@ class Channel(asyncio.Protocol, Generic[F]):
         if self._timer is not None:
             self._timer.cancel()
         self._unsaid.clear()
-        self._handshake = None
+        side, self._side = self._side, None
+        # Whoever is refused leaves nothing that only a garbage collection would find.
+        self._handshake = self._receive = self._ping = None
         if self._transport is not None:
             self._transport.abort()
-        self._side.over(reason)
+        if side is not None:
+            side.over(reason)
 
     def flush(self) -> None:
         """Says now what is unsaid, as nothing more will be."""
@@ -162,7 +165,12 @@ class Channel(asyncio.Protocol, Generic[F]):
             self._timer.cancel()
         self._timer = self._loop.call_later(self._limits.beat, self._beat)
         self._pulse.heard = True
-        self._receive = self._side.opened(peer)
+        if self._side is None:
+            return
+        receive = self._side.opened(peer)
+        if self._over:
+            return
+        self._receive = receive
         if rest:
             self.data_received(rest)
 

@@ -78,8 +78,9 @@ class Session:
 
     def over(self, reason: str) -> None:
         self._server.forget(self)
-        if self._listener is not None:
-            self._listener.lost(reason)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.lost(reason)
         else:
             _log.warning("refused a peer at %s: %s", self._channel.whence, reason)
 

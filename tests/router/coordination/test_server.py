@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
+from router.coordination.channel import Channel
 from router.coordination.frames import Ask, Cancel, Carry, Done, First, Ping
 from router.coordination.framing import MAX_FRAME_BYTES, encode
 from router.coordination.handshake import Handshake, Peer, link_key, new_life
 from router.coordination.pulse import Limits
-from router.coordination.server import _MAX_PENDING, serve_links
+from router.coordination.server import _MAX_PENDING, Session, serve_links
 from tests.router.coordination.builders import SECRET, make_asked, make_bound, make_seat
 from tests.router.coordination.peers import LONG_SILENCE, PATIENCE, Bare, Notes, Owner, ask, bare, link, owner, until
+from tests.router.scripted_engine import Run, both_loops
 
 
 @pytest.fixture
@@ -40,6 +43,32 @@ async def test_plain_http_is_refused_without_an_answer(our: Owner, caplog: pytes
     assert warnings(caplog) == ["refused a peer at a local socket: it does not speak the protocol of replicas"]
     assert nothing_is_kept(our)
     assert our.desks == []
+
+
+@both_loops
+def test_who_was_refused_or_has_left_is_forgotten_without_a_garbage_collection(run: Run, tmp_path: Path) -> None:
+    def kept() -> int:
+        return sum(type(one) in (Session, Channel) for one in gc.get_objects())
+
+    async def play() -> None:
+        async with owner(f"unix:{tmp_path}/link.sock") as our:
+            for _ in range(20):
+                async with bare(our.server) as peer:
+                    await peer.say(b"GET / HTTP/1.1\r\n\r\n")
+                    await peer.ended()
+                async with bare(our.server) as peer:
+                    await peer.prove()
+            await until(lambda: len(our.desks) == 20 and nothing_is_kept(our))
+            our.desks.clear()
+            await until(lambda: kept() == before)
+
+    gc.collect()
+    before = kept()
+    gc.disable()
+    try:
+        run(play())
+    finally:
+        gc.enable()
 
 
 async def test_another_secret_is_refused_on_both_sides(our: Owner, caplog: pytest.LogCaptureFixture) -> None:
