@@ -120,6 +120,14 @@ def test_policies_are_pure(name: str, tree: ast.Module) -> None:
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
 
 
+def test_what_calls_itself_sans_io_does_no_io() -> None:
+    said = [(name, tree) for name, _, tree in MODULES if "Floor: sans-IO" in (ast.get_docstring(tree) or "")]
+    assert {"router.wire.sse", "router.coordination.frames"} <= {name for name, _ in said}
+    for name, tree in said:
+        for other in imported(tree):
+            assert other.split(".")[0] not in IMPURE_STDLIB - {"http", "urllib"}, f"{name} imports {other}"
+
+
 def test_only_the_mapper_and_background_loops_catch_everything() -> None:
     allowed = {"router.gateway", "router.probe", "router.watch", "router.kv_events", "router.response", "router.client"}
     allowed |= {"router.hooks", "router.standbys"}
