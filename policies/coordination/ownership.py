@@ -1,13 +1,13 @@
 """Who decides for a pool: one replica's part in the lease of one pool.
 
-Floor: `policies`, pure. It is told what was seen in the store, and says what to do there and whether this replica leads.
-A **term** numbers the ownerships of a pool, each higher than all before it: of two that both believe to lead, the lower
-has lost. Nobody's clock is compared with anybody else's.
+Floor: `policies`, pure. It is told what was seen in the store, and says what to do there and whether this replica
+leads. A **term** numbers the ownerships of a pool, each higher than all before it: of two that both believe to lead,
+the lower has lost. Nobody's clock is compared with anybody else's.
 
-What holds, whatever is lost, late or asleep: a replica that was told of a higher term, or has seen another's lease, does
-not lead with its old one again; one that has not looked at the store for a lease's length, nor tried to, does not lead
-until it has, as it may have been asleep while others went on. An owner that tries and cannot reach the store goes on:
-that alone says nothing of a new owner.
+What holds, whatever is lost, late or asleep: a replica that was told of a higher term, or has seen another's lease,
+does not lead with its old one again; one that has not looked at the store for a lease's length, nor tried to, does not
+lead until it has, as it may have been asleep while others went on. An owner that tries and cannot reach the store goes
+on: that alone says nothing of a new owner.
 """
 
 from __future__ import annotations

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from policies.coordination.ownership import LEASE_SECONDS, Ownership, Step
-from router.coordination.store import Snapshot, Store, StoreLost
+from router.coordination.store import Snapshot, Store, StoreLost, together
 
 _log = logging.getLogger("promptlane.coordination")
 
@@ -101,7 +100,7 @@ class Leases:
             if ownership.next(now) is Step.RENEW and ownership.held is not None
         ]
         look = self._store.look(tuple(self._ownerships))
-        done = await _all([self._store.announce(self._me, self._address, self._ttl), *renewals, look])
+        done = await together([self._store.announce(self._me, self._address, self._ttl), *renewals, look])
         snapshot = done[-1]
         assert isinstance(snapshot, Snapshot)  # noqa: S101  # the last one asked for
         return snapshot
@@ -115,7 +114,7 @@ class Leases:
     async def _act(self) -> None:
         now = self._clock()
         steps = [(one, one.next(now)) for one in self._ownerships.values()]
-        await _all(
+        await together(
             [self._acquire(one) for one, step in steps if step is Step.ACQUIRE]
             + [self._release(one) for one, step in steps if step is Step.RELEASE]
         )
@@ -142,12 +141,3 @@ class Leases:
         if not self.lost:
             _log.warning("the store of replicas is lost, owners go on as they are: %s", error)
         self.lost = True
-
-
-async def _all(calls: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """All of them, also where one fails; then the first failure is raised."""
-    done = await asyncio.gather(*calls, return_exceptions=True)
-    for one in done:
-        if isinstance(one, BaseException):
-            raise one
-    return done

@@ -6,9 +6,10 @@ replica and term, so an answer that was lost or late does no harm. Times to live
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from policies.coordination.ownership import Lease
 
@@ -51,3 +52,12 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Lets go of connections and files, not of leases."""
+
+
+async def together(calls: Sequence[Awaitable[Any]]) -> list[Any]:
+    """What all calls bring, made in one turn of the loop. Raises the first failure, once all have ended."""
+    done = await asyncio.gather(*calls, return_exceptions=True)
+    for one in done:
+        if isinstance(one, BaseException):
+            raise one
+    return done

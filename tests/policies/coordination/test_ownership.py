@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -217,9 +218,9 @@ def test_a_successor_that_does_not_take_what_it_was_handed_is_given_longer_each_
         elif step is Step.ACQUIRE:
             held = lease(SECOND, ownership.term + 1)
             ownership.acquired(held, now)
-    gaps = [later - earlier for earlier, later in zip(releases, releases[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(releases)]
     assert len(gaps) >= 3
-    assert all(later > 1.5 * earlier for earlier, later in zip(gaps, gaps[1:], strict=False))
+    assert all(later > 1.5 * earlier for earlier, later in pairwise(gaps))
 
 
 def test_a_replica_that_ends_leads_no_longer_and_releases_at_once() -> None:

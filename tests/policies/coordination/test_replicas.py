@@ -1,5 +1,5 @@
-"""Several replicas and one store, whatever is lost, late, asleep, dead or emptied: no two with one term, none that leads
-although it knows better, and one for each pool as soon as all is calm."""
+"""Several replicas and one store, whatever is lost, late, asleep, dead or emptied: no two with one term, none that
+leads although it knows better, and one for each pool as soon as all is calm."""
 
 from __future__ import annotations
 
@@ -292,7 +292,7 @@ def test_a_dead_owners_pools_have_new_owners_within_two_seconds() -> None:
 
 
 def test_an_owner_that_ends_leaves_its_pools_to_others_at_their_next_look() -> None:
-    world, replicas = settled(3)
+    _, replicas = settled(3)
     owner = next(replica for replica in replicas.values() if replica.leads("a"))
     owner.stop()
     for replica in replicas.values():
