@@ -119,6 +119,8 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
         standby_builder.mirror(pools[name], pool)
     for act in (*pool_builder.when_certain, *standby_builder.when_certain):
         act()
+    if process.replicas is not None:
+        process.replicas.serve(pools)
     return Runtime(config, gateway, pools, probers, listeners, standbys, process.leases)
 
 

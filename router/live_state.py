@@ -77,6 +77,7 @@ def _pool(pool: Pool, standbys: Standbys | None) -> dict[str, Any]:
         "waiting_by_lane": {lane.value: count for lane, count in pool.desk.queue.waiting.items()},
         "saturation": round(pool_load(pool.states, now).saturation, 4),
         "drain_per_second": {lane.value: round(drain.rate(now), 3) for lane, drain in pool.desk.drain.items()},
+        "replica": None if pool.remote is None else pool.remote.describe(),
         "standby": None if standbys is None else _standby(standbys),
         "endpoints": [_endpoint(place, now) for place in pool.places],
     }

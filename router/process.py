@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from policies.output_length import OutputLengths
 from policies.prefix_blocks import ChainMemo
+from router.coordination.replicas import Replicas
 from router.counting import TokenCounter
 from router.metrics import Metrics
 from router.wake import Leases
@@ -19,7 +20,8 @@ from router.wake import Leases
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`."""
+    """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`;
+    `replicas`: None where this process is the only one."""
 
     secret: bytes
     counter: TokenCounter
@@ -29,3 +31,4 @@ class Process:
     chains: ChainMemo = field(default_factory=lambda: ChainMemo(threading.Lock()))
     lengths: OutputLengths = field(default_factory=OutputLengths)
     leases: Leases = field(default_factory=Leases)
+    replicas: Replicas | None = None

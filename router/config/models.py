@@ -13,7 +13,7 @@ from router.config.lanes import LanesConfig
 from router.config.pools import PoolConfig
 from router.config.routing import RoutingConfig
 from router.config.section import Section
-from router.config.server import ClassifyConfig, ServerConfig, StateConfig
+from router.config.server import ClassifyConfig, ReplicasConfig, ServerConfig, StateConfig
 from router.config.tenants import DEFAULT_TIERS, TenantConfig, TierConfig
 from router.config.types import Name, TenantId, TierName
 
@@ -23,6 +23,7 @@ class Config(Section):
 
     server: ServerConfig = Field(default=ServerConfig(), description="Listeners and bounds of requests.")
     state: StateConfig = Field(default=StateConfig(), description="Where state is kept.")
+    replicas: ReplicasConfig = Field(default=ReplicasConfig(), description="How replicas reach each other.")
     classify: ClassifyConfig = Field(default=ClassifyConfig(), description="Which lane a request queues in.")
     routing: RoutingConfig = Field(default=RoutingConfig(), description="How endpoints are chosen.")
     lanes: LanesConfig = Field(default=LanesConfig(), description="How requests wait.")

@@ -11,6 +11,7 @@ from datetime import datetime
 from policies.types import Role
 from router.config.models import Config
 from router.config.problems import Problem
+from router.config.server import ReplicasConfig
 
 
 def warnings(config: Config, now: datetime) -> list[Problem]:
@@ -19,9 +20,12 @@ def warnings(config: Config, now: datetime) -> list[Problem]:
 
 
 def _warnings(config: Config, now: datetime) -> Iterator[tuple[str, str]]:
-    for name in ("redis_url", "ledger_url"):
-        if getattr(config.state, name) is not None:
-            yield f"state.{name}", "accepted; this version keeps this state in memory"
+    if config.state.ledger_url is not None:
+        yield "state.ledger_url", "accepted; this version keeps this state in memory"
+    if config.state.redis_url is None and config.replicas != ReplicasConfig():
+        yield "replicas", "has no effect without state.redis_url"
+    if config.state.redis_url is not None and config.server.secret is None:
+        yield "server.secret", "replicas need the same one: set PROMPTLANE_SECRET, or share server.secret_file"
     if not config.tenants:
         yield "tenants", "there are none: every request will be refused"
     for tenant_id, tenant in config.tenants.items():

@@ -45,6 +45,7 @@ class Leases:
         self._turned = turned
         self._wake = asyncio.Event()
         self._turning = asyncio.Lock()
+        self._stopping = False
         self.lost = False  # whether the last turn could not reach the store
         self.replicas: Mapping[str, str] = {}  # names and addresses, as last seen
 
@@ -80,7 +81,9 @@ class Leases:
             self._turned()
 
     async def stop(self) -> None:
-        """Releases what we hold and says that we are gone; where the store cannot be reached, time will tell it."""
+        """Releases what we hold and says that we are gone; where the store cannot be reached, time will tell it. Turns
+        after it see who owns the pools, for what is still under way here."""
+        self._stopping = True
         for ownership in self._ownerships.values():
             ownership.stop()
         self._turned()
@@ -100,7 +103,8 @@ class Leases:
             if ownership.next(now) is Step.RENEW and ownership.held is not None
         ]
         look = self._store.look(tuple(self._ownerships))
-        done = await together([self._store.announce(self._me, self._address, self._ttl), *renewals, look])
+        ttl = 0.0 if self._stopping else self._ttl
+        done = await together([self._store.announce(self._me, self._address, ttl), *renewals, look])
         snapshot = done[-1]
         assert isinstance(snapshot, Snapshot)  # noqa: S101  # the last one asked for
         return snapshot
