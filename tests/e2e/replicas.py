@@ -83,18 +83,20 @@ class Replicas:
 
 
 @contextmanager
-def running_replicas(count: int, engines: int = 1, **options: Any) -> Iterator[Replicas]:
-    """Starts all of it. `options`: of the engines."""
+def running_replicas(
+    count: int, engines: int = 1, endpoint: dict[str, Any] | None = None, **options: Any
+) -> Iterator[Replicas]:
+    """Starts all of it. `endpoint`: fields of each in the configuration; `options`: of the engines."""
     with ExitStack() as stack:
         redis = stack.enter_context(redis_process())
         started = [stack.enter_context(start_engine(ENGINE_MODEL, **ENGINE | options)) for _ in range(engines)]
         replicas = Replicas(redis, started)
         with ThreadPoolExecutor(count) as starting:  # each imports for a second or more
-            replicas.fronts += starting.map(lambda _: _start(replicas, stack), range(count))
+            replicas.fronts += starting.map(lambda _: _start(replicas, stack, endpoint), range(count))
         yield replicas
 
 
-def _start(replicas: Replicas, stack: ExitStack) -> Front:
+def _start(replicas: Replicas, stack: ExitStack, endpoint: dict[str, Any] | None) -> Front:
     folder, remove = stack.enter_context(temporary_folder("replica"))
     ports = (free_port(), free_port())
     file = folder / "promptlane.yaml"
@@ -104,6 +106,7 @@ def _start(replicas: Replicas, stack: ExitStack) -> Front:
     front.config = front.configuration(
         range(len(urls)),
         pool={"health": HEALTH},
+        endpoint=endpoint,
         state={"redis_url": replicas.redis.url},
         replicas={"listen": "tcp://127.0.0.1:0"},
     )

@@ -29,7 +29,7 @@ NEW_OWNER_SECONDS = 6.0
 def trio(request: pytest.FixtureRequest) -> Iterator[Replicas]:
     if request.config.getoption("--engine") != "sim":
         pytest.skip("only simulated engines hang on command")
-    with running_replicas(3, **SLOW) as running:
+    with running_replicas(3, endpoint=getattr(request, "param", None), **SLOW) as running:
         yield running
 
 
@@ -60,12 +60,16 @@ async def until_under_way(front: Front, requests: int) -> None:
     await until(f"{requests} requests of a replica's own are under way", there)
 
 
+# One seat, or those sent together would reach the engine in the order of their ways there.
+@pytest.mark.parametrize("trio", [{"max_in_flight": 1}], indirect=True, ids=["one seat"])
 async def test_requests_of_all_replicas_wait_in_one_queue_the_shortest_first(trio: Replicas, clients: Clients) -> None:
     owner, (one, other) = await ready(trio)
     trio.engines[0].fault("hang")
-    behind = [asyncio.create_task(clients[id(one)].post(CHAT, json=chat(LARGE)))]
+    behind = [asyncio.create_task(clients[id(one)].post(CHAT, json=chat(LARGE, stream=True)))]
     await owner.until_in_flight(1)
-    for count, (front, size) in enumerate([(one, 20_000), (other, 5_000), (owner, 10_000), (other, 15_000), (one, 100)], 1):
+    for count, (front, size) in enumerate(
+        [(one, 20_000), (other, 5_000), (owner, 10_000), (other, 15_000), (one, 100)], 1
+    ):
         behind.append(asyncio.create_task(clients[id(front)].post(CHAT, json=chat(size))))
         await owner.until_waiting(count)
     assert [await front.metric("promptlane_waiting") for front in (one, other)] == [0, 0]
@@ -92,7 +96,7 @@ async def test_a_client_that_leaves_while_it_waits_at_the_owner_leaves_nothing_t
 ) -> None:
     owner, (one, _) = await ready(trio)
     trio.engines[0].fault("hang")
-    first = asyncio.create_task(clients[id(one)].post(CHAT, json=chat(LARGE)))
+    first = asyncio.create_task(clients[id(one)].post(CHAT, json=chat(LARGE, stream=True)))
     await owner.until_in_flight(1)
     second = asyncio.create_task(clients[id(one)].post(CHAT, json=chat(100)))
     await owner.until_waiting(1)
@@ -108,7 +112,7 @@ async def test_the_owners_death_loses_no_request_of_the_others(trio: Replicas, c
     lost = [stream(clients[id(owner)]) for _ in range(2)]
     await owner.until_in_flight(8)
     trio.engines[0].fault("hang")
-    waiting = [asyncio.create_task(clients[id(followers[0])].post(CHAT, json=chat(LARGE)))]
+    waiting = [asyncio.create_task(clients[id(followers[0])].post(CHAT, json=chat(LARGE, stream=True)))]
     await owner.until_in_flight(9)
     waiting += [asyncio.create_task(clients[id(front)].post(CHAT, json=chat(100))) for front in followers * 3]
     await owner.until_waiting(6)
@@ -138,7 +142,7 @@ async def test_a_follower_that_dies_gives_back_its_seats(trio: Replicas, clients
 
 
 async def test_redis_may_die_and_come_back_empty(trio: Replicas, clients: Clients) -> None:
-    owner, followers = await ready(trio)
+    owner, _ = await ready(trio)
     term = (await trio.part(owner))["term"]
     streams = [stream(clients[id(front)]) for front in trio.fronts]
     await owner.until_in_flight(3)
@@ -158,7 +162,7 @@ async def test_redis_may_die_and_come_back_empty(trio: Replicas, clients: Client
     await asyncio.gather(*streams)
     answers += [await clients[id(front)].post(CHAT, json=chat()) for front in trio.fronts]
     assert [answer.status_code for answer in answers] == [200] * 6
-    after, _ = await trio.settled()
+    await trio.settled()
 
     async def led_anew() -> bool:
         return all([(await trio.part(front))["term"] > term for front in trio.fronts])
@@ -172,7 +176,7 @@ async def test_an_owner_that_is_told_to_end_hands_over_at_once(trio: Replicas, c
     streams = [stream(clients[id(front)]) for front in trio.fronts]
     await owner.until_in_flight(3)
     trio.engines[0].fault("hang")
-    waiting = [asyncio.create_task(clients[id(followers[0])].post(CHAT, json=chat(LARGE)))]
+    waiting = [asyncio.create_task(clients[id(followers[0])].post(CHAT, json=chat(LARGE, stream=True)))]
     await owner.until_in_flight(4)
     waiting += [asyncio.create_task(clients[id(front)].post(CHAT, json=chat(100))) for front in [*trio.fronts] * 2]
     await owner.until_waiting(6)
