@@ -19,6 +19,7 @@ from router.config import (
     Config,
     TenantConfig,
 )
+from router.coordination.replicas import Replicas
 from router.gateway import Gateway, GatewaySettings, Services
 from router.kv_events import KvEventListener
 from router.measure import Measurer, MeasureSettings
@@ -46,12 +47,14 @@ class Runtime:
         listeners: Mapping[str, KvEventListener],
         standbys: Mapping[str, Standbys],
         leases: Leases,
+        replicas: Replicas | None = None,
     ) -> None:
         self.config = config
         self.gateway = gateway
         self.pools = pools
         self.listeners = listeners
         self.standbys = standbys
+        self.replicas = replicas
         self._leases = leases
         self._probers = tuple(probers)
 
@@ -121,7 +124,7 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
         act()
     if process.replicas is not None:
         process.replicas.serve(pools)
-    return Runtime(config, gateway, pools, probers, listeners, standbys, process.leases)
+    return Runtime(config, gateway, pools, probers, listeners, standbys, process.leases, process.replicas)
 
 
 class _TenantBuilder:

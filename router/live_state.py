@@ -23,6 +23,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
     return {
         "version": __version__,
         "profile": runtime.config.routing.profile,
+        "replicas": None if runtime.replicas is None else runtime.replicas.describe(),
         "tenants": {name: _tenant(tenant) for name, tenant in runtime.gateway.directory.by_id.items()},
         "pools": {name: _pool(pool, runtime.standbys.get(name)) for name, pool in runtime.pools.items()},
         "calibration": {

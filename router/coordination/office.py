@@ -109,10 +109,11 @@ class Office:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def open(self, line: Line) -> Desk:
-        """A follower has connected. Seats of an earlier life of it are nobody's any more."""
+        """A follower has connected. Seats of an earlier life of it, which has no session, are nobody's any more."""
         peer = Peer(*line.peer[:2])
-        for other in [one for one in self._followers if one.replica == peer.replica and one != peer]:
-            self._forget(other)
+        for other, follower in list(self._followers.items()):
+            if other.replica == peer.replica and other != peer and follower.away is not None:
+                self._forget(other)
         follower = self._followers.setdefault(peer, Follower())
         if follower.away is not None:
             follower.away.cancel()

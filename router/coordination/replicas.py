@@ -113,7 +113,7 @@ class Replicas:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(self._close(link) for link in list(self.links.values())))
+        await asyncio.gather(*(link.close() for link in self.links.values()))
         await self.office.close()
         if self._server is not None:
             await self._server.close()
@@ -194,10 +194,10 @@ class Replicas:
             if name in known or link.connected:  # a store that has lost its memory is no reason to let go of anybody
                 link.connect()
             else:
-                self._begin(f"closing the link to {name}", self._close(self.links.pop(name)))
+                self._let_go(name)
 
     def _link(self, name: str, address: str) -> None:
-        asker = _Asker(self)
+        asker = _Asker(self, name)
         try:
             asker.link = self.links[name] = Link(
                 address, self._secret, me=self.settings.me, asker=asker, tls=self.settings.client_tls,
@@ -207,10 +207,11 @@ class Replicas:
             self._refused.add(address)
             _log.error("replica %s cannot be asked: %s", name, error)
 
-    async def _close(self, link: Link) -> None:
-        await link.close()
+    def _let_go(self, name: str) -> None:
+        link = self.links.pop(name)
         for remote in self.remotes.values():
             remote.seats.leave(link)
+        self._begin(f"closing the link to {name}", link.close())
 
     def _fence(self, remote: Remote) -> None:
         """Whoever led a pool before and does not know yet that it does no longer hears it from all who know."""
@@ -231,11 +232,15 @@ class Replicas:
                 del self._ownerships[name]
                 self._owners.pop(name, None)
 
-    def connected(self, link: Link) -> None:
+    def connected(self, name: str, link: Link) -> None:
         """A new connection to an owner: it is told of everything that is under way there, of nothing too."""
+        if link.peer != name:  # a replica has ended, and another one listens where it did
+            if self.links.get(name) is link:
+                self._let_go(name)
+            return
         for remote in self.remotes.values():
             remote.seats.tell(link)
-            if (owner := remote.ownership.owner) is not None and link.peer != owner.replica:
+            if (owner := remote.ownership.owner) is not None and name != owner.replica:
                 link.fence(remote.ownership.pool, owner.term)
         self.disconnected()
 
@@ -254,11 +259,12 @@ class _Asker:
 
     link: Link
 
-    def __init__(self, replicas: Replicas) -> None:
+    def __init__(self, replicas: Replicas, name: str) -> None:
         self._replicas = replicas
+        self._name = name
 
     def connected(self) -> None:
-        self._replicas.connected(self.link)
+        self._replicas.connected(self._name, self.link)
 
     def disconnected(self, reason: str) -> None:
         self._replicas.disconnected()
