@@ -1,5 +1,5 @@
-"""Every kind of store keeps the same promises: one lease a pool, terms that only grow, nothing released or lengthened by
-who does not hold it."""
+"""Every kind of store keeps the same promises: one lease a pool, terms that only grow, nothing released or lengthened
+by who does not hold it."""
 
 from __future__ import annotations
 
