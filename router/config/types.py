@@ -168,7 +168,11 @@ EngineUrl: TypeAlias = Annotated[
 ]
 SocketUrl: TypeAlias = Annotated[str, AfterValidator(socket_url), Expect("an address tcp://host:port")]
 RedisUrl: TypeAlias = Annotated[
-    str, *_text(r"(redis|rediss|unix)://[\x21-\x7e]+", "a URL redis://…, rediss://… or unix://…")
+    str,
+    *_text(
+        r"(rediss?(\+sentinel|\+cluster)?|unix)://[\x21-\x7e]+",
+        "a URL redis://…, rediss://… or unix://…, or with +sentinel or +cluster",
+    ),
 ]
 LedgerUrl: TypeAlias = Annotated[
     str, *_text(r"(sqlite:///|postgresql://)[\x21-\x7e]+", "a URL sqlite:///… or postgresql://…")
