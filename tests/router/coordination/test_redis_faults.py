@@ -13,6 +13,7 @@ import pytest
 import trustme
 
 from policies.coordination.ownership import Ownership
+from router.coordination.journal import StreamJournal
 from router.coordination.leases import Leases
 from router.coordination.local_store import LocalStore
 from router.coordination.redis_client import RedisClient
@@ -79,6 +80,7 @@ async def test_nobody_at_the_address_is_a_lost_store() -> None:
 
 async def test_a_user_with_just_the_rights_that_are_documented_can_do_all(tmp_path: Path) -> None:
     rights = "~promptlane:* +eval +time +get +set +del +pexpire +hset +hdel +hgetall"
+    rights += " +xadd +xrange +xrevrange +xtrim"
     file = tmp_path / "users.acl"
     file.write_text(f"user default off\nuser lane on >p%40ss:word {rights}\n".replace("%40", "@"))
     with redis_process("--aclfile", str(file)) as server:
@@ -91,6 +93,10 @@ async def test_a_user_with_just_the_rights_that_are_documented_can_do_all(tmp_pa
         seen = await store.look([POOL])
         assert (seen.leases, seen.replicas) == ({POOL: lease}, {"a": "tcp://a:1"})
         await store.release(lease, POOL)
+        journal = StreamJournal(store)
+        await journal.append(POOL, 1, b"before")
+        await journal.rewrite(POOL, 1, [b"snapshot"])
+        assert [batch async for batch in journal.read(POOL)] == [b"snapshot"]
         await store.close()
 
 
