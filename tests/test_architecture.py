@@ -18,6 +18,7 @@ FLOORS = {
     "policies": 0,
     "router.wire": 1,
     "router.errors": 1,
+    "router.coordination": 2,
     "router.config": 4,
     "router.gateway": 3,
     "router.assembly": 5, "router.pool_builder": 5, "router.standby_builder": 5,

@@ -171,7 +171,7 @@ RedisUrl: TypeAlias = Annotated[
     str,
     *_text(
         r"(rediss?(\+sentinel|\+cluster)?|unix)://[\x21-\x7e]+",
-        "a URL redis://…, rediss://…, redis+sentinel://…, redis+cluster://… or unix://…",
+        "a URL redis://…, rediss://… or unix://…, or with +sentinel or +cluster",
     ),
 ]
 LinkAddress: TypeAlias = Annotated[

@@ -51,12 +51,12 @@ class LocalStore:
         self._folder = folder
         self._clock = clock
         self._mine: dict[str, int] = {}  # our names, and the descriptors that hold their locks
-        with _as_lost():
+        with folder_errors():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def look(self, pools: Sequence[str]) -> Snapshot:
         """Who owns these pools, and who is there."""
-        with _as_lost():
+        with folder_errors():
             replicas = self._replicas()
             held = {pool: self._read(pool) for pool in pools}
         now = self._clock()
@@ -65,7 +65,7 @@ class LocalStore:
 
     async def acquire(self, pool: str, me: str, address: str, ttl: float, above: int = 0) -> Lease | None:
         """Takes a free lease; None where it is not free. `me` has been announced."""
-        with _as_lost(), self._locked(pool):
+        with folder_errors(), self._locked(pool):
             before, now = self._read(pool), self._clock()
             if before is not None and _counts(before, self._replicas(), now):
                 return None
@@ -83,7 +83,7 @@ class LocalStore:
 
     async def announce(self, me: str, address: str, ttl: float) -> None:
         """Says that this worker is there, for as long as it lives; with a `ttl` of 0, that it is no longer."""
-        with _as_lost():
+        with folder_errors():
             if ttl <= 0:
                 self._withdraw(me)
             elif me not in self._mine or not self._file(me).exists():
@@ -97,7 +97,7 @@ class LocalStore:
         self._mine.clear()
 
     def _change(self, lease: Lease, pool: str, ttl: float) -> bool:
-        with _as_lost(), self._locked(pool):
+        with folder_errors(), self._locked(pool):
             held, now = self._read(pool), self._clock()
             if held is None or held.lease != lease or not 0 <= now - held.renewed < held.ttl:
                 return False
@@ -192,7 +192,8 @@ def _lock(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def _as_lost() -> Iterator[None]:
+def folder_errors() -> Iterator[None]:
+    """A folder that cannot be used is a store that is lost."""
     try:
         yield
     except OSError as error:
