@@ -12,13 +12,18 @@ import ssl
 import time
 from functools import partial
 from secrets import token_hex
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from router.config import Config, ConfigError, Problem, ReplicasConfig, ReplicasTlsConfig
 from router.coordination.address import Address
+from router.coordination.journal import StreamJournal
 from router.coordination.replicas import Replicas, ReplicasSettings
-from router.coordination.store import BadStoreUrl, Store
+from router.coordination.store import BadStoreUrl
 from router.metrics import Metrics
+
+if TYPE_CHECKING:
+    from router.coordination.redis_store import RedisStore
 
 _log = logging.getLogger("promptlane.coordination")
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  # what is compared with, not bound to
@@ -38,7 +43,8 @@ def build_replicas(config: Config, secret: bytes, metrics: Metrics) -> Replicas 
         server_tls=server_tls,
         client_tls=client_tls,
     )
-    return Replicas(settings, _store(url, replicas), secret, time.monotonic, metrics)
+    store = _store(url, replicas)
+    return Replicas(settings, store, secret, time.monotonic, metrics, StreamJournal(store))
 
 
 def advertised(configured: str | None, store_url: str, bound: str) -> str:
@@ -65,7 +71,7 @@ def _own_address(store_url: str) -> str:
         return "127.0.0.1"
 
 
-def _store(url: str, replicas: ReplicasConfig) -> Store:
+def _store(url: str, replicas: ReplicasConfig) -> RedisStore:
     from router.coordination.redis_store import RedisStore  # who has no Redis need not load its client
 
     try:

@@ -18,7 +18,7 @@ import struct
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from xxhash import xxh3_64_hexdigest
@@ -26,8 +26,10 @@ from xxhash import xxh3_64_hexdigest
 from policies.coordination.journal import Entry, Journal, Rebuilt
 from policies.prefix_index import PrefixIndex
 from router.coordination.local_store import folder_errors
-from router.coordination.redis_store import RedisStore
 from router.coordination.store import StoreLost
+
+if TYPE_CHECKING:  # who has no Redis need not load its client
+    from router.coordination.redis_store import RedisStore
 
 _log = logging.getLogger("promptlane.coordination")
 

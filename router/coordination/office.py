@@ -60,7 +60,8 @@ class Line(Protocol):
 class Part(Protocol):
     """This replica's part in one pool (`router.coordination.remote`)."""
 
-    pool: Pool
+    @property
+    def pool(self) -> Pool: ...
 
     def leads(self) -> bool:
         """Whether it decides now."""

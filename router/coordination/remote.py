@@ -20,6 +20,7 @@ from typing import Protocol
 from policies.coordination.ownership import Lease, Ownership
 from policies.waiting import Waiting
 from router.coordination import answers, seats
+from router.coordination.affinity import Affinity
 from router.coordination.asked import AskedRequest
 from router.coordination.asks import Answered
 from router.coordination.frames import Answer, Aside, Bound, Held, NotMine
@@ -68,8 +69,6 @@ class Remote:
     """`reach`: the connection to who has this lease, None without one; `wake`: look at the store now; `seats_kept`: of
     this pool's followers. `pool` is set by `serve`."""
 
-    pool: Pool
-
     def __init__(
         self,
         ownership: Ownership,
@@ -78,6 +77,7 @@ class Remote:
         clock: Callable[[], float],
         metrics: Metrics,
         seats_kept: Callable[[str], int] = lambda _: 0,
+        affinity: Affinity | None = None,
     ) -> None:
         self.ownership = ownership
         self._reach = reach
@@ -85,6 +85,8 @@ class Remote:
         self._clock = clock
         self._metrics = metrics
         self._seats_kept = seats_kept
+        self.affinity = affinity
+        self._pool: Pool | None = None
         self.seats = seats.Seats(ownership.pool, clock)
         self.mode = Mode.ALONE
         self._line: Line | None = None
@@ -95,10 +97,16 @@ class Remote:
 
     def serve(self, pool: Pool) -> None:
         """From now on this is the pool: at first, and after a reload."""
-        self.pool = pool
+        before, self._pool = self._pool, pool
         pool.remote = self
         pool.decide_alone(self.mode is Mode.ALONE)
-        self.look()
+        if self.look() is Mode.LEADS and before is not None and before is not pool and self.affinity is not None:
+            self.affinity.go_on(pool, self.term)
+
+    @property
+    def pool(self) -> Pool:
+        assert self._pool is not None  # noqa: S101  # `serve` comes first
+        return self._pool
 
     # -- who decides -------------------------------------------------------------------------------------------------
 
@@ -161,6 +169,11 @@ class Remote:
             self._alone_since = now  # its seats stay where they are: the owner may only be out of reach for a moment
         else:
             self.seats.move(line)
+        if self.affinity is not None and (mode is Mode.LEADS) is not (before is Mode.LEADS):
+            if mode is Mode.LEADS:
+                self.affinity.begin(self.pool, self.term)
+            else:
+                self.affinity.end()
         if before is not mode:
             self._metrics.add("promptlane_replica_changes", self.ownership.pool, mode.value)
         if mode is Mode.FOLLOWS or before is Mode.LEADS:

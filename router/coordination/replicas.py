@@ -16,6 +16,8 @@ from typing import Any
 
 from policies.coordination.ownership import LEASE_SECONDS, Lease, Ownership
 from router.coordination.address import BadAddress
+from router.coordination.affinity import Affinity
+from router.coordination.journal import JournalStore
 from router.coordination.leases import TICK_SECONDS, Leases
 from router.coordination.link import Link
 from router.coordination.office import Office
@@ -44,16 +46,23 @@ class ReplicasSettings:
 
 
 class Replicas:
-    """`clock` gives monotonic seconds."""
+    """`clock` gives monotonic seconds. `journals`: where owners leave what they know of engines' caches."""
 
     def __init__(
-        self, settings: ReplicasSettings, store: Store, secret: bytes, clock: Callable[[], float], metrics: Metrics
+        self,
+        settings: ReplicasSettings,
+        store: Store,
+        secret: bytes,
+        clock: Callable[[], float],
+        metrics: Metrics,
+        journals: JournalStore | None = None,
     ) -> None:
         self.settings = settings
         self.office = Office(self._part, clock, metrics)
         self.remotes: dict[str, Remote] = {}
         self.links: dict[str, Link] = {}
         self._store = store
+        self._journals = journals
         self._secret = secret
         self._clock = clock
         self._metrics = metrics
@@ -74,9 +83,7 @@ class Replicas:
                 ownership = self._ownerships[name] = Ownership(
                     name, self.settings.me, lease_seconds=self.settings.lease_seconds
                 )
-                self.remotes[name] = Remote(
-                    ownership, self._reach, self._wake, self._clock, self._metrics, self.office.seats
-                )
+                self.remotes[name] = self._remote(ownership)
             self.remotes[name].serve(pool)
         for name in self.remotes.keys() - pools.keys():
             self._ownerships[name].stop()
@@ -113,6 +120,9 @@ class Replicas:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for affinity in [remote.affinity for remote in self.remotes.values() if remote.affinity is not None]:
+            affinity.end()
+            await affinity.stopped()
         await asyncio.gather(*(link.close() for link in self.links.values()))
         await self.office.close()
         if self._server is not None:
@@ -145,6 +155,13 @@ class Replicas:
         }
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _remote(self, ownership: Ownership) -> Remote:
+        journals = self._journals
+        affinity = Affinity(journals, ownership.pool, self._clock) if journals is not None else None
+        return Remote(
+            ownership, self._reach, self._wake, self._clock, self._metrics, self.office.seats, affinity=affinity
+        )
 
     def _ownership_of(self, name: str) -> Ownership | None:
         remote = self.remotes.get(name)
