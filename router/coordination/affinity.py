@@ -7,10 +7,10 @@ takes, it knows the caches as it saw them as a follower.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from policies.coordination.journal import Rebuilt, endpoint_key
+from policies.coordination.journal import endpoint_key
 from policies.prefix_index import PrefixIndex
 from router.coordination.journal import JournalStore, JournalWriter, read_back
 from router.pools import Pool
@@ -27,7 +27,9 @@ class Affinity:
 
     def begin(self, pool: Pool, term: int) -> None:
         """This replica owns the pool, with this term."""
-        self._start(self._inherit(pool, term))
+        indexes = _indexes(pool)
+        self._writer.begin(term, indexes)  # at once: what is dispatched while the journal is read is written down too
+        self._start(self._inherit(indexes))
 
     def go_on(self, pool: Pool, term: int) -> None:
         """After a reload: it has other endpoints, and what is known of those that stay is known."""
@@ -50,11 +52,10 @@ class Affinity:
             self._task.cancel()
         self._task = asyncio.create_task(work, name=f"journal of pool {self._pool}")
 
-    async def _inherit(self, pool: Pool, term: int) -> None:
-        rebuilt: Rebuilt = await read_back(self._store, self._pool)
-        indexes = _indexes(pool)
+    async def _inherit(self, indexes: Mapping[int, PrefixIndex]) -> None:
+        rebuilt = await read_back(self._store, self._pool)
         rebuilt.restore(indexes)
-        self._writer.begin(term, indexes, rebuilt)
+        self._writer.journal.inherit(rebuilt)
         await self._writer.run()
 
 

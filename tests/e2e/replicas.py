@@ -107,6 +107,7 @@ def _start(replicas: Replicas, stack: ExitStack, endpoint: dict[str, Any] | None
         range(len(urls)),
         pool={"health": HEALTH},
         endpoint=endpoint,
+        routing={"ageing": 1e-6},  # the order is to be that of lengths, however long a busy machine takes to ask
         state={"redis_url": replicas.redis.url},
         replicas={"listen": "tcp://127.0.0.1:0"},
     )

@@ -16,10 +16,12 @@ from msgspec import Struct
 from policies.coordination.ownership import Lease, Ownership
 from policies.registry import make_profile
 from policies.types import Lane
+from router.coordination.affinity import Affinity
 from router.coordination.asked import AskedRequest
 from router.coordination.asks import Answered, Asks
 from router.coordination.frames import Ask, Cancel, CarriedSeat, Done, Ended, Fence, First
 from router.coordination.framing import FrameReader, carries, encode, from_follower, from_owner
+from router.coordination.journal import JournalStore
 from router.coordination.link import Unreachable
 from router.coordination.office import Desk, Office
 from router.coordination.remote import Remote
@@ -35,7 +37,15 @@ POOL = "p"
 class Replica:
     """One of them. Its endpoints are those of all others, as it sees them."""
 
-    def __init__(self, name: str, *, seats: int = 4, max_waiting: int = 100, names: Sequence[str] = ("e0",)) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        seats: int = 4,
+        max_waiting: int = 100,
+        names: Sequence[str] = ("e0",),
+        journals: JournalStore | None = None,
+    ) -> None:
         self.name = name
         self.now = 100.0
         self.states = [make_state(one, max_in_flight=seats) for one in names]
@@ -44,8 +54,11 @@ class Replica:
         self.office = Office(lambda pool: self.remote if pool == POOL else None, self.clock, self.metrics)
         self.wires: dict[str, Wire] = {}
         self.wakes = 0
-        self.remote = Remote(self.ownership, self._reach, self._wake, self.clock, self.metrics, self.office.seats)
-        self.pool = self._pool(max_waiting)
+        affinity = Affinity(journals, POOL, self.clock) if journals is not None else None
+        self.remote = Remote(
+            self.ownership, self._reach, self._wake, self.clock, self.metrics, self.office.seats, affinity
+        )
+        self.pool = self.make_pool(max_waiting)
         self.remote.serve(self.pool)
 
     def clock(self) -> float:
@@ -68,7 +81,7 @@ class Replica:
     def _wake(self) -> None:
         self.wakes += 1
 
-    def _pool(self, max_waiting: int) -> Pool:
+    def make_pool(self, max_waiting: int) -> Pool:
         return Pool(
             POOL,
             [Place(state, Upstream(NOBODY, timeouts=LIMITS)) for state in self.states],
