@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 
 from benchmarks.engine.launch import Engine, start_engine
+from policies.coordination.ownership import preferred
 from tests.e2e.fleet import ENGINE
 from tests.e2e.front import HEALTH, Front, held, start_gateway, until
 from tests.e2e.stack import ENGINE_MODEL
@@ -41,16 +42,30 @@ class Replicas:
     async def parts(self) -> list[str]:
         return [(await self.part(front))["part"] for front in self.fronts]
 
-    async def settled(self) -> tuple[Front, list[Front]]:
-        """The owner and the followers, once there is exactly one whom all others follow."""
+    async def name(self, front: Front) -> str:
+        async with httpx2.AsyncClient(base_url=front.admin_url, trust_env=False) as operator:
+            return str((await operator.get("/admin/state")).json()["replicas"]["me"])
+
+    async def led(self) -> None:
+        """Until there is exactly one owner whom all others follow, whoever it is."""
 
         async def one_leads() -> bool:
             parts = sorted(await self.parts())
             return parts == ["follows"] * (len(parts) - 1) + ["leads"]
 
         await until("one replica leads and the others follow", one_leads)
-        parts = await self.parts()
-        owner = self.fronts[parts.index("leads")]
+
+    async def settled(self) -> tuple[Front, list[Front]]:
+        """The owner and the followers, once it is the one with whom the pool stays: who came first hands it over."""
+        names = [await self.name(front) for front in self.fronts]
+        first = names.index(str(preferred(POOL, names)))
+        parts = ["leads" if number == first else "follows" for number in range(len(names))]
+
+        async def stays() -> bool:
+            return await self.parts() == parts
+
+        await until("the preferred replica leads and the others follow", stays)
+        owner = self.fronts[first]
         return owner, [front for front in self.fronts if front is not owner]
 
     async def all_at_rest(self) -> None:
