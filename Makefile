@@ -6,7 +6,7 @@ READY := .venv/.ready
 MADE := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,chat agents hot-prefix))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits soak docs lock clean
+.PHONY: help demo test lint types unit test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal soak docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -75,6 +75,9 @@ bench-loop: $(READY)  ## for how long a long prompt keeps the event loop
 
 bench-limits: $(READY)  ## four replicas, and 800 clients that hammer limits for a minute
 	$(BIN)/python -m benchmarks.limits
+
+bench-journal: $(READY)  ## what the journal of affinity costs the owner of a pool, in CPU
+	$(BIN)/python -m benchmarks.journal
 
 soak: $(READY)  ## 2,000 concurrent streams through one gateway process for a minute
 	$(BIN)/python -m benchmarks.soak

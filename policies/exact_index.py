@@ -113,10 +113,14 @@ class ExactIndex(PrefixIndex):
 
     # What the gateway tells.
 
-    def expect(self, blocks: Sequence[int], prompt_tokens: int, tokens_per_block: float) -> str:
-        """A request is about to be sent: the session id to send with it. `prompt_tokens` may be an estimate."""
-        self._number += 1
-        session = f"{self._name}-{self._number:x}"
+    def expect(
+        self, blocks: Sequence[int], prompt_tokens: int, tokens_per_block: float, session: str | None = None
+    ) -> str:
+        """A request is about to be sent: the session id to send with it. `prompt_tokens` may be an estimate.
+        `session`: one that another replica has given it."""
+        if session is None:
+            self._number += 1
+            session = f"{self._name}-{self._number:x}"
         if blocks and prompt_tokens > 0:
             self._sent[session] = Sent(blocks, prompt_tokens, prompt_tokens, tokens_per_block)
             if len(self._sent) > _MAX_SENT:

@@ -12,11 +12,27 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 # Of the blocks evicted last so many are remembered, as a share of the capacity: enough to see that an index is too
 # small, where engines report blocks as cached that were let go here.
 GHOST_SHARE = 0.25
+
+
+class Scribe(Protocol):
+    """Who keeps a journal of an index (`policies.coordination.journal`): told on the hot path, so it only notes."""
+
+    def used(self, blocks: Sequence[int]) -> None:
+        """This chain has become the newest."""
+
+    def cut(self, blocks: Sequence[int], left: int) -> None:
+        """Of this chain only the first `left` blocks are still there."""
+
+    def dropped(self, blocks: Sequence[int]) -> None:
+        """These were forgotten, wherever they stood."""
+
+    def cleared(self) -> None:
+        """Everything was forgotten."""
 
 
 class Hold(NamedTuple):
@@ -57,6 +73,7 @@ class PrefixIndex:
         "_room",
         "_uses",
         "heads",
+        "scribe",
         "version",
     )
 
@@ -73,6 +90,7 @@ class PrefixIndex:
         self._uses = 0
         self._epoch = 0
         self.version = 0
+        self.scribe: Scribe | None = None
 
     @property
     def capacity(self) -> int:
@@ -109,6 +127,8 @@ class PrefixIndex:
             present[block] = self._uses
             present.move_to_end(block)
         self._evict()
+        if self.scribe is not None:
+            self.scribe.used(blocks)
 
     def hold(self, blocks: Sequence[int], output_blocks: float = 0.0) -> Hold:
         """Touch the chain of a request that was sent, and keep it until `let_go`, with room for its answer."""
@@ -155,6 +175,11 @@ class PrefixIndex:
         if len(holders) > self._capacity:
             self._drop(freed)
         self._evict()
+        if self.scribe is not None:
+            left = len(hold.blocks) if computed else _leading_run(hold.blocks, present)
+            if left < len(hold.blocks):
+                self.scribe.cut(hold.blocks, left)
+            self.scribe.used(hold.blocks[:left])
         return len(freed)
 
     def resize(self, capacity_blocks: int) -> None:
@@ -166,9 +191,12 @@ class PrefixIndex:
         """Drop what was last used at this touch or before and is not held: the engine is known to have evicted a block
         of that age. Returns how many blocks are left."""
         present, holders = self._blocks, self._holders
-        for block in [block for block, last in present.items() if last <= use and block not in holders]:
+        unused = [block for block, last in present.items() if last <= use and block not in holders]
+        for block in unused:
             del present[block]
         self.version += 1
+        if self.scribe is not None:
+            self.scribe.dropped(unused)
         return len(present)
 
     def clear(self) -> None:
@@ -179,6 +207,22 @@ class PrefixIndex:
         self._room = 0.0
         self._epoch += 1
         self.version += 1
+        if self.scribe is not None:
+            self.scribe.cleared()
+
+    def blocks(self) -> list[int]:
+        """What is present, the oldest first."""
+        return list(self._blocks)
+
+    def restore(self, blocks: Iterable[int]) -> None:
+        """Take these for present, the oldest first, in place of what nobody holds; what is held stays, as the newest.
+        Tells no scribe."""
+        present, holders = self._blocks, self._holders
+        held = [(block, use) for block, use in present.items() if block in holders]
+        present.clear()
+        present.update((block, 0) for block in blocks if block not in holders)
+        present.update(held)
+        self._evict()
 
     def __len__(self) -> int:
         return len(self._blocks)

@@ -18,6 +18,7 @@ from router.config import (
     Config,
     TenantConfig,
 )
+from router.coordination.replicas import Replicas
 from router.gateway import Gateway, GatewaySettings, Services
 from router.kv_events import KvEventListener
 from router.limits_builder import LimitsBuilder, rules_of
@@ -48,6 +49,7 @@ class Runtime:
         standbys: Mapping[str, Standbys],
         leases: Leases,
         shared_limits: SharedLimits | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
         self.config = config
         self.gateway = gateway
@@ -55,6 +57,7 @@ class Runtime:
         self.listeners = listeners
         self.standbys = standbys
         self.shared_limits = shared_limits
+        self.replicas = replicas
         self._leases = leases
         self._probers = tuple(probers)
 
@@ -129,7 +132,19 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
         standby_builder.mirror(pools[name], pool)
     for act in (*pool_builder.when_certain, *standby_builder.when_certain):
         act()
-    return Runtime(config, gateway, pools, probers, listeners, standbys, process.leases, limits_builder.shared)
+    if process.replicas is not None:
+        process.replicas.serve(pools)
+    return Runtime(
+        config,
+        gateway,
+        pools,
+        probers,
+        listeners,
+        standbys,
+        process.leases,
+        limits_builder.shared,
+        process.replicas,
+    )
 
 
 class _TenantBuilder:

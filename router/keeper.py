@@ -28,6 +28,9 @@ class Keeper(Watcher, Protocol):
     def instead(self) -> Detour | None:
         """Where requests may go that nobody here can take."""
 
+    def aside(self) -> Detour | None:
+        """The same, where another replica has found that nobody can."""
+
     @property
     def level(self) -> Level:
         """Who serves now."""

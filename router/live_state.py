@@ -23,6 +23,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
     return {
         "version": __version__,
         "profile": runtime.config.routing.profile,
+        "replicas": None if runtime.replicas is None else runtime.replicas.describe(),
         "tenants": {name: _tenant(tenant) for name, tenant in runtime.gateway.directory.by_id.items()},
         "pools": {name: _pool(pool, runtime.standbys.get(name)) for name, pool in runtime.pools.items()},
         "calibration": {
@@ -81,6 +82,7 @@ def _pool(pool: Pool, standbys: Standbys | None) -> dict[str, Any]:
         "waiting_by_lane": {lane.value: count for lane, count in pool.desk.queue.waiting.items()},
         "saturation": round(pool_load(pool.states, now).saturation, 4),
         "drain_per_second": {lane.value: round(drain.rate(now), 3) for lane, drain in pool.desk.drain.items()},
+        "replica": None if pool.remote is None else pool.remote.describe(),
         "standby": None if standbys is None else _standby(standbys),
         "endpoints": [_endpoint(place, now) for place in pool.places],
     }

@@ -100,6 +100,17 @@ COUNTERS = {
         ("result",),
         "Looks at the database for keys made, revoked or rotated (result=changed|same|failed).",
     ),
+    "promptlane_replica_decisions": (
+        ("pool", "by"),
+        "Requests by who decided where they go: this replica as the pool's owner (by=leads), the owner (follows), this "
+        "replica as it reached none (alone); or asked for anew as the owner was gone (again).",
+    ),
+    "promptlane_replica_asked": (
+        ("result",),
+        "Requests of other replicas that this one was asked for (result=bound|refused|aside|not_mine).",
+    ),
+    "promptlane_replica_changes": (("pool", "to"), "Changes of this replica's part (to=leads|follows|alone)."),
+    "promptlane_replica_store_failures": ((), "Looks at Redis that failed: owners go on as they are."),
     "promptlane_config_reloads": (("result",), "Reloads of the configuration (result=ok|refused)."),
     "promptlane_internal_errors": (("where",), "Faults of the gateway itself."),
 }

@@ -45,6 +45,8 @@ from router.upstream import Timeouts, Upstream
 if TYPE_CHECKING:  # the runtime before a reload
     from router.assembly import Runtime
 
+# How a replica decides that reaches nobody who decides for all: at once, and engines order what they are sent.
+ALONE_PROFILE = "prompt-aware-at-once"
 PRIOR_BYTES_PER_TOKEN = 4.0  # of English text and code, until the engine's own counts are known
 
 
@@ -68,6 +70,8 @@ class PoolBuilder:
             return before
         profile = make_profile(pool.profile or routing.profile, Random(), profile_specs(routing))
         profile = with_overflow(profile, pool)
+        alone = with_overflow(make_profile(ALONE_PROFILE, Random()), pool) if self._process.replicas else None
+        told = profile.engine_priority or alone is not None
         built = Pool(
             name,
             [self._place(name, pool, endpoint) for endpoint in pool.endpoints],
@@ -82,9 +86,10 @@ class PoolBuilder:
             attempts=_attempts(pool),
             when_full={lane: self._config.lanes[lane].when_full for lane in Lane},
             window=routing.window,
-            priority=partial(_priority, self._process, queue_order(routing)) if profile.engine_priority else None,
+            priority=partial(_priority, self._process, queue_order(routing)) if told else None,
             predecessor=before,
             max_ejected_share=pool.health.max_ejected_share,
+            alone=alone,
         )
         self.when_certain.append(built.take_over)
         return built

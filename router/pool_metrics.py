@@ -20,6 +20,13 @@ GAUGES = {
     "promptlane_pool_saturation": (("pool",), "How full the pool is: 0 idle, 1 full."),
     "promptlane_standby_level": (("pool",), "Who serves the pool: 0 hot, 1 warm, 2 cold, 3 degraded."),
     "promptlane_standby_held": (("pool",), "Requests held until a standby has woken."),
+    "promptlane_replica_part": (
+        ("pool", "part"),
+        "1 for this replica's part in the pool: it decides (part=leads), asks the owner (follows), or reaches none "
+        "(alone). Only with state.redis_url.",
+    ),
+    "promptlane_replica_term": (("pool",), "Number of the pool's ownership; grows with every new owner."),
+    "promptlane_replica_seats": (("pool",), "Requests of other replicas under way that this one has an account of."),
     "promptlane_endpoint_available": (("pool", "endpoint"), "1 when the endpoint takes requests."),
     "promptlane_endpoint_in_flight": (("pool", "endpoint"), "Requests under way at the endpoint."),
     "promptlane_endpoint_outstanding_tokens": (("pool", "endpoint"), "Estimated tokens still to be computed there."),
@@ -63,6 +70,11 @@ class PoolCollector(Collector):
             if pool.keeper is not None:
                 families["promptlane_standby_level"].add_metric((pool.name,), LEVELS.index(pool.keeper.level))
                 families["promptlane_standby_held"].add_metric((pool.name,), pool.keeper.held)
+            if pool.remote is not None:
+                part = pool.remote.describe()
+                families["promptlane_replica_part"].add_metric((pool.name, str(part["part"])), 1.0)
+                families["promptlane_replica_term"].add_metric((pool.name,), part["term"])
+                families["promptlane_replica_seats"].add_metric((pool.name,), part["seats_of_followers"])
             for place in pool.places:
                 labels = (pool.name, place.state.endpoint.name)
                 for name, extra, value in _readings(place, pool.clock()):

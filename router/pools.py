@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from policies.admission.desk import Desk
 from policies.attempts import AttemptPolicy
-from policies.decision import Decision
+from policies.decision import Candidate, Decision
 from policies.dispatch import WINDOW, plan
 from policies.endpoint_state import EndpointState
 from policies.outliers import MAX_EJECTED_SHARE, Fellows
@@ -23,6 +24,7 @@ from policies.profile import Profile
 from policies.silence import introduce
 from policies.types import InferenceRequest, Lane, Rejection, RejectReason
 from policies.waiting import Waiting
+from router.elsewhere import Elsewhere, Other, Remote, Told
 from router.errors import GatewayError, NoEndpoint, Overloaded, queue_full
 from router.keeper import Detour, Keeper
 from router.lanes import Queued, WaitingRoom
@@ -63,6 +65,7 @@ class Pool:
     where engines are to order what they were sent.
     `max_ejected_share`: see `policies.outliers`.
     `predecessor`: the pool of this name before a reload; who still waits there shares these endpoints and goes first.
+    `alone`: by what it decides where another replica should and none can be reached.
     """
 
     def __init__(
@@ -79,13 +82,15 @@ class Pool:
         priority: Callable[[InferenceRequest, float], int] | None = None,
         predecessor: Pool | None = None,
         max_ejected_share: float = MAX_EJECTED_SHARE,
+        alone: Profile | None = None,
     ) -> None:
         self.name = name
         self.places = tuple(places)
         self.states = tuple(place.state for place in places)
         self._rates = PoolRates(self.states)
         self._fellows = Fellows(self.states, max_ejected_share)
-        self.profile = profile
+        self.profile = self._configured = profile
+        self._alone = alone
         self.clock = clock
         self.attempts = attempts
         self._when_full = when_full
@@ -100,6 +105,7 @@ class Pool:
             self._join()
         self.keeper: Keeper | None = None
         self.mirror: Copier | None = None
+        self.remote: Remote | None = None
         self._upstreams = {id(place.state): place.upstream for place in places}  # a reload may change names
 
     async def dispatch(
@@ -115,20 +121,52 @@ class Pool:
         before the request's deadline) or Detour.
         """
         waiting = Waiting(request, exclude, on_hold)
-        if not self.waiting:
-            decision = self._at_once(waiting)
-            if decision is not None:
-                return self._bind(waiting, decision)
-        return await self._wait(waiting)
+        if self.remote is not None:
+            return await self.remote.dispatch(waiting)
+        return self.take(waiting) or await self.wait(waiting)
+
+    def take(self, waiting: Waiting) -> Ticket | None:
+        """The ticket of a request that need not wait, decided here. Raises as `dispatch`."""
+        decision = self._at_once(waiting) if not self.waiting else None
+        return None if decision is None else self._bind(waiting, decision)
 
     def spare(self, request: InferenceRequest, exclude: frozenset[str]) -> Ticket | None:
         """The same for a copy that nobody needs: None unless another endpoint takes it at once and nobody waits."""
-        waiting = Waiting(request, exclude)
         try:
-            decision = None if self.waiting else self._at_once(waiting)
+            ticket = self.take(Waiting(request, exclude))
         except (GatewayError, Detour):
             return None
-        return None if decision is None else self._bind(waiting, decision)
+        if ticket is not None and self.remote is not None:
+            self.remote.keep(ticket)
+        return ticket
+
+    def bind(self, waiting: Waiting, told: Told) -> Ticket | None:
+        """Carries out what another replica has decided: charges it here too. None where the endpoint is unknown."""
+        columns = {state.endpoint.name: column for column, state in enumerate(self.states)}
+        column = columns.get(told.endpoint)
+        if column is None:
+            return None
+        seconds = told.ttft_seconds
+        choice = Candidate(self.states[column], seconds, told.cached_tokens, told.own_seconds, seconds)
+        others = partial(_known, self.states, columns, told.others)
+        ticket = self._bind(waiting, Decision(choice, self._configured.name, column, others), told.session)
+        ticket.queued_seconds, ticket.ahead, ticket.priority = told.queued_seconds, told.ahead, told.priority
+        return ticket
+
+    def decide_alone(self, alone: bool) -> None:
+        """While nobody who decides for the pool can be reached, it sends at once: replicas that know nothing of each
+        other's requests must not hold them back for each other."""
+        self.profile = self._alone if alone and self._alone is not None else self._configured
+        self._tell_predecessors()
+        self.run_pass()
+
+    def send_away(self) -> None:
+        """Another replica decides now: `wait` raises Elsewhere for all who wait here, also at pools before a reload."""
+        pool: Pool | None = self
+        while pool is not None:
+            for waiting in list(pool.waiting):
+                pool.waiting.turn_away(waiting, Elsewhere(), self.clock())
+            pool = pool._predecessor
 
     def _at_once(self, waiting: Waiting) -> Decision | None:
         """Where the request may go without waiting. Raises NoEndpoint when waiting would not help either."""
@@ -149,6 +187,9 @@ class Pool:
             self._predecessor._successor = self
             self._join()
             self.desk.inherit(self._predecessor.desk)
+        self._tell_predecessors()
+
+    def _tell_predecessors(self) -> None:
         # Who still held back for a nearly free engine would wait for ever beside a pool that holds nobody.
         before = self._predecessor
         while before is not None:
@@ -175,7 +216,7 @@ class Pool:
             pool = pool._successor
 
     def _own_pass(self) -> None:
-        if not self.waiting:
+        if not self.waiting or (self.remote is not None and not self.remote.decides()):
             return
         if self._passing:  # a ticket that nobody was left to take: its seat is for the pass under way
             self._again = True
@@ -192,7 +233,8 @@ class Pool:
         self._again = False
         return plan(self.desk, self.states, self.profile, self.clock(), self._serve, self._window)
 
-    async def _wait(self, waiting: Waiting) -> Ticket:
+    async def wait(self, waiting: Waiting) -> Ticket:
+        """The ticket of a request that has to wait here. Raises as `dispatch`, and Elsewhere."""
         entered_at = self.clock()
         place = self._enter(waiting, entered_at)
         if isinstance(place, Rejection):
@@ -235,14 +277,14 @@ class Pool:
         if not self.waiting.serve(waiting, ticket):
             ticket.settle(None)
 
-    def _bind(self, waiting: Waiting, decision: Decision) -> Ticket:
+    def _bind(self, waiting: Waiting, decision: Decision, session: str | None = None) -> Ticket:
         now, choice, request = self.clock(), decision.choice, waiting.request
         reservation = choice.state.reserve(request, choice.cached_tokens, choice.own_seconds, now)
         turn = self.desk.sent(waiting, choice.state.rates, choice.cached_tokens, now)
         upstream = self._upstreams[id(choice.state)]
-        ticket = Ticket(self, decision, reservation, turn, upstream)
+        ticket = Ticket(self, decision, reservation, turn, upstream, session)
         ticket.sent_at, ticket.watcher = now, self.keeper
-        if self._priority is not None:
+        if self._priority is not None and self.profile.engine_priority:
             ticket.priority = self._priority(request, choice.own_seconds)
         if not request.stream and request.max_output_tokens:  # without output its end is the end of its prefill
             ticket.expect_first_token(choice.ttft_seconds)
@@ -272,6 +314,15 @@ class Pool:
 def _dead(verdict: Rejection | None) -> Rejection | None:
     """The rejection that no waiting cures."""
     return verdict if verdict is not None and verdict.reason is not RejectReason.POOL_BUSY else None
+
+
+def _known(
+    states: Sequence[EndpointState],
+    columns: Mapping[str, int],
+    others: Sequence[Other],
+) -> tuple[Candidate, ...]:
+    """What another replica says of endpoints that are known here, too."""
+    return tuple([Candidate(states[columns[one.endpoint]], *one[1:]) for one in others if one.endpoint in columns])
 
 
 def _give_back(future: asyncio.Future[Ticket]) -> None:

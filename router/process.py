@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from policies.output_length import OutputLengths
 from policies.prefix_blocks import ChainMemo
+from router.coordination.replicas import Replicas
 from router.counting import TokenCounter
 from router.metrics import Metrics
 from router.tenants import KeyRing
@@ -20,7 +21,8 @@ from router.wake import Leases
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`."""
+    """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`;
+    `replicas`: None where this process is the only one."""
 
     secret: bytes
     counter: TokenCounter
@@ -31,3 +33,4 @@ class Process:
     lengths: OutputLengths = field(default_factory=OutputLengths)
     ring: KeyRing = field(default_factory=KeyRing)
     leases: Leases = field(default_factory=Leases)
+    replicas: Replicas | None = None

@@ -31,6 +31,7 @@ from router.learned_metrics import LearnedCollector
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
 from router.process import Process
+from router.replicas_builder import build_replicas
 from router.secret import load_secret
 from router.server import Listener, QuietAbort, guarded_protocol, listener, open_socket
 
@@ -48,7 +49,8 @@ class Serving:
         self._path = path
         server = config.server
         secret = server.secret.get_secret_value() if server.secret is not None else None
-        self._process = Process(load_secret(secret, Path(server.secret_file)), TokenCounter(), Metrics())
+        key, metrics = load_secret(secret, Path(server.secret_file)), Metrics()
+        self._process = Process(key, TokenCounter(), metrics, replicas=build_replicas(config, key, metrics))
         self._app = App(build(config, self._process))
         self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
         learned = LearnedCollector(lambda: self._app.runtime.gateway.models, self._process.lengths)
@@ -77,6 +79,7 @@ class Serving:
         data, admin = self._data_listener(), listener(self._admin(), timeout_graceful_shutdown=1)
         self._handle_signals()
         await self._learn_keys()
+        await self._join()
         self.runtime.start()
         async with asyncio.TaskGroup() as group:
             group.create_task(admin.serve([operators]), name="operator plane")
@@ -91,6 +94,8 @@ class Serving:
         if self._keys is not None:
             await self._keys.stop()
         await self.runtime.stop()
+        if self._process.replicas is not None:
+            await self._process.replicas.stop()
 
     async def reload(self) -> list[Problem]:
         """Builds all anew from the file, then swaps; returns warnings. A ConfigError changes nothing."""
@@ -155,10 +160,23 @@ class Serving:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    async def _join(self) -> None:
+        """From now on the other replicas know of this one. Raises CannotServe."""
+        if self._process.replicas is None:
+            return
+        try:
+            await self._process.replicas.start()
+        except OSError as error:
+            where = self.runtime.config.replicas.listen
+            raise CannotServe(f"replicas.listen: cannot listen on {where} ({error.strerror or error})") from None
+
     async def _drain(self, data: Listener, serving: asyncio.Task[None]) -> None:
-        """Readiness off, time for balancers to see it, then no new connections; requests under way get their grace."""
+        """Readiness off, pools handed over, time for balancers to see it, then no new connections; requests under way
+        get their grace."""
         server = self.runtime.config.server
         self._ready = False
+        if self._process.replicas is not None:
+            await self._process.replicas.hand_over()
         _log.info("stopping: up to %g seconds for requests under way", server.shutdown_grace)
         await asyncio.sleep(server.shutdown_delay)
         data.should_exit = True
@@ -242,9 +260,12 @@ def _needs_restart(before: Config, after: Config) -> list[Problem]:
     keys = ("host", "port", "admin_host", "admin_port", "tls", "cors", "secret_file", "header_timeout",
             "max_header_bytes", "keep_alive_timeout", "shutdown_grace", "log_level", "log_format")  # fmt: skip
     watched = [("server", key) for key in keys]
-    watched += [("state", "ledger_url"), ("state", "ledger_timeout"), ("keys", "at_run_time")]
+    watched += [("state", "redis_url"), ("state", "ledger_url"), ("state", "ledger_timeout"), ("keys", "at_run_time")]
     return [
         Problem(f"{section}.{key}", "changed; takes effect at the next restart", None)
         for section, key in watched
         if getattr(getattr(before, section), key) != getattr(getattr(after, section), key)
+    ] + [
+        Problem("replicas", "changed; takes effect at the next restart", None)
+        for _ in range(before.replicas != after.replicas)
     ]

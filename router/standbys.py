@@ -157,7 +157,10 @@ class Standbys:
         self.holding.release(waiting)
 
     def instead(self) -> Detour | None:
-        if self._degraded is None or self.machine.level is not Level.DEGRADED:
+        return self.aside() if self.machine.level is Level.DEGRADED else None
+
+    def aside(self) -> Detour | None:
+        if self._degraded is None:
             return None
         pool, terms = self._degraded
         return Detour(pool, self, terms)
@@ -199,8 +202,8 @@ class Standbys:
         return self.machine.rising is not None or self._presence.asking
 
     def look(self, now: float) -> None:
-        """Tells the machine how things are, and does what it says."""
-        if self._closed:
+        """Tells the machine how things are, and does what it says; not where another replica does."""
+        if self._closed or (self.pool.remote is not None and not self.pool.remote.looks_after()):
             return
         usable = {level for level, places in self._by_level.items() if any(self._takes(place, now) for place in places)}
         if Level.HOT not in usable and any(

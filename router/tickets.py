@@ -33,6 +33,16 @@ class Watcher(Protocol):
         """An attempt is over of which something was learned; it was dispatched at `sent_at`."""
 
 
+class Seat(Protocol):
+    """Who else keeps an account of a ticket: the replica that has given it (`router.coordination.remote`)."""
+
+    def first_token(self) -> None:
+        """The first byte of the answer has come."""
+
+    def settled(self, outcome: Outcome | None) -> None:
+        """The ticket has been settled."""
+
+
 class Ticket:
     """A request bound to an endpoint. Settled exactly once, whatever becomes of the request."""
 
@@ -46,6 +56,7 @@ class Ticket:
         "decision",
         "priority",
         "queued_seconds",
+        "seat",
         "sent_at",
         "session",
         "upstream",
@@ -53,7 +64,13 @@ class Ticket:
     )
 
     def __init__(
-        self, pool: Pool, decision: Decision, reservation: Reservation, turn: Turn, upstream: Upstream
+        self,
+        pool: Pool,
+        decision: Decision,
+        reservation: Reservation,
+        turn: Turn,
+        upstream: Upstream,
+        session: str | None = None,
     ) -> None:
         self._pool = pool
         self._reservation = reservation
@@ -66,13 +83,15 @@ class Ticket:
         self.ahead = 0
         self.sent_at = 0.0
         self.watcher: Watcher | None = None
+        self.seat: Seat | None = None
         self.priority: int | None = None
         index, request = reservation.state.index, reservation.request
-        # What the engine's KV events will call this attempt; None where nobody listens to them.
+        # What the engine's KV events will call this attempt; None where nobody listens to them. `session`: what the
+        # replica has called it that has decided.
         self.session = (
-            index.expect(request.prefix_blocks, request.prompt_tokens, request.tokens_per_block)
+            index.expect(request.prefix_blocks, request.prompt_tokens, request.tokens_per_block, session)
             if isinstance(index, ExactIndex) and index.followed
-            else None
+            else session
         )
 
     @property
@@ -84,13 +103,30 @@ class Ticket:
         """The chosen endpoint's name."""
         return self.decision.choice.state.endpoint.name
 
+    @property
+    def request(self) -> InferenceRequest:
+        return self._reservation.request
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether its first token has come, or is believed to have."""
+        return self._reservation.prefilled
+
     def first_token(self) -> None:
         """The first byte of the answer is here: the prompt is prefilled and the engine works; idempotent."""
         now = self._pool.clock()
+        if self.seat is not None:
+            self.seat.first_token()
         self._reservation.first_token(now, seen=True)
         if self.watcher is not None:
             self.watcher.answered(self.choice.state, self._reservation.request, now)
         self._pool.run_pass()
+
+    def was_sent_before(self, *, prefilled: bool) -> None:
+        """By another replica: when, its engine knows better than this clock, so no speed is learned of it."""
+        self._reservation.state.learner.left(id(self._reservation), self._pool.clock())
+        if prefilled:
+            self._end_prefill()
 
     def expect_first_token(self, seconds: float) -> None:
         """For an answer in one piece, whose first token nobody sees: takes the prefill for done when it was predicted
@@ -108,6 +144,8 @@ class Ticket:
         self._settled = True
         if self._timer is not None:
             self._timer.cancel()
+        if self.seat is not None:
+            self.seat.settled(outcome)
         now, prefilled = self._pool.clock(), self._reservation.prefilled
         self._reservation.release(now, self._report(outcome))
         index = self.choice.state.index

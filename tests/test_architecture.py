@@ -18,9 +18,11 @@ FLOORS = {
     "policies": 0,
     "router.wire": 1,
     "router.errors": 1,
+    "router.coordination": 2,
     "router.config": 4,
     "router.gateway": 3,
     "router.assembly": 5, "router.pool_builder": 5, "router.standby_builder": 5, "router.limits_builder": 5,
+    "router.replicas_builder": 5,
     "router.process": 4,
     "router.drill": 6, "router.drill_probe": 6, "router.drill_report": 6, "router.drill_stage": 6,
     "router.operators": 5,
@@ -35,7 +37,9 @@ NEIGHBOURS = {
     "upstream": {"connection", "injected", "response", "timeouts"},
     "response": {"connection"},
     "connection": {"timeouts"},
-    "pools": {"keeper", "lanes", "tickets", "upstream"},
+    "pools": {"elsewhere", "keeper", "lanes", "tickets", "upstream"},
+    "elsewhere": {"tickets"},
+    "coordination": {"elsewhere", "keeper", "metrics", "pools", "tickets"},
     "keeper": {"pools", "tickets"},
     "tickets": {"pools", "upstream"},
     "learned_metrics": {"calls"},
@@ -129,9 +133,18 @@ def test_policies_are_pure(name: str, tree: ast.Module) -> None:
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
 
 
+def test_what_calls_itself_sans_io_does_no_io() -> None:
+    said = [(name, tree) for name, _, tree in MODULES if "Floor: sans-IO" in (ast.get_docstring(tree) or "")]
+    assert {"router.wire.sse", "router.coordination.frames"} <= {name for name, _ in said}
+    for name, tree in said:
+        for other in imported(tree):
+            assert other.split(".")[0] not in IMPURE_STDLIB - {"http", "urllib"}, f"{name} imports {other}"
+
+
 def test_only_the_mapper_and_background_loops_catch_everything() -> None:
     allowed = {"router.gateway", "router.probe", "router.watch", "router.kv_events", "router.response", "router.client"}
     allowed |= {"router.hooks", "router.key_watch", "router.limits_sync", "router.standbys"}
+    allowed |= {"router.coordination.replicas"}
     for name, _, tree in MODULES:
         for node in ast.walk(tree):
             if isinstance(node, ast.ExceptHandler):

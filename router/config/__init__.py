@@ -32,7 +32,15 @@ from router.config.pools import EndpointConfig, EngineTlsConfig, HealthConfig, P
 from router.config.problems import ConfigError, Problem
 from router.config.profiles import ProfileConfig
 from router.config.routing import RoutingConfig, profile_specs, queue_order
-from router.config.server import ClassifyConfig, CorsConfig, ServerConfig, StateConfig, TlsConfig
+from router.config.server import (
+    ClassifyConfig,
+    CorsConfig,
+    ReplicasConfig,
+    ReplicasTlsConfig,
+    ServerConfig,
+    StateConfig,
+    TlsConfig,
+)
 from router.config.standby import DegradedConfig, HookConfig, MirrorConfig, OverflowConfig, StandbyConfig
 from router.config.tenants import (
     DEFAULT_TIERS,
@@ -72,6 +80,8 @@ __all__ = [
     "PricesConfig",
     "Problem",
     "ProfileConfig",
+    "ReplicasConfig",
+    "ReplicasTlsConfig",
     "RoutingConfig",
     "ServerConfig",
     "StandbyConfig",

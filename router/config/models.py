@@ -14,7 +14,7 @@ from router.config.lanes import LanesConfig
 from router.config.pools import PoolConfig
 from router.config.routing import RoutingConfig
 from router.config.section import Section
-from router.config.server import DEFAULT_LEDGER_URL, ClassifyConfig, ServerConfig, StateConfig
+from router.config.server import DEFAULT_LEDGER_URL, ClassifyConfig, ReplicasConfig, ServerConfig, StateConfig
 from router.config.tenants import DEFAULT_TIERS, TenantConfig, TierConfig
 from router.config.types import Name, TenantId, TierName
 
@@ -25,6 +25,7 @@ class Config(Section):
     server: ServerConfig = Field(default=ServerConfig(), description="Listeners and bounds of requests.")
     state: StateConfig = Field(default=StateConfig(), description="Where state is kept.")
     keys: KeysConfig = Field(default=KeysConfig(), description="Keys made at run time.")
+    replicas: ReplicasConfig = Field(default=ReplicasConfig(), description="How replicas reach each other.")
     classify: ClassifyConfig = Field(default=ClassifyConfig(), description="Which lane a request queues in.")
     routing: RoutingConfig = Field(default=RoutingConfig(), description="How endpoints are chosen.")
     lanes: LanesConfig = Field(default=LanesConfig(), description="How requests wait.")

@@ -1,4 +1,4 @@
-"""The sections of the gateway itself: `server`, `state` and `classify`.
+"""The sections of the gateway itself: `server`, `state`, `replicas` and `classify`.
 
 Floor: keys only; a field's type, bounds, default and description are all there is to say of it. Times are seconds.
 """
@@ -19,7 +19,10 @@ from router.config.types import (
     FileName,
     HeaderName,
     Host,
+    KeyPrefix,
+    LeaseSeconds,
     LedgerUrl,
+    LinkAddress,
     Origin,
     Port,
     Proxy,
@@ -32,6 +35,7 @@ from router.config.types import (
 DEFAULT_PORT = 8080
 DEFAULT_ADMIN_PORT = 9090
 DEFAULT_LEDGER_URL = "sqlite:///promptlane.db"
+DEFAULT_LINK_PORT = 8090
 
 
 class CorsConfig(Section):
@@ -93,7 +97,10 @@ class ServerConfig(Section):
 
 class StateConfig(Section):
     redis_url: RedisUrl | None = Field(
-        default=None, repr=False, description="State shared by replicas; null: one process, in memory."
+        default=None,
+        repr=False,
+        description="Redis or Valkey by which replicas share the pools, each decided for by one of them at a time; "
+        "null: one process, alone.",
     )
     replicas: Count = Field(
         default=1,
@@ -109,6 +116,33 @@ class StateConfig(Section):
     drills_file: FileName | None = Field(
         default=None,
         description="Where results of drills are kept, JSON lines, the last 1000; null: in memory, the last 100.",
+    )
+
+
+class ReplicasTlsConfig(Section):
+    cert_file: FileName = Field(description="This replica's certificate chain, PEM; shown by both sides.")
+    key_file: FileName = Field(description="Its private key, PEM.")
+    ca_file: FileName = Field(description="Who has signed the replicas' certificates, PEM: others are not let in.")
+
+
+class ReplicasConfig(Section):
+    listen: LinkAddress = Field(
+        default=f"tcp://0.0.0.0:{DEFAULT_LINK_PORT}",
+        description="Where other replicas ask for tickets; port 0 picks a free one. They prove that they have the same "
+        "server.secret. Only with state.redis_url.",
+    )
+    advertise: LinkAddress | None = Field(
+        default=None,
+        description="What the others are told of that; null: the address from which this host reaches Redis.",
+    )
+    tls: ReplicasTlsConfig | None = Field(
+        default=None, description="Replicas speak TLS with each other, both with certificates; null: not encrypted."
+    )
+    prefix: KeyPrefix = Field(
+        default="promptlane:", description="Before every key in Redis; the same for all replicas, and for nobody else."
+    )
+    lease_seconds: LeaseSeconds = Field(
+        default=1.5, description="Seconds after which a pool of a replica that died is another's; it is looked at 4/s."
     )
 
 

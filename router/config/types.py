@@ -173,8 +173,23 @@ EngineUrl: TypeAlias = Annotated[
 ]
 SocketUrl: TypeAlias = Annotated[str, AfterValidator(socket_url), Expect("an address tcp://host:port")]
 RedisUrl: TypeAlias = Annotated[
-    str, *_text(r"(redis|rediss|unix)://[\x21-\x7e]+", "a URL redis://…, rediss://… or unix://…")
+    str,
+    *_text(
+        r"(rediss?(\+sentinel|\+cluster)?|unix)://[\x21-\x7e]+",
+        "a URL redis://…, rediss://… or unix://…, or with +sentinel or +cluster",
+    ),
 ]
+LinkAddress: TypeAlias = Annotated[
+    str,
+    *_text(
+        r"tcp://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]):\d{1,5}|unix:/[\x21-\x7e]{1,100}",
+        "tcp://HOST:PORT or unix:/PATH",
+    ),
+]
+KeyPrefix: TypeAlias = Annotated[
+    str, *_text(r"[A-Za-z0-9_:.-]{1,64}", "text of letters, digits, colons, dots, hyphens and underscores")
+]
+LeaseSeconds: TypeAlias = Annotated[float, NO_BOOL, Ge(1), Le(60)]  # below, a loop that is busy loses what it owns
 LedgerUrl: TypeAlias = Annotated[
     str, *_text(r"(sqlite:///|postgresql://)[\x21-\x7e]+", "a URL sqlite:///… or postgresql://…")
 ]

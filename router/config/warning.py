@@ -11,6 +11,7 @@ from datetime import datetime
 from policies.types import Role
 from router.config.models import Config
 from router.config.problems import Problem
+from router.config.server import ReplicasConfig
 
 
 def warnings(config: Config, now: datetime) -> list[Problem]:
@@ -19,6 +20,10 @@ def warnings(config: Config, now: datetime) -> list[Problem]:
 
 
 def _warnings(config: Config, now: datetime) -> Iterator[tuple[str, str]]:
+    if config.state.redis_url is None and config.replicas != ReplicasConfig():
+        yield "replicas", "has no effect without state.redis_url"
+    if config.state.redis_url is not None and config.server.secret is None:
+        yield "server.secret", "replicas need the same one: set PROMPTLANE_SECRET, or share server.secret_file"
     if not config.tenants:
         yield "tenants", "there are none: every request will be refused"
     for tenant_id, tenant in config.tenants.items():

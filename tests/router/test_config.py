@@ -249,11 +249,11 @@ def test_the_error_prints_one_line_per_problem() -> None:
 def test_what_is_allowed_but_hardly_meant_is_a_warning() -> None:
     config = build(
         ONE_TENANT
-        + "  spare: {endpoints: [{name: s0, url: http://spare/v1, role: cold}]}\nstate: {ledger_url: sqlite:///l}\n"
+        + "  spare: {endpoints: [{name: s0, url: http://spare/v1, role: cold}]}\nstate: {redis_url: redis://h}\n"
     )
     later = NOW + timedelta(days=60)
     assert [str(problem) for problem in warnings(config, later)] == [
-        "state.ledger_url: accepted; this version keeps this state in memory",
+        "server.secret: replicas need the same one: set PROMPTLANE_SECRET, or share server.secret_file",
         "tenants.acme.api_keys[0].expires: the key expired at 2026-12-01T00:00:00+00:00",
         "pools.spare: no tenant uses this pool",
         "pools.spare.endpoints: none is hot: standbys will serve everything",

@@ -492,3 +492,24 @@ async def test_answers_of_long_requests_say_nothing_of_latency() -> None:
 def test_a_pool_without_standbys_asks_nobody() -> None:
     pool: Pool = make_pool([make_state("hot")])
     assert pool.keeper is None
+
+
+async def test_a_replica_that_does_not_look_after_the_pool_wakes_nobody() -> None:
+    class Follows:
+        minds = False
+
+        def looks_after(self) -> bool:
+            return self.minds
+
+        def decides(self) -> bool:
+            return True
+
+    async with scene() as one:
+        one.pool.remote = follows = Follows()  # type: ignore[assignment]
+        one.kill(one.states[0])
+        one.standbys.look(one.now)
+        await turns()
+        assert one.standbys.rising is None
+        follows.minds = True
+        one.standbys.look(one.now)
+        assert one.standbys.rising is Level.WARM
