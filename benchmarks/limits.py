@@ -59,9 +59,11 @@ async def measure(given: argparse.Namespace) -> int:
         quiet = await watch(first, OTHER, time.monotonic() + _QUIET_SECONDS)
         loud, statuses = await _hammer(running, given)
         rows = _rows(running, given.seconds)
+        losses = sum(gateway.log.read_text(errors="replace").count("are not shared") for gateway in running.gateways)
     for row in rows:
         print(f"{row.name:10} used {row.used:6} of {row.limit:6}  {row.used / row.limit:7.2%}  usable {row.share:7.2%}")
     print(f"answers    {', '.join(f'{status}: {count}' for status, count in sorted(statuses.items()))}")
+    print(f"losses     {losses} times that a replica got no answer from Redis in time for a tenant")
     for name, seconds in (("alone", quiet), ("beside it", loud)):
         print(f"another tenant, {name}: p50 {_at(seconds, 0.5):.1f} ms, p99 {_at(seconds, 0.99):.1f} ms")
     return int(any(row.bad for row in rows))

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 # Seconds for a call, its connection included.
-TIMEOUT_SECONDS: Final = 0.3
+TIMEOUT_SECONDS: Final = 0.5
 
 Command = tuple[str | bytes | int, ...]
 

@@ -16,10 +16,10 @@ from policies.admission.leased import REFUSED_SECONDS
 from policies.admission.leased_words import Heard
 from policies.types import Alone
 
-# Seconds after which the store gives away what a silent replica had: long beside the 0.25 s between two words, short
-# enough that the seats of a dead replica are back soon.
-LEASE_SECONDS: Final = 3.0
-SAFE_SECONDS: Final = 2.5
+# Seconds after which the store gives away what a silent replica had. Its requests may still be under way if it only had
+# no time to speak: long beside what a machine that is far too busy does to the 0.25 s between two words.
+LEASE_SECONDS: Final = 10.0
+SAFE_SECONDS: Final = 9.0
 
 
 @dataclass(frozen=True, slots=True)

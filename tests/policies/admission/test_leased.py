@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from policies.admission.calendar import DAY, MINUTE, MONTH, Calendar
 from policies.admission.counting import ASK, FITS, UNAVAILABLE, Charge
 from policies.admission.leased import LeasedWindow
+from policies.admission.leased_seats import LEASE_SECONDS
 from policies.types import Alone
 from tests.policies.admission.shared_store import Replica, SharedStore
 
@@ -206,7 +207,7 @@ def test_a_dead_replicas_unspent_chunk_is_charged_and_its_reserve_is_back_soon()
     world = World(limit=100, count=2)
     world.use(0, 30)
     world.replicas.pop(0)
-    world.pass_time(4.0)
+    world.pass_time(LEASE_SECONDS + 1.0)
     left = 0
     while world.use(0, 1):
         left += 1

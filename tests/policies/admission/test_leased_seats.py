@@ -16,7 +16,7 @@ from tests.policies.admission.shared_store import Replica, SharedStore
 REPLICAS = 3
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from([0.0, 0.01, 0.25, 0.25, 1.0, 3.2]),
+        st.sampled_from([0.0, 0.01, 0.25, 0.25, 1.0, LEASE_SECONDS + 0.2]),
         st.sampled_from(
             ["take"] * 8
             + ["end", "end", "end", "lose an answer", "die", "stop", "wake", "store away", "store back", "store empty"]
@@ -135,7 +135,7 @@ def test_when_all_is_over_every_seat_is_free_again_wherever_it_is_wanted(steps: 
     for which in range(world.count):
         while world.open[which]:
             world.end(which)
-    world.pass_time(6.0)
+    world.pass_time(LEASE_SECONDS + 3.0)
     assert [world.take(0) for _ in range(world.limit + 1)] == [True] * world.limit + [False]
 
 
