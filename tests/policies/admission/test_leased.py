@@ -330,6 +330,7 @@ def test_a_reserve_that_a_lost_answer_took_away_is_not_spent() -> None:
     world = World(limit=600, count=2)
     world.pass_time(3.0)
     assert world.use(0, 400)
+    world.replicas[1].talk()
     world.replicas[1].talk(answer_lost=True)
     for _ in range(3):
         while world.use(0, 5):
