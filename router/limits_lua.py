@@ -9,7 +9,7 @@ of `policies.admission.calendar`, and why no limit is exceeded is told in `polic
 
     ARGV[1], msgpack: {replica, number, sent at, epoch, returning, replicas, leaving, counters}
     window:  {0, limit, monthly, seconds, slice seconds, slice, {slice, figure, ...}, least, smallest, more, free,
-              reserve wanted}
+              reserve held, -1: none wanted}
     seats:   {1, limit, held, taken, needed, spare}
     answer:  {status, time, epoch, replicas, recovering, answers}
     window:  {granted, used, reserve, others' reserves, others' unspent chunks, hungry, last slice, "slice:figure;..."}
@@ -135,7 +135,7 @@ local function keep(key, field, value)
 end
 
 local function window(ask, all, mine)
-  local _, limit, monthly, seconds, size, slice, figures, least, smallest, more, free, reserving = unpack(ask)
+  local _, limit, monthly, seconds, size, slice, figures, least, smallest, more, free, held = unpack(ask)
   for i = 1, #figures, 2 do
     local field = text(figures[i])
     local change = figures[i + 1] - (tonumber(call('HGET', mine, field)) or 0)
@@ -161,7 +161,7 @@ local function window(ask, all, mine)
       slices[#slices + 1] = field .. ':' .. text(value)
     end
   end
-  local granted, room = 0, limit - used - reserves
+  local granted, room = 0, limit - used - reserves - math.max(0, held)
   local valid = monthly and slice == month(now) or (not monthly and slice * size >= now and (slice - 2) * size < now)
   if leaving then
     call('HDEL', all, 'r' .. me, 'f' .. me)
@@ -182,7 +182,9 @@ local function window(ask, all, mine)
       hungry = true
       call('HSET', all, 'hungry', text(now * 1000))
     end
-    reserve = reserving and not hungry and math.max(0, floor((room - granted) / (2 * count))) or 0
+    if held < 0 then reserve = 0
+    elseif hungry then reserve = held
+    else reserve = math.max(held, floor((room + held - granted) / (2 * count))) end
     keep(all, 'r' .. me, reserve)
     keep(all, 'f' .. me, free + granted - math.min(granted, least))
   end

@@ -57,6 +57,7 @@ class LeasedWindow:
         self._chunks: deque[Chunk] = deque()
         self._free = 0
         self._answer = WindowAnswer(0, 0, 0, 0, 0, False, 0, "")
+        self._reserve = 0
         self.replicas = self._least_replicas = replicas
         self._waiting: list[int] = []
         self._refused: tuple[int, float] = (limit, 0.0)  # what was left in the store, and until when that is believed
@@ -118,7 +119,7 @@ class LeasedWindow:
         numbers = {number, *self._dirty, *(self._mine if all_of_it else ())}
         mine = {one: self._mine.get(one, 0) for one in numbers}
         self._dirty.add(number)  # if the answer is lost, the chunk in it is given back by the next call
-        keep = self._rule is Alone.SHARE
+        keep = self._held_back(hungry=self._answer.hungry or bool(waiting))
         smallest = min(waiting, default=1)
         return WindowAsk(
             mine, number, end - self._unix, least, max(1, smallest - self._free), more, self._free, keep, tuple(waiting)
@@ -141,7 +142,7 @@ class LeasedWindow:
             if self._lost is not None:
                 self._lost.since = now  # what is spent from here on, nobody would know of when grants begin
             return
-        self._answer, self._lost = answer, None
+        self._answer, self._reserve, self._lost = answer, answer.reserve, None
         left = self.limit - answer.used - answer.reserves
         short = answer.granted < ask.least and left + answer.reserves + answer.idle < ask.smallest
         self._refused = (left, now + REFUSED_SECONDS) if short else (self.limit, 0.0)
@@ -157,7 +158,7 @@ class LeasedWindow:
     def unheard(self, now: float) -> None:
         """The store did not answer."""
         if self._lost is None:
-            self._lost = _Lost(now, sum(self._live(now).values()) + self._answer.reserve)
+            self._lost = _Lost(now, sum(self._live(now).values()) + self._reserve)
 
     def leave(self, now: float) -> None:
         """Gives up every chunk: nothing is spent here any more."""
@@ -180,7 +181,7 @@ class LeasedWindow:
         if self._heard_at == float("-inf"):
             return FITS  # it never reached the store: there is nothing to go by but the number of replicas
         if now - lost.since < RESPEND_SECONDS:
-            return FITS if sum(lost.spent.values()) + amount <= self._answer.reserve else _AWAY_RETRY_SECONDS
+            return FITS if sum(lost.spent.values()) + amount <= self._reserve else _AWAY_RETRY_SECONDS
         if self._others_gone(lost, now):
             return FITS
         return FITS if sum(self._live(now).values()) + amount <= lost.ceiling else _AWAY_RETRY_SECONDS
@@ -252,6 +253,17 @@ class LeasedWindow:
                 chunk.free -= part
                 self._free -= part
                 self._add(chunk.number, -part)
+
+    def _held_back(self, *, hungry: bool) -> int:
+        """The reserve that we go on holding: given up here before the store is told, never by it."""
+        if self._rule is not Alone.SHARE:
+            self._reserve = 0
+            return -1
+        answer = self._answer
+        fair = max(0, (self.limit - answer.used - answer.reserves) // (2 * self.replicas))
+        if self._lost is None:
+            self._reserve = 0 if hungry else min(self._reserve, fair)
+        return self._reserve
 
     def _live(self, now: float) -> dict[int, int]:
         first = self.calendar.first(now + self._unix)

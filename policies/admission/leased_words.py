@@ -12,7 +12,8 @@ from dataclasses import dataclass
 class WindowAsk:
     """`mine`: this replica's figures that the store may not know, by slice. `number`: the slice that a chunk is to lie
     in, and `end` its last moment (monotonic seconds). `least`: what requests wait for, the smallest of them needing
-    `smallest`; `more`: what is expected besides. `free`: what is left of chunks. `keep`: whether a reserve is wanted.
+    `smallest`; `more`: what is expected besides. `free`: what is left of chunks. `keep`: what we hold
+    as a reserve and the store may not lower, as its answer may be lost; -1: none is wanted.
     """
 
     mine: dict[int, int]
@@ -22,7 +23,7 @@ class WindowAsk:
     smallest: int
     more: int
     free: int
-    keep: bool
+    keep: int
     waiting: tuple[int, ...] = ()
 
 

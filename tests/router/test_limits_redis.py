@@ -407,13 +407,14 @@ async def test_the_script_does_what_the_model_of_it_does_that_policies_are_teste
         mine = dict(window_store.counts.mine.get(me, {}))
         changed = {one: draw.randint(0, amount) for one, amount in mine.items() if draw.random() < 0.3}
         least = draw.choice([0, 0, 1, 5, 60])
+        kept = draw.choice([-1, 0, draw.randint(0, window_store.counts.reserves.get(me, 0))])
         ask = WindowAsk(
-            changed, slice_number, 0.0, least, max(1, least // 2), draw.choice([0, 10, 80]), draw.randint(0, 3), True
+            changed, slice_number, 0.0, least, max(1, least // 2), draw.choice([0, 10, 80]), draw.randint(0, 3), kept
         )
         taken = draw.randint(0, held[me])
         seats = SeatsAsk(draw.randint(taken, held[me]), taken, taken + draw.randint(0, 12), draw.randint(0, 5))
         figures = [figure for pair in ask.mine.items() for figure in pair]
-        words = (0, 500, False, 60.0, 0.5, slice_number, figures, least, ask.smallest, ask.more, ask.free, True)
+        words = (0, 500, False, 60.0, 0.5, slice_number, figures, least, ask.smallest, ask.more, ask.free, kept)
         more = (1, 40, seats.held, seats.taken, seats.needed, seats.spare)
         status, told, _, replicas, recovering, found = await call(
             me, number, time.monotonic() + offset, epoch, [words, more]

@@ -77,7 +77,7 @@ class SharedStore:
         counts.reserves = {one: amount for one, amount in counts.reserves.items() if one in alive}
         others = sum(amount for one, amount in counts.reserves.items() if one != me)
         used, granted = sum(slices.values()), 0
-        room = self.limit - used - others
+        room = self.limit - used - others - max(0, ask.keep)
         if not recovering:
             if ask.number * window.calendar.slice_seconds >= self.now:
                 if room >= ask.least:
@@ -89,8 +89,9 @@ class SharedStore:
             slices[ask.number] = slices.get(ask.number, 0) + granted
             if granted < ask.least:
                 counts.hungry_at = self.now
-            keep = ask.keep and self.now - counts.hungry_at >= HUNGRY_SECONDS
-            counts.reserves[me] = max(0, (room - granted) // (2 * len(alive))) if keep else 0
+            fair = (room + ask.keep - granted) // (2 * len(alive))
+            quiet = self.now - counts.hungry_at >= HUNGRY_SECONDS
+            counts.reserves[me] = max(0, ask.keep, fair if quiet and ask.keep >= 0 else 0)
             counts.idle[me] = ask.free + granted - min(granted, ask.least)
         idle = sum(amount for one, amount in counts.idle.items() if one in alive and one != me)
         hungry = self.now - counts.hungry_at < HUNGRY_SECONDS

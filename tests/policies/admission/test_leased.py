@@ -323,3 +323,24 @@ def test_a_chunk_lies_in_its_window_no_earlier_than_it_may_be_spent(at: float, c
     assert at < end <= at + 1.0
     assert calendar.leaves(number) >= end + calendar.seconds
     assert number >= calendar.first(end)
+
+
+def test_a_reserve_that_a_lost_answer_took_away_is_not_spent() -> None:
+    """The store tells a replica to keep less, gives the rest to others, and the replica never hears of it."""
+    world = World(limit=600, count=2)
+    world.pass_time(3.0)
+    assert world.use(0, 400)
+    world.replicas[1].talk()
+    world.replicas[1].talk(answer_lost=True)
+    window, now = world._window(0), world.store.now
+    while True:  # all that the store gives, while the other replica says nothing
+        if window.check(1, now) == ASK:
+            window.wait_for(1)
+            world.replicas[0].talk()
+        if window.check(1, now) != FITS:
+            break
+        window.charge(1, now)
+        world.spent.append([now, 1])
+    while world.use(1, 1):
+        pass
+    assert 540 < world.worst() <= 600
