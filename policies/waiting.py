@@ -51,7 +51,8 @@ class Waiting:
         rates, none_cached = None, 0.0  # most endpoints have nothing of the prompt, and those of a pool are alike
         for column in stale:
             state = states[column]
-            if head in state.index.heads and (matched := state.index.match(blocks)):
+            index = state.index
+            if head in index.heads and (matched := index.match(blocks)):
                 cached = known[column] = tokens_of(matched, request)
                 seconds[column] = own_seconds(state.rates, request.prompt_tokens - cached, cached)
                 continue

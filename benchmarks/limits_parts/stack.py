@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.e2e.fleet import start_gateway
+from tests.e2e.front import start_gateway
 from tests.servers import Server, free_port, start_redis, temporary_folder
 
 MODEL = "chat"
@@ -121,6 +121,7 @@ def configuration(
     return {
         "server": {"host": "127.0.0.1", "shutdown_grace": 2, **ports},
         "state": {"redis_url": redis_url, "replicas": replicas},
+        "replicas": {"listen": "tcp://127.0.0.1:0"},
         "tenants": {
             name: {
                 "api_keys": [{"id": "app", "sha256": hashlib.sha256(key(name).encode()).hexdigest()}],

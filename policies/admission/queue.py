@@ -11,7 +11,6 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from itertools import count, islice
-from operator import itemgetter
 from typing import NamedTuple
 
 from policies.admission.order import ShortestPrefillFirst
@@ -97,12 +96,13 @@ class Queue:
         Which of more than `window` are looked at is decided by the predictions made on their arrival: matching every
         prompt of a long queue with every endpoint would cost more than the order gains.
         """
-        keyed = []
+        keyed, versions, columns = [], view.versions, view.open
         for added, entry in self._first(window, offset):
             waiting = entry.waiting
-            view.refresh(waiting)
-            keyed.append((added + entry.standing + waiting.least_own(view.open), entry.number, waiting))
-        keyed.sort(key=itemgetter(0, 1))
+            if waiting.versions is not versions:
+                view.refresh(waiting)
+            keyed.append((added + entry.standing + waiting.least_own(columns), entry.number, waiting))
+        keyed.sort()  # no two have the same number
         return [waiting for _, _, waiting in keyed]
 
     def _first(self, window: int, offset: Offset | None) -> list[tuple[float, Entry]]:
@@ -114,6 +114,8 @@ class Queue:
         if len(lines) == 1:
             added, line = lines[0]
             return [(added, entry) for entry in line[:window]]
+        if len(self._entries) <= window:  # all of them, and they are put in order afterwards
+            return [(added, entry) for added, line in lines for entry in line]
         merged = merge(*(_keyed(added, line) for added, line in lines))
         return [(added, entry) for _, _, added, entry in islice(merged, window)]
 

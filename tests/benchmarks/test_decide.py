@@ -88,6 +88,6 @@ def test_the_command_prints_and_writes_every_figure(tmp_path: Path, capsys: pyte
     out = tmp_path / "out.json"
     assert command.main(["--rounds", "1", "--endpoints", "2", "3", "--json", str(out)]) == 0
     figures = json.loads(out.read_text())["figures"]
-    assert len(figures) == 2 * 5 + 2 * 5
+    assert len(figures) == 2 * 5 + 2 * 5 + 2
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(figures)
-    assert {figure["endpoints"] for figure in figures} == {2, 3}
+    assert {figure["endpoints"] for figure in figures} == {0, 2, 3}

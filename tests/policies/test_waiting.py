@@ -90,6 +90,8 @@ def test_only_endpoints_that_have_changed_are_asked_again(monkeypatch: pytest.Mo
         return match(self, blocks)
 
     monkeypatch.setattr(PrefixIndex, "match", counted)
+    for state in states:
+        state.index.touch(PREFIX[:1])  # where not even the first block is, that alone is looked at
     waiting = make_waiting(states)
     assert asked == ["e0", "e1", "e2", "e3"]
     asked.clear()
