@@ -5,8 +5,10 @@ READY := .venv/.ready
 # What bench-routing replays without TRACE; with it nothing is made.
 MADE := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,chat agents hot-prefix))
 
+PROCESSES := tests/e2e tests/benchmarks tests/chaos
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal soak docs lock clean
+.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal soak docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -30,8 +32,17 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# Tests of processes wait most of the time and those of the objects compute: together they take as long as the first.
 unit: $(READY)
-	$(BIN)/pytest
+	@$(MAKE) --no-print-directory -j2 unit-objects unit-processes
+
+unit-processes: $(READY)
+	$(BIN)/pytest $(PROCESSES)
+
+unit-objects: $(READY)
+	@mkdir -p .work
+	@$(BIN)/pytest tests $(PROCESSES:%=--ignore=%) >.work/unit-objects.log 2>&1; \
+	  status=$$?; cat .work/unit-objects.log; exit $$status
 
 test-vllm: $(READY)  ## the end-to-end suite against the real vLLM on the CPU (installs it; 2.3 GB)
 	tests/real_vllm/run.sh
