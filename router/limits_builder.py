@@ -15,7 +15,6 @@ from router.limits import Limiter
 from router.limits_redis import SharedBook
 from router.limits_sync import SharedLimits
 from router.process import Process
-from router.redis_client import connect
 
 if TYPE_CHECKING:  # the runtime before a reload
     from router.assembly import Runtime
@@ -56,8 +55,10 @@ class LimitsBuilder:
             return None
         if self._previous is not None and self._same_store():
             return self._previous.shared_limits
+        from router.coordination.redis_client import RedisClient  # who has no Redis need not load its client
+
         try:
-            return SharedLimits(connect(url), self._process.metrics)
+            return SharedLimits(RedisClient(url), self._process.metrics)
         except ValueError:  # its text may hold the password
             raise ConfigError([Problem("state.redis_url", "expected a URL that can be read")]) from None
 

@@ -24,9 +24,9 @@ from policies.admission.leased_words import Heard, WindowAnswer, WindowAsk
 from policies.admission.limit import Scope
 from policies.admission.limits import Short
 from policies.types import LimitSpec, RejectReason
+from router.coordination.store import StoreLost
 from router.limits_lua import LATE, OK, SCRIPT
 from router.metrics import Metrics
-from router.redis_client import RedisLost
 
 _log = logging.getLogger("promptlane.limits")
 
@@ -42,7 +42,7 @@ _CALENDARS: Final[dict[RejectReason, Calendar]] = {
 
 
 class Store(Protocol):
-    """What is needed of a Redis client. `call` raises RedisLost within `timeout` seconds."""
+    """What is needed of a Redis client. `call` raises StoreLost within `timeout` seconds."""
 
     timeout: float
 
@@ -156,7 +156,7 @@ class SharedBook:
         self._calls += 1
         try:
             answer = await self._send(now, asks)
-        except RedisLost as error:
+        except StoreLost as error:
             broken = self._clock() - now < _BROKEN * self._store.timeout
             self._returning = self._returning or (broken and self._epoch != "")
             self._unheard(str(error))

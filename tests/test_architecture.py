@@ -61,7 +61,7 @@ NEIGHBOURS = {
     "hedging": {"calls"},
     "resume": {"calls", "engine_line", "keeper", "metrics", "pools", "relay", "tickets"},
     "limits": {"limits_redis", "metrics"},
-    "limits_redis": {"limits_lua", "metrics", "redis_client"},
+    "limits_redis": {"coordination", "limits_lua", "metrics"},
     "limits_sync": {"limits_redis", "metrics"},
     "engine_line": {"calls", "tickets", "upstream"},
     "routing_headers": {"tickets"},

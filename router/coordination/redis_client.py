@@ -1,4 +1,4 @@
-"""A Redis or Valkey by its URL, for coordination: every call ends in time, and what one turn asks for travels together.
+"""A Redis or Valkey by its URL: every call ends in time, and what one turn asks for travels together.
 
 Floor: an adapter over redis-py. The URL is redis://, rediss:// (TLS) or unix://, as redis-py reads it, with the user of
 an ACL before the host if there is one; or
@@ -66,7 +66,7 @@ class RedisClient:
     def __init__(self, url: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
         if urlsplit(url).scheme not in _KINDS:
             raise BadStoreUrl(f"a URL {', '.join(kind + '://…' for kind in _KINDS[:-1])} or {_KINDS[-1]}://… is needed")
-        self._timeout = timeout
+        self.timeout = timeout
         self._url = url
         self._parts = _split(url) if "+" in url.split(":", 1)[0] else None
         self._client: _Client | None = None
@@ -92,7 +92,7 @@ class RedisClient:
 
     def _send(self) -> None:
         batch, self._batch = self._batch, []
-        task = asyncio.create_task(self._exchange(batch), name="coordination-redis")
+        task = asyncio.create_task(self._exchange(batch), name="redis")
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
@@ -110,12 +110,12 @@ class RedisClient:
             if future.done():
                 continue  # nobody waits any more
             if isinstance(answer, Exception):
-                future.set_exception(StoreLost(_reason(answer, self._timeout)))
+                future.set_exception(StoreLost(_reason(answer, self.timeout)))
             else:
                 future.set_result(answer)
 
     async def _execute(self, commands: Sequence[Command]) -> list[Any]:
-        async with asyncio.timeout(self._timeout):
+        async with asyncio.timeout(self.timeout):
             if self._client is None:
                 self._client = self._connect()
             pipeline = self._client.pipeline(transaction=False) if self._plain else self._client.pipeline()
@@ -131,13 +131,14 @@ class RedisClient:
     def _connect(self) -> _Client:
         # A call is never sent again by the library: one that was executed late could then be executed twice.
         settings: dict[str, Any] = {
-            "socket_timeout": self._timeout,
-            "socket_connect_timeout": self._timeout,
+            "socket_timeout": self.timeout,
+            "socket_connect_timeout": self.timeout,
             "retry": Retry(NoBackoff(), 0),
         }
         if self._parts is None:
             try:
-                client: _Client = Redis.from_url(self._url, **settings)
+                # No CLIENT SETINFO: that is nothing that an ACL user should need.
+                client: _Client = Redis.from_url(self._url, driver_info=None, **settings)
             except (ValueError, TypeError) as error:
                 raise BadStoreUrl(f"the store's URL cannot be read: {_safe(str(error), self._url)}") from None
             return client
@@ -154,7 +155,7 @@ class RedisClient:
         assert parts is not None  # noqa: S101  # asked for by `_connect`
         query = parts.query
         # A dead sentinel must leave time to ask the next one.
-        each = self._timeout / (len(parts.hosts) + 1)
+        each = self.timeout / (len(parts.hosts) + 1)
         asking = {**settings, **_tls(parts), "socket_timeout": each, "socket_connect_timeout": each}
         asking["username"], asking["password"] = query.get("sentinel_username"), query.get("sentinel_password")
         sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]  # redis-py gives it no types

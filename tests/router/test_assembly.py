@@ -264,6 +264,11 @@ async def test_limits_are_shared_where_there_is_a_redis_and_its_url_is_never_sho
     assert "hidden" not in str(refused.value)
 
 
+@pytest.mark.parametrize("url", ["redis+sentinel://127.0.0.1:1/main", "redis+cluster://127.0.0.1:1"])
+async def test_limits_are_shared_by_every_kind_of_redis_that_replicas_are(url: str) -> None:
+    assert built({**CONFIG, "state": {"redis_url": url}}).gateway.limits["acme"].book is not None
+
+
 def test_changed_limits_begin_anew_and_removed_ones_are_gone() -> None:
     before, after = reloaded(changed(tenants__acme__limits={"requests_per_minute": 6}))
     assert after.gateway.limits["acme"] is not before.gateway.limits["acme"]

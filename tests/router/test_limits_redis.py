@@ -24,13 +24,14 @@ from policies.admission.leased_words import WindowAnswer, WindowAsk, slices_of
 from policies.admission.limit import Use
 from policies.admission.limits import LimitGrant, LimitRules, TenantLimits
 from policies.types import Alone, LimitSpec
+from router.coordination.redis_client import RedisClient
+from router.coordination.store import StoreLost
 from router.errors import Overloaded, RateLimited
 from router.limits import Limiter
 from router.limits_lua import MONTH_OF, SCRIPT
 from router.limits_redis import SharedBook, Store
 from router.limits_sync import SharedLimits
 from router.metrics import Metrics
-from router.redis_client import RedisClient, RedisLost, connect
 from tests.policies.admission.shared_store import SharedStore
 from tests.servers import Server, start_redis
 
@@ -73,7 +74,7 @@ class Replica:
 
     def __init__(self, url: str, tenant: str, rules: LimitRules, replicas: int = 1, skew: float = 0.0) -> None:
         self.metrics = Metrics()
-        self.store = CountingStore(connect(url))
+        self.store = CountingStore(RedisClient(url))
         store: Store = self.store
         self.shared = SharedLimits(store, self.metrics)
         book = SharedBook(tenant, store, time.monotonic, lambda: time.time() + skew, self.metrics, replicas=replicas)
@@ -365,14 +366,14 @@ async def test_every_key_is_of_its_tenants_slot_and_ends_by_itself(redis_server:
 
 
 async def test_an_unreachable_redis_is_told_within_the_timeout() -> None:
-    client = connect("redis://127.0.0.1:1/0")
-    with pytest.raises(RedisLost):
+    client = RedisClient("redis://127.0.0.1:1/0")
+    with pytest.raises(StoreLost):
         await client.call("PING")
     await client.close()
 
 
 async def test_the_script_counts_months_as_the_calendar_does(redis_server: Server) -> None:
-    client = connect(redis_server.url)
+    client = RedisClient(redis_server.url)
     script = "local floor = math.floor\n" + MONTH_OF + "\nreturn month(tonumber(ARGV[1]))"
     day = datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC)
     for _ in range(500):
@@ -387,7 +388,7 @@ async def test_the_script_does_what_the_model_of_it_does_that_policies_are_teste
 ) -> None:
     """The same asks to both, by four replicas, at the times that Redis tells."""
     draw = random.Random(7)
-    client, names = connect(redis_server.url), [f"r{number}" for number in range(4)]
+    client, names = RedisClient(redis_server.url), [f"r{number}" for number in range(4)]
     window_store, seat_store = SharedStore(500), SharedStore(40)
     window = LeasedWindow(500, MINUTE, Alone.SHARE, 0.0)
     held = dict.fromkeys(names, 0)
