@@ -6,8 +6,8 @@ Floor: tests only; simulated engines, as nothing else hangs, dies and comes back
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,3 +44,15 @@ def running_fleet(engines: int, *, grace: float = 20.0, **options: Any) -> Itera
         fleet = stack.enter_context(running_front(Fleet, [engine.url for engine in started], grace=grace))
         fleet.engines = started
         yield fleet
+
+
+@asynccontextmanager
+async def anew(fleet: Fleet) -> AsyncIterator[None]:
+    """Engines that are well and have seen nothing; afterwards nothing may be left in the gateway's books."""
+    for engine in fleet.engines:
+        engine.fault("none")
+        engine.clear()
+    yield
+    for engine in fleet.engines:
+        engine.fault("none")
+    await fleet.settled()

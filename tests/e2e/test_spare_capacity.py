@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.e2e.fleet import LARGE, Fleet, running_fleet
+from tests.e2e.fleet import LARGE, Fleet, anew, running_fleet
 from tests.e2e.front import HEALTH, chat, prompt, until
 
 CHAT = "/v1/chat/completions"
@@ -33,14 +33,8 @@ def engines(request: pytest.FixtureRequest) -> Iterator[Fleet]:
 
 @pytest.fixture
 async def fleet(engines: Fleet) -> AsyncIterator[Fleet]:
-    """Engines that are well and have seen nothing; afterwards nothing may be left in the gateway's books."""
-    for engine in engines.engines:
-        engine.fault("none")
-        engine.clear()
-    yield engines
-    for engine in engines.engines:
-        engine.fault("none")
-    await engines.settled()
+    async with anew(engines):
+        yield engines
 
 
 def hot_and_warm(fleet: Fleet, seats: int = 256, **standby: Any) -> dict[str, Any]:
