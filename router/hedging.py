@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from router.calls import Call
+from router.tickets import Ticket
 
 
 class Race:
@@ -30,9 +32,9 @@ class Race:
         return [call for call, _ in self._tasks]
 
     def start(self, call: Call, attempt: Coroutine[Any, Any, None]) -> None:
-        """Sends a copy."""
+        """Sends a copy. Its ticket is settled when it is over, also where it was ended before its first step."""
         task = asyncio.create_task(attempt, name=f"copy {len(self._tasks)} of {self._name}")
-        task.add_done_callback(lambda _: self._decided.set())
+        task.add_done_callback(partial(self._ended, call.ticket))
         self._tasks.append((call, task))
 
     def claim(self, call: Call) -> bool:
@@ -66,6 +68,11 @@ class Race:
         for _, task in self._tasks:
             task.cancel()
         await asyncio.gather(*(task for _, task in self._tasks), return_exceptions=True)
+
+    def _ended(self, ticket: Ticket | None, _: asyncio.Task[None]) -> None:
+        self._decided.set()
+        if ticket is not None:  # which an attempt that has begun has settled itself
+            ticket.settle(None)
 
     def _task(self) -> asyncio.Task[None]:
         return next((task for call, task in self._tasks if call is self.winner), self._tasks[0][1])

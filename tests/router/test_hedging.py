@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from policies.hedge import LEAST_SAMPLES, HedgePolicy
+from policies.waiting import Waiting
+from router.calls import Call
+from router.hedging import Race
+from tests.router.builders import request
 from tests.router.stack import RecordingEngine, Stack, chat, running, two_tenants
 from tests.router.test_attempts import ASKS, GOOD, ROLE, acme, attempts
 from tests.router.test_relay import CHAT, STREAM, Reply, broken, once, streamed
@@ -166,6 +172,31 @@ def test_no_copy_goes_where_the_first_is_nor_where_nobody_is_free(stack: Stack) 
     assert stack.post(CHAT, chat(**ASKS), key="acme-key")[2] == b"".join(GOOD)
     assert asked.is_set()
     assert attempts(stack) == 1
+
+
+def test_a_copy_that_is_ended_before_its_first_step_gives_its_seat_back(stack: Stack) -> None:
+    """The first copy's answer may come between the second's dispatch and the moment its task begins."""
+
+    async def race() -> list[object]:
+        pool = stack.app.runtime.pools["acme"]
+        seats = [pool.take(Waiting(request())) for _ in range(2)]
+        race = Race("late")
+        copies = [cast("Call", SimpleNamespace(ticket=seat)) for seat in seats]
+
+        async def answers() -> None:
+            assert race.claim(copies[0])
+
+        async def is_never_sent() -> None:
+            pytest.fail("the other has answered")
+
+        race.start(copies[0], answers())
+        race.start(copies[1], is_never_sent())
+        before = await _in_flight(stack)
+        await race.over()
+        await race.stop()
+        return [before, await _in_flight(stack), race.winner is copies[0]]
+
+    assert stack.run(race()) == [2, 0, True]
 
 
 def test_a_client_that_leaves_ends_both_copies(stack: Stack) -> None:
