@@ -17,6 +17,8 @@ import msgspec
 _OBJECT = re.compile(rb"\s*+(\{(?:[^{}]++|\{[^{}]*+\})*+\})")
 
 
+_LONGEST_WORD = 40  # bytes; `content_filter` has 14
+
 # No engine has counted more than this, and a counter must never go down: anything else is not believed.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)] | None
 
@@ -62,6 +64,17 @@ def find_usage(data: bytes) -> Usage | None:
         if usage is not None:
             return usage
         end = start
+    return None
+
+
+def find_finish(data: bytes) -> str | None:
+    """Why the answer ends here, in the engine's word: of the last choice in `data`; None where it does not say."""
+    for name in (b'"finish_reason":"', b'"stop_reason":"'):
+        start = data.rfind(name)
+        if start >= 0:
+            start += len(name)
+            word = data[start : data.find(b'"', start, start + _LONGEST_WORD)]
+            return word.decode() if word.isalnum() or word.replace(b"_", b"").isalnum() else None
     return None
 
 
