@@ -69,6 +69,13 @@ class LimitsBuilder:
         return (before.redis_url, before.replicas) == (after.redis_url, after.replicas)
 
 
+def metered_models(tenant: TenantConfig) -> frozenset[str]:
+    """Those whose engines' time counts towards a limit of money: they have no prices."""
+    if rules_of(tenant).prices is None:
+        return frozenset()
+    return frozenset(name for name, model in tenant.models.items() if model.prices is None)
+
+
 def rules_of(tenant: TenantConfig) -> LimitRules:
     """Everything that limits one tenant, and nothing else: a new key without limits is no reason to begin anew."""
     own = _spec(tenant.limits)
