@@ -43,9 +43,14 @@ class LimitsBuilder:
         if self.shared is None:
             limits = TenantLimits(rules, in_memory(process.wall_clock() - process.clock()))
             return Limiter(name, limits, None, process.metrics)
-        replicas = self._config.state.replicas
         book = SharedBook(
-            name, self.shared.store, process.clock, process.wall_clock, process.metrics, replicas=replicas
+            name,
+            self.shared.store,
+            process.clock,
+            process.wall_clock,
+            process.metrics,
+            replicas=self._config.state.replicas,
+            prefix=self.shared.prefix,
         )
         return Limiter(name, TenantLimits(rules, book.make), book, process.metrics)
 
@@ -58,7 +63,7 @@ class LimitsBuilder:
         from router.coordination.redis_client import RedisClient  # who has no Redis need not load its client
 
         try:
-            return SharedLimits(RedisClient(url), self._process.metrics)
+            return SharedLimits(RedisClient(url), self._process.metrics, self._config.replicas.prefix)
         except ValueError:  # its text may hold the password
             raise ConfigError([Problem("state.redis_url", "expected a URL that can be read")]) from None
 
