@@ -368,11 +368,12 @@ async def test_deployments_with_prefixes_of_their_own_share_a_redis_and_no_limit
             "tenants": {tenant: {"anonymous": True, "hosts": [f"{tenant}.test"], "limits": {"concurrency": 1}}},
         }
         config = loads(json.dumps(file).encode(), {"PROMPTLANE_SECRET": "s" * 32})
-        limiter = LimitsBuilder(config, Process(b"secret", COUNTER, Metrics()), None).limiter(
-            tenant, config.tenants[tenant]
-        )
+        builder = LimitsBuilder(config, Process(b"secret", COUNTER, Metrics()), None)
+        limiter = builder.limiter(tenant, config.tenants[tenant])
         assert limiter is not None
+        assert builder.shared is not None
         assert await limiter.admit(time.monotonic, Use(1), "", ""), "the only seat of the other deployment is taken"
+        await builder.shared.stop()
     async with redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True) as client:
         keys = await client.keys(f"*{{{tenant}}}*")
     assert {key.partition(":")[0] for key in keys} == {"blue", "green"}
