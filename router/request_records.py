@@ -5,23 +5,15 @@ Floor: an adapter between `router.gateway` and the ledger; a part of the hot pat
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from policies.types import InferenceRequest
 from router.calls import CLIENT_CLOSED, Call
 from router.wire.record import Ending, Kind, Record
-
-_HASH_DIGITS = 32  # 128 bits: no two prefixes have the same
 
 
 class Ledger(Protocol):
     """Where records go (`router.ledger.books`)."""
-
-    @property
-    def key(self) -> bytes:
-        """What hashes are keyed with."""
 
     @property
     def accepts(self) -> bool:
@@ -35,12 +27,11 @@ class Ledger(Protocol):
 class RequestRecords:
     """Of one process. `wall_clock`: Unix seconds."""
 
-    __slots__ = ("_add", "_key", "_ledger", "_wall_clock")
+    __slots__ = ("_add", "_ledger", "_wall_clock")
 
     def __init__(self, ledger: Ledger, wall_clock: Callable[[], float]) -> None:
         self._ledger = ledger
         self._add = ledger.add
-        self._key = ledger.key
         self._wall_clock = wall_clock
 
     @property
@@ -92,18 +83,14 @@ class RequestRecords:
                 total_seconds=now - call.arrived_at,
                 attempts=call.attempts,
                 resumes=call.resumes,
-                prefix_hash=self._prefix_hash(request),
+                # The last whole block's, which is chained to all that precedes it and salted for the tenant; the writer
+                # keys it, as xxHash could be computed backwards.
+                prefix_hash=f"{request.prefix_blocks[-1]:016x}"
+                if request is not None and request.prefix_blocks
+                else None,
                 detail=_detail(call),
             )
         )
-
-    def _prefix_hash(self, request: InferenceRequest | None) -> str | None:
-        """Of the last whole block, whose own hash is chained to all that precedes it and salted for the tenant; keyed,
-        as xxHash could be computed backwards."""
-        if request is None or not request.prefix_blocks:
-            return None
-        block = request.prefix_blocks[-1].to_bytes(8, "little")
-        return hmac.digest(self._key, block, "sha256").hex()[:_HASH_DIGITS]
 
 
 def _pool(call: Call) -> str | None:

@@ -57,7 +57,7 @@ class Ledger:
             _log.warning("ledger %s: %d bytes of a torn end were cut off", self.replica, found.cut)
         if found.damaged:
             _log.error("ledger %s: %d records are not as they were written", self.replica, found.damaged)
-        self.writer = Writer(self.spool, settings.on_full, wall_clock)
+        self.writer = Writer(self.spool, key, settings.on_full, wall_clock)
         mover = Mover(path, key, store, lambda: self.spool.durable, self.spool.forget)
         self.shipper = Shipper(mover, settings.spool, key, store, settings.retention, wall_clock)
         self.add = self.writer.add
@@ -68,10 +68,6 @@ class Ledger:
     def replica(self) -> str:
         """What its chain is called."""
         return self._folder.replica
-
-    @property
-    def key(self) -> bytes:
-        return self._settings.key
 
     @property
     def accepts(self) -> bool:

@@ -48,6 +48,7 @@ class Spool:
         self._segment_bytes = min(_SEGMENT_BYTES, max_bytes // _SEGMENTS)
         self._sync = sync
         self._file: int | None = None
+        self._first = 0  # of the segment that is written to
         self._sizes = {first: segment_path(folder, first).stat().st_size for first in segments(folder)}
         last = max(self._sizes, default=None)
         self.durable = Durable(last, self._sizes[last]) if last is not None else Durable(mark.sequence + 1, 0)
@@ -113,8 +114,8 @@ class Spool:
             except OSError:
                 self.close()
                 raise
-            self._sizes[first] = 0
-        return max(self._sizes)
+            self._sizes[first], self._first = 0, first
+        return self._first
 
     def _take_back(self, size: int) -> None:
         """After a write that failed nothing can be said of what the file holds: the next one goes to a new segment,

@@ -7,6 +7,7 @@ tried again; when that is full, records are lost and counted, and a record of ki
 from __future__ import annotations
 
 import errno
+import hmac
 import logging
 import threading
 import time
@@ -23,6 +24,7 @@ FLUSH_SECONDS = 0.1  # with a write of some milliseconds well within the second 
 BATCH = 256  # records of one write: about 200 kB, a few milliseconds in which the interpreter is shared
 MOST_WAITING = 20_000  # records in memory while they cannot be written: about 20 MB
 STUCK_SECONDS = 5.0  # a write that takes longer is no slow disk any more
+_HASH_BYTES = 16  # of a prefix: no two have the same
 _RETRY_SECONDS = 0.5
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _WORDS = {
@@ -33,11 +35,13 @@ _WORDS = {
 
 
 class Writer:
-    """`clock`: monotonic seconds; `wall_clock`: Unix seconds; `most`: records that may wait in memory."""
+    """`clock`: monotonic seconds; `wall_clock`: Unix seconds; `most`: records that may wait in memory; `key`: of
+    hashes."""
 
     def __init__(
         self,
         spool: Spool,
+        key: bytes,
         rule: OnFull,
         wall_clock: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
@@ -49,6 +53,7 @@ class Writer:
         self.faults = 0  # of the program
 
         self._spool = spool
+        self._key = key
         self._wall_clock = wall_clock
         self._clock = clock
         self._queue: deque[Record] = deque()
@@ -116,7 +121,7 @@ class Writer:
     def _write(self) -> bool:
         queue, batch = self._queue, self._pending
         while queue and len(batch) < BATCH:
-            batch.append(queue.popleft())
+            batch.append(self._keyed(queue.popleft()))
         gap = self.backlog.gap(self._wall_clock()) if not queue else None  # behind what waited when it began
         records = [*batch, _gap_record(gap)] if gap is not None else batch
         self.backlog.writing_since = self._clock()
@@ -136,6 +141,13 @@ class Writer:
         self._well(gap)
 
         return True
+
+    def _keyed(self, record: Record) -> Record:
+        """What came as a plain hash of a prefix is told as one that nobody can make without the key."""
+        if record.prefix_hash is not None:
+            keyed = hmac.digest(self._key, record.prefix_hash.encode(), "sha256")
+            record.prefix_hash = keyed[:_HASH_BYTES].hex()
+        return record
 
     def _failed(self, trouble: Trouble, reason: str) -> bool:
         """Counted each time, said once."""

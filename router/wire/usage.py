@@ -17,6 +17,7 @@ import msgspec
 _OBJECT = re.compile(rb"\s*+(\{(?:[^{}]++|\{[^{}]*+\})*+\})")
 
 
+_FINISHES = (b'"finish_reason":"', b'"stop_reason":"', b'"finish_reason": "', b'"stop_reason": "')
 _LONGEST_WORD = 40  # bytes; `content_filter` has 14
 
 # No engine has counted more than this, and a counter must never go down: anything else is not believed.
@@ -69,12 +70,13 @@ def find_usage(data: bytes) -> Usage | None:
 
 def find_finish(data: bytes) -> str | None:
     """Why the answer ends here, in the engine's word: of the last choice in `data`; None where it does not say."""
-    for name in (b'"finish_reason":"', b'"stop_reason":"'):
+    for name in _FINISHES:
         start = data.rfind(name)
         if start >= 0:
             start += len(name)
-            word = data[start : data.find(b'"', start, start + _LONGEST_WORD)]
-            return word.decode() if word.isalnum() or word.replace(b"_", b"").isalnum() else None
+            end = data.find(b'"', start, start + _LONGEST_WORD)
+            word = data[start:end] if end > start else b""
+            return word.decode() if word.replace(b"_", b"").isalnum() else None
     return None
 
 
