@@ -99,12 +99,17 @@ def _foreign(key: bytes, name: str) -> str | None:
 
 
 def _counted(records: Iterable[tuple[Record | None, Link]], finding: Finding, tenant: str | None) -> Iterator[Link]:
-    before: Record | None = None
+    """The links; a record is counted when the one behind it is asked for, as it is known to be whole then."""
+    before: tuple[Record | None, Link] | None = None
+    whole = True
     for record, link in records:
-        finding.count(before, tenant)
-        before = record
+        if before is not None and whole:
+            finding.count(before[0], tenant)
+            whole = link.sequence == before[1].sequence + 1
+        before = record, link
         yield link
-    finding.count(before, tenant)
+    if before is not None and whole:
+        finding.count(before[0], tenant)
 
 
 def _judge(finding: Finding, key: bytes, links: Iterator[Link], begin: Mark, end: Mark) -> None:
