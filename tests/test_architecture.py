@@ -60,7 +60,7 @@ NEIGHBOURS = {
     "relay": {"calls", "upstream"},
     "attempts": {"calls", "degraded", "heartbeat", "hedging", "keeper", "metrics", "pools", "relay", "resume"}
     | {"tickets"},
-    "hedging": {"calls"},
+    "hedging": {"calls", "tickets"},
     "resume": {"calls", "engine_line", "keeper", "metrics", "pools", "relay", "tickets"},
     "limits": {"limits_redis", "metrics"},
     "limits_redis": {"coordination", "limits_lua", "metrics"},
