@@ -136,3 +136,15 @@ async def test_pools_have_leases_of_their_own(stores: tuple[Store, Store]) -> No
         assert await store.acquire(name, me, f"tcp://{me}:1", LONG) is not None
     seen = (await a.look(names)).leases
     assert [seen[name].replica for name in names] == ["a", "b"] * 10
+
+
+@pytest.mark.parametrize("stores", [*REDIS_KINDS, "cluster", "sentinel"], indirect=True)
+async def test_where_a_pool_is_at_home_is_seen_by_all_until_nobody_says_so_any_more(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+    assert (await b.look([POOL, "other"])).homes == {}
+    await a.settle(POOL, "b", 0.5)
+    assert (await b.look([POOL, "other"])).homes == {POOL: "b"}
+    await asyncio.sleep(0.6)
+    assert (await b.look([POOL, "other"])).homes == {}
