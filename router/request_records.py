@@ -46,13 +46,8 @@ class RequestRecords:
             return
         request = call.measured.request if call.measured is not None else None
         first_byte = call.first_byte_at
-        prompt, cached, completion, source = None, None, None, None
-        if usage is not None and usage.prompt_tokens is not None:
-            prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
-            source = "engine"
-        elif request is not None:
-            prompt, source = request.prompt_tokens, "estimate"
-            completion = usage.completion_tokens if usage is not None else None
+        reported = usage is not None and usage.prompt_tokens is not None
+        estimate = request.prompt_tokens if request is not None else None
         self._add(
             Record(
                 replica="",
@@ -74,10 +69,10 @@ class RequestRecords:
                 status=call.status,
                 error=call.error_code,
                 finish_reason=call.finish_reason,
-                prompt_tokens=prompt,
-                cached_tokens=cached,
-                completion_tokens=completion,
-                usage_from=source,
+                prompt_tokens=usage.prompt_tokens if usage is not None and reported else estimate,
+                cached_tokens=usage.cached_tokens if usage is not None else None,
+                completion_tokens=usage.completion_tokens if usage is not None else None,
+                usage_from="engine" if reported else "estimate" if estimate is not None else None,
                 queue_seconds=ticket.queued_seconds if ticket is not None else None,
                 first_byte_seconds=first_byte - call.arrived_at if first_byte is not None else None,
                 total_seconds=now - call.arrived_at,

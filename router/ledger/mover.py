@@ -19,7 +19,7 @@ from router.ledger.spool import Durable
 from router.ledger.store import LedgerStore
 from router.wire.record import Record, read_record
 
-MOVED = 500  # records of one transaction: some milliseconds, so that others have the database too
+MOVED = 1000  # records of one transaction: some 20 ms, so that others have the database too
 _NOTE = "shipped"
 
 
@@ -50,51 +50,47 @@ class Mover:
         self._store = store
         self._durable = durable
         self._forget = forget
+        self._moved = shipped(folder, key).sequence  # by the last note
         self._segment = 0
         self._end = 0
 
+    def look(self) -> None:
+        """Finds out which is the oldest record that is not moved, whether the database answers or not. Raises OSError."""
+        if self.oldest is not None:
+            return
+        batch = self._batch(self._segment, self._end, most=1)
+        while batch.records and batch.records[-1][0].sequence <= self._moved:  # after a restart
+            batch = self._batch(batch.segment, batch.end)
+        self.oldest = next((one.at for one, _ in batch.records if one.sequence > self._moved), None)
+
     def move(self) -> int:
         """Moves a batch, and says how many there were: 0 where all is moved. Raises DatabaseAway, Forked or OSError."""
-        batch = self._batch()
+        batch = self._batch(self._segment, self._end)
         if batch.records:
-            self.oldest = batch.records[0][0].at
             mark = self._store.put(self._folder.name, batch.records)
             note_shipped(self._folder, self._key, mark)
-        else:
-            self.oldest = None
+            self._moved = mark.sequence
+        self.oldest = None
         self.damaged += batch.damaged
         self._segment, self._end = batch.segment, batch.end
         self._delete_moved()
         return len(batch.records) + batch.damaged
 
-    def _batch(self) -> _Batch:
+    def _batch(self, segment: int, end: int, most: int = MOVED) -> _Batch:
         durable = (
             self._durable() if self._durable is not None else None
         )  # first: it may have no newer file than the list
         names = segments(self._folder)
-        batch = _Batch([], self._segment, self._end)
+        batch = _Batch([], segment, end)
         for first, following in zip_longest(names, names[1:]):
             if first < batch.segment or (durable is not None and first > durable.segment):
                 continue
             if first > batch.segment:
                 batch.segment, batch.end = first, 0
             last = durable.end if durable is not None and first == durable.segment else None
-            if not self._fill(batch, segment_path(self._folder, first), last, following):
+            if not _fill(batch, segment_path(self._folder, first), last, following, most):
                 break
         return batch
-
-    def _fill(self, batch: _Batch, path: Path, last: int | None, following: int | None) -> bool:
-        """False where the batch is full."""
-        for line in read_segment(path, batch.end, last):
-            record = read_record(line.link.body) if line.link is not None else None
-            if record is None or line.link is None:
-                batch.damaged += 1
-            elif following is None or line.link.sequence < following:
-                batch.records.append((record, line.link))
-            batch.end = line.end
-            if len(batch.records) + batch.damaged >= MOVED:
-                return False
-        return True
 
     def _delete_moved(self) -> None:
         """Segments before the present one; the last stays, as it says where the chain goes on."""
@@ -102,6 +98,20 @@ class Mover:
             if first < self._segment:
                 segment_path(self._folder, first).unlink(missing_ok=True)
                 self._forget(first)
+
+
+def _fill(batch: _Batch, path: Path, last: int | None, following: int | None, most: int) -> bool:
+    """False where the batch is full. `last`: where to end (bytes); `following`: the first record behind the file."""
+    for line in read_segment(path, batch.end, last):
+        record = read_record(line.link.body) if line.link is not None else None
+        if record is None or line.link is None:
+            batch.damaged += 1
+        elif following is None or line.link.sequence < following:
+            batch.records.append((record, line.link))
+        batch.end = line.end
+        if len(batch.records) + batch.damaged >= most:
+            return False
+    return True
 
 
 def note_shipped(folder: Path, key: bytes, mark: Mark) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from binascii import unhexlify
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -51,13 +52,15 @@ def read_line(line: bytes) -> Link | None:
     """None where it is none: torn, or damaged."""
     if line[-1:] != b"\n" or line[_HEX : _HEX + 1] != b" " or line[_BODY - 1 : _BODY] != b" ":
         return None
+    if line[:_BODY] != line[:_BODY].lower():
+        return None  # the same number to whoever reads it, and yet not what was written
     body = line[_BODY:-1]
     sequence = sequence_of(body)
     try:
-        hashed, previous = bytes.fromhex(line[:_HEX].decode()), bytes.fromhex(line[_HEX + 1 : _BODY - 1].decode())
-    except ValueError:  # a UnicodeDecodeError is one too
+        hashed, previous = unhexlify(line[:_HEX]), unhexlify(line[_HEX + 1 : _BODY - 1])
+    except ValueError:
         return None
-    if sequence is None or len(hashed) != HASH_BYTES or len(previous) != HASH_BYTES:
+    if sequence is None:
         return None
     return Link(sequence, previous, hashed, body)
 

@@ -100,8 +100,10 @@ class Shipper:
     def _turn(self, waited: float, *, last: bool = False) -> float:
         """Moves all that there is; how long to wait before the next time."""
         try:
+            self._mover.look()
             self._prepared()
             while self._mover.move():
+                self._mover.look()
                 self._well()
             self._well()
             if not last:

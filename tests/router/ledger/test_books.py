@@ -24,7 +24,8 @@ from router.ledger.folder import folders, take_folder
 from router.ledger.mover import Mover, note_shipped, shipped
 from router.ledger.segments import segment_path, segments
 from router.ledger.spool import Spool
-from router.ledger.store import LedgerStore
+from router.ledger.store import LedgerStore, Wanted
+from router.ledger.writer import MOST_WAITING
 from tests.router.ledger.records import AT, KEY, OTHER, REPLICA, request
 
 
@@ -47,8 +48,8 @@ class House:
     def store(self) -> LedgerStore:
         return LedgerStore(Database(f"sqlite:///{self.file}", 20.0), KEY)
 
-    def process(self, retention: Retention = Retention(), key: bytes = KEY) -> Ledger:  # noqa: B008 - frozen
-        settings = LedgerSettings(self.spool, key, 2**22, OnFull.ALLOW, retention)
+    def process(self, retention: Retention | None = None, key: bytes = KEY, most: int = 2**22) -> Ledger:
+        settings = LedgerSettings(self.spool, key, most, OnFull.ALLOW, retention or Retention())
         return Ledger(settings, LedgerStore(Database(f"sqlite:///{self.file}", 20.0), key), lambda: self.now)
 
     def names(self) -> list[str]:
@@ -133,11 +134,41 @@ def test_a_database_that_is_away_only_delays(house: House, caplog: pytest.LogCap
     assert "the database takes records again" in caplog.text
 
 
+def test_the_spools_bound_holds_while_the_database_is_away_and_what_was_lost_leaves_a_gap(house: House) -> None:
+    ledger = house.process(most=2**20)
+    ledger.start()
+    ledger.add(request("before"))
+    until(lambda: house.names() == ["before"])
+    aside = house.file.rename(house.file.with_suffix(".aside"))
+    for number in range(1500):  # more than the spool takes, so that those behind them wait in memory
+        ledger.add(request(number, detail={"text": "x" * 700}))
+    until(lambda: ledger.writer.failures["spool_full"] >= 1)
+    assert ledger.spool.size <= 2**20
+    for number in range(MOST_WAITING):
+        ledger.add(request(f"late-{number}"))
+    lost = ledger.writer.backlog.lost
+    assert 0 < lost < 1500
+    assert ledger.accepts, "on_full: allow"
+    aside.rename(house.file)
+    kept = 1 + 1500 + MOST_WAITING - lost
+    until(lambda: len(house.names()) == kept + 1)
+    ledger.stop()
+    assert house.names() == [
+        "before", *map(str, range(1500)), *(f"late-{number}" for number in range(MOST_WAITING - lost)), "None",
+    ]  # fmt: skip
+    assert house.problems() == [None, None]
+    (gap,) = house.store().find(Wanted(kind="gap"), 10)
+    assert gap.detail is not None
+    assert gap.detail["lost"] == lost
+
+
 def test_a_process_that_starts_without_a_database_keeps_records_for_it(house: House) -> None:
     house.file.mkdir()  # no database can be opened there
     ledger = house.process()
     ledger.start()
     ledger.add(request("a"))
+    house.now += 7.0
+    until(lambda: ledger.shipper.lag == pytest.approx(7.0))
     ledger.stop()
     house.file.rmdir()
     ledger = house.process()

@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from policies.ledger.chain import Link, Mark, verify
+from policies.ledger.chain import Link, Mark, is_genuine, verify
 from router.ledger.folder import lock_folder, take_folder
 from router.ledger.segments import read_chain, read_line, recover, segment_path, segments
 from router.ledger.spool import Spool, SpoolFull
@@ -186,6 +186,29 @@ def test_whole_lines_that_are_cut_off_are_kept_beside(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"request_id":"b"', b'"request_id":"x"'))
     assert recover(tmp_path, KEY).mark.sequence == 1
     assert b'"request_id":"x"' in path.with_suffix(".cut").read_bytes()
+
+
+@settings(deadline=None, max_examples=150)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_bit_that_flips_anywhere_is_told_and_the_other_records_stay(place: float, bit: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        written = opened(folder)
+        written.append([request("a"), request("b"), request("c")])
+        end, path = written.mark, segment_path(folder, 1)
+        data = bytearray(path.read_bytes())
+        at = int(place * len(data))
+        hit = bytes(data[:at]).count(b"\n")
+        old = data[at]
+        data[at] ^= 1 << bit
+        assume(10 not in (old, data[at]))  # lines that become one, or two, are damage of another kind
+        path.write_bytes(data)
+        judged = [link if link is not None else Link(0, b"", b"", b"") for link in read_chain(folder)]
+        assert verify(KEY, judged, end=end)[1] is not None
+        found = recover(folder, KEY)
+        kept = {link.sequence for link in read_chain(folder) if link is not None and is_genuine(KEY, link)}
+        assert kept == {1, 2, 3} - {hit + 1}
+        assert found.damaged == (1 if hit < 2 else 0), "the last one is taken for torn"
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"a b c\n", b"x" * 64 + b" " + b"0" * 64 + b' {"sequence":1}\n'])
