@@ -55,7 +55,7 @@ class Mover:
         self._end = 0
 
     def look(self) -> None:
-        """Finds out which is the oldest record that is not moved, whether the database answers or not. Raises OSError."""
+        """Finds the oldest record that is not moved, whether the database answers or not. Raises OSError."""
         if self.oldest is not None:
             return
         batch = self._batch(self._segment, self._end, most=1)
