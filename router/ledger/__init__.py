@@ -11,6 +11,6 @@ Floor: an adapter; its threads wait, the event loop only puts records into a que
     shipper                      the thread that moves and, now and then, deletes
     books                        `Ledger`: all of it together, for a process
 
-A record is in memory for about a tenth of a second, in the spool until the database has it, and there until retention
+A record is in memory for a fifth of a second, in the spool until the database has it, and there until retention
 deletes it. Other rooms import from these files; SQLAlchemy is loaded only with `store`.
 """

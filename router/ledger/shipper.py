@@ -22,7 +22,7 @@ from router.ledger.store import Forked, LedgerStore
 
 _log = logging.getLogger("promptlane.ledger")
 
-_LOOK_SECONDS = 0.5  # between two looks for new records
+_LOOK_SECONDS = 1.0  # between two looks for new records: a transaction costs more than the few records in it
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _TIDY_SECONDS = 30.0  # between two looks for old records, and for folders left behind
 

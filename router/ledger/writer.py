@@ -1,4 +1,4 @@
-"""The thread that takes records from the queue to the disk: one write and one fsync for all of a tenth of a second.
+"""The thread that takes records from the queue to the disk: one write and one fsync for all of a fifth of a second.
 
 Floor: an adapter. The event loop only appends to a queue. What the disk refuses stays in the queue, in order, and is
 tried again; when that is full, records are lost and counted, and a record of kind `gap` says so in the chain.
@@ -20,7 +20,7 @@ from router.wire.record import Kind, Record
 
 _log = logging.getLogger("promptlane.ledger")
 
-FLUSH_SECONDS = 0.1  # with a write of some milliseconds well within the second after which nothing may be lost
+FLUSH_SECONDS = 0.2  # with a write of some milliseconds well within the second after which nothing may be lost
 BATCH = 256  # records of one write: about 200 kB, a few milliseconds in which the interpreter is shared
 MOST_WAITING = 20_000  # records in memory while they cannot be written: about 20 MB
 STUCK_SECONDS = 5.0  # a write that takes longer is no slow disk any more
