@@ -105,9 +105,9 @@ class Shipper:
             while self._mover.move():
                 self._mover.look()
                 self._well()
-            self._well()
-            if not last:
+            if not last and (self._trouble is not None or self._clock() - self._tidied >= _TIDY_SECONDS):
                 self._tidy()
+                self._well()
         except (DatabaseAway, DatabaseUnusable, Forked, OSError) as error:
             self._failed(str(error))
         except Exception:  # the thread must not end: nothing would leave the disk any more
@@ -125,14 +125,12 @@ class Shipper:
             self._ready = True
 
     def _tidy(self) -> None:
-        if self._clock() - self._tidied < _TIDY_SECONDS:
-            return
         self._tidied = self._clock()
+        while not self._stopping.is_set() and (gone := self._store.prune(self._retention, self._wall_clock())):
+            self.pruned += gone
         for mover in self._left_behind():
             while mover.move() and not self._stopping.is_set():
                 pass
-        while not self._stopping.is_set() and (gone := self._store.prune(self._retention, self._wall_clock())):
-            self.pruned += gone
 
     def _left_behind(self) -> Iterator[Mover]:
         for path in folders(self._root):
