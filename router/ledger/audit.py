@@ -53,26 +53,27 @@ def audit_database(store: LedgerStore, key: bytes, replica: str | None, tenant: 
 
 
 def _audit_chain(store: LedgerStore, key: bytes, name: str, chain: Chain | None, tenant: str | None) -> Finding:
-    finding = Finding(name, _foreign(key, name))
+    if (foreign := _foreign(key, name)) is not None:
+        return Finding(name, foreign)
     for _ in range(_TIMES):
-        if finding.problem is not None:
-            break
         if chain is None:
             return Finding(name, "the database does not say where it ends: ledger_chains has no row of it")
-        for purpose, mark, sealed in (
-            (Purpose.HEAD, chain.head, chain.head_seal),
-            (Purpose.CUT, chain.cut, chain.cut_seal),
-        ):
-            if seal(key, purpose, name, mark) != sealed:
-                return Finding(name, f"its {purpose.value} in ledger_chains was changed")
+        if (forged := _forged(key, chain)) is not None:
+            return Finding(name, f"its {forged.value} in ledger_chains was changed")
         finding = Finding(name)
         links = _counted(store.links(name, chain.cut.sequence), finding, tenant)
         _judge(finding, key, links, chain.cut, chain.head)
-        cut, chain = chain.cut, next((one for one in store.chains() if one.replica == name), None)
-        if finding.broken is None or chain is None or chain.cut == cut:
-            break
-        finding = Finding(name)
-    return finding
+        before, chain = chain.cut, next((one for one in store.chains() if one.replica == name), None)
+        if finding.broken is None or (chain is not None and chain.cut == before):
+            return finding
+    return Finding(name, "it is cut faster than it can be read: try again")
+
+
+def _forged(key: bytes, chain: Chain) -> Purpose | None:
+    """Which mark of the chain nobody has sealed who knows the key."""
+    marks = {Purpose.HEAD: (chain.head, chain.head_seal), Purpose.CUT: (chain.cut, chain.cut_seal)}
+    found = (purpose for purpose, (mark, said) in marks.items() if seal(key, purpose, chain.replica, mark) != said)
+    return next(found, None)
 
 
 def audit_spool(root: Path, key: bytes, replica: str | None, tenant: str | None) -> Iterator[Finding]:

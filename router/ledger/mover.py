@@ -77,9 +77,8 @@ class Mover:
         return len(batch.records) + batch.damaged
 
     def _batch(self, segment: int, end: int, most: int = MOVED) -> _Batch:
-        durable = (
-            self._durable() if self._durable is not None else None
-        )  # first: it may have no newer file than the list
+        # Asked for before the list is made, so that it names no file that is not in it.
+        durable = self._durable() if self._durable is not None else None
         names = segments(self._folder)
         batch = _Batch([], segment, end)
         for first, following in zip_longest(names, names[1:]):

@@ -139,7 +139,6 @@ class Writer:
         if gap is not None:
             self.backlog.told(gap)
         self._well(gap)
-
         return True
 
     def _keyed(self, record: Record) -> Record:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, select, update
 
-from policies.ledger.chain import Why
+from policies.ledger.chain import Link, Why
 from policies.ledger.retention import DAY, Retention
 from router.database.engine import Database
 from router.database.tables import ledger_chains, ledger_records
@@ -168,6 +168,20 @@ def test_old_records_are_deleted_and_the_chain_is_whole_from_there(store: Ledger
     assert (finding.problem, finding.first) == (None, 6)
     change(store, delete(ledger_records).where(ledger_records.c.sequence == 6))
     assert audit(store).broken is not None, "what retention deletes is known; what others delete is missing"
+
+
+def test_a_chain_that_is_cut_while_it_is_read_is_read_anew(store: LedgerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put(REPLICA, chained([request(number, at=AT + number * DAY) for number in range(10)]))
+    read, days = store.links, [6.0, 3.0]
+
+    def links(replica: str, behind: int) -> Iterator[tuple[Record, Link]]:
+        if days:
+            store.prune(Retention(days=days.pop(0)), AT + 10 * DAY)
+        return read(replica, behind)
+
+    monkeypatch.setattr(store, "links", links)
+    finding = audit(store)
+    assert (finding.problem, finding.first, finding.last) == (None, 8, 10)
 
 
 def test_a_cut_that_nobody_sealed_is_told(store: LedgerStore) -> None:
