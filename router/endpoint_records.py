@@ -100,15 +100,18 @@ class EndpointRecords:
 
     def _count(self, whose: _Whose, doing: str, now: float, wall: float) -> None:
         period = self._periods.get(whose)
-        if period is not None and (wall // _DAY != period.at // _DAY or now - period.since >= PERIOD_SECONDS):
-            self._end(whose)
-            period = self._periods[whose] = _Period(period.seen, period.seen, wall)
         if period is None:
             self._periods[whose] = _Period(now, now, wall)
             return
+        if wall // _DAY != period.at // _DAY:
+            self._end(whose)
+            period = self._periods[whose] = _Period(period.seen, period.seen, wall)
         if (passed := now - period.seen) <= MISSED_SECONDS:
             period.times[doing] += round(passed * MICRO)
         period.seen, period.at = now, wall
+        if now - period.since >= PERIOD_SECONDS:
+            self._end(whose)
+            self._periods[whose] = _Period(now, now, wall)
 
     def _end(self, whose: _Whose) -> None:
         period = self._periods.pop(whose)

@@ -10,13 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from policies.admission.limit import Prices, Use
 from policies.costs import attribute, bearers
 from policies.economics import BreakEven, Observed, break_even, floor_cost, per_million, utilisation
 from router.config import Config
-from router.ledger.usage import EndpointTime, Usage
+
+if TYPE_CHECKING:  # with it SQLAlchemy is loaded
+    from router.ledger.usage import EndpointTime, Usage
 
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 _HOUR: Final = 3_600_000_000  # microseconds
@@ -152,7 +154,7 @@ def served(config: Config) -> dict[str, Served]:
     """By pool. A tenant's weight is divided among its models there."""
     found = {}
     for name, pool in config.pools.items():
-        weights = {}
+        weights: dict[tuple[str, str], float] = {}
         for tenant_name, tenant in config.tenants.items():
             models = [model for model, route in tenant.models.items() if route.pool == name]
             weights |= {(tenant_name, model): tenant.weight / len(models) for model in models}
