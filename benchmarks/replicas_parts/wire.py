@@ -24,14 +24,24 @@ from router.coordination.remote import Remote
 _SAID = 1_000  # frames: a test looks at the last few, a replay says hundreds of thousands
 
 
-class _Way:
-    """One direction: what sets out first arrives first, also where both set out at one moment."""
+class Way:
+    """One direction, `delay` seconds long, 0 for one turn of the loop: what sets out first arrives first, also where
+    both set out at one moment."""
 
-    def __init__(self) -> None:
-        self.under_way: deque[Callable[[], None]] = deque()
+    def __init__(self, delay: float) -> None:
+        self._delay = delay
+        self._under_way: deque[Callable[[], None]] = deque()
 
-    def arrive(self) -> None:
-        self.under_way.popleft()()
+    def carry(self, arrival: Callable[[], None]) -> None:
+        self._under_way.append(arrival)
+        loop = asyncio.get_running_loop()
+        if self._delay:
+            loop.call_later(self._delay, self._arrive)
+        else:
+            loop.call_soon(self._arrive)
+
+    def _arrive(self) -> None:
+        self._under_way.popleft()()
 
 
 class End(Protocol):
@@ -48,7 +58,7 @@ class _Session:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
-        self._back = _Way()
+        self._back = Way(wire.delay)
         self.peer = (wire.follower.name, wire.life, wire.asks.given)
 
     def send(self, frame: Struct) -> None:
@@ -64,8 +74,8 @@ class Wire:
         self.asks = Asks()
         self.said: deque[Struct] = deque(maxlen=_SAID)
         self.desk: Desk | None = None
-        self._delay = delay
-        self._there = _Way()
+        self.delay = delay
+        self._there = Way(delay)
         self._from_follower, self._from_owner = from_follower(), from_owner()
         self._session: _Session | None = None
         follower.wires[owner.name] = self
@@ -85,17 +95,12 @@ class Wire:
         self.asks.lost()
         self.follower.remote.look()
 
-    def carry_over(self, session: _Session | None, way: _Way, data: bytes, deliver: Callable[[bytes], None]) -> None:
+    def carry_over(self, session: _Session | None, way: Way, data: bytes, deliver: Callable[[bytes], None]) -> None:
         def arrive() -> None:
             if session is not None and self._session is session:
                 deliver(data)
 
-        loop = asyncio.get_running_loop()
-        way.under_way.append(arrive)
-        if self._delay:
-            loop.call_later(self._delay, way.arrive)
-        else:
-            loop.call_soon(way.arrive)
+        way.carry(arrive)
 
     def answered(self, data: bytes) -> None:
         for frame in FrameReader(self._from_owner).feed(data):

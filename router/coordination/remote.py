@@ -17,6 +17,7 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import Protocol
 
+from policies.coordination.order import LeavingOrder
 from policies.coordination.ownership import Lease, Ownership
 from policies.waiting import Waiting
 from router.coordination import answers, seats
@@ -88,6 +89,7 @@ class Remote:
         self.affinity = affinity
         self._pool: Pool | None = None
         self.seats = seats.Seats(ownership.pool, clock)
+        self._order = LeavingOrder()
         self.mode = Mode.ALONE
         self._line: Line | None = None
         self._alone_since = clock()
@@ -135,6 +137,12 @@ class Remote:
     def looks_after(self) -> bool:
         mode = self.look()
         return mode is Mode.LEADS or (mode is Mode.ALONE and self._clock() - self._alone_since > ALONE_SECONDS)
+
+    def tell(self, ticket: Ticket, replica: str) -> float:
+        """Another replica is told this ticket; returns its pause in seconds."""
+        pause = self._pause(ticket, replica)
+        self._order.told(ticket.endpoint, replica, self._clock())
+        return pause
 
     def fenced(self, term: int) -> None:
         """A peer has seen an owner of this term."""
@@ -228,7 +236,17 @@ class Remote:
         ticket = self.pool.take(waiting) or await self.pool.wait(waiting)
         self._count("leads" if mode is Mode.LEADS else "alone")
         self.keep(ticket)
+        pause = self._pause(ticket, self.ownership.me) if mode is Mode.LEADS else 0.0
+        if pause:
+            try:
+                await asyncio.sleep(pause)
+            except asyncio.CancelledError:
+                ticket.settle(None)
+                raise
         return ticket
+
+    def _pause(self, ticket: Ticket, replica: str) -> float:
+        return self._order.pause(ticket.endpoint, replica, ticket.choice.own_seconds, self._clock())
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -246,10 +264,13 @@ class Remote:
             return None
         except Unsayable:  # no frame can hold a number of it: such a one waits for nobody
             return self._take_unsaid(waiting)
-        ticket = None
+        ticket: Ticket | None = None
         try:
             async with asyncio.timeout(max(0.0, request.deadline - self._clock()) + _LATE_SECONDS):
-                ticket = await asking.answer
+                given = await asking.answer
+                if asking.pause:
+                    await asyncio.sleep(asking.pause)
+                ticket = given
             if ticket is not None:
                 self._count("follows")
             return ticket
@@ -293,9 +314,10 @@ class Remote:
 
 
 class _Asking:
-    """One request at the owner, until its answer is here: what came of it is done in the turn in which it came."""
+    """One request at the owner, until its answer is here: what came of it is done in the turn in which it came.
+    `pause`: seconds before its ticket is used."""
 
-    __slots__ = ("_line", "_remote", "_waiting", "answer", "number")
+    __slots__ = ("_line", "_remote", "_waiting", "answer", "number", "pause")
 
     def __init__(self, remote: Remote, line: Line, waiting: Waiting) -> None:
         self._remote = remote
@@ -303,6 +325,7 @@ class _Asking:
         self._waiting = waiting
         self.answer: asyncio.Future[Ticket | None] = asyncio.get_running_loop().create_future()
         self.number = 0
+        self.pause = 0.0
 
     def answered(self, frame: Answer | None) -> None:
         answer = self.answer
@@ -325,6 +348,7 @@ class _Asking:
     def _take(self, frame: Bound) -> None:
         try:
             self.answer.set_result(self._remote.bound(frame, self._line, self._waiting))
+            self.pause = frame.pause
         except Elsewhere as elsewhere:
             self.answer.set_exception(elsewhere)
 
