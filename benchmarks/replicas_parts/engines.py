@@ -15,7 +15,8 @@ from benchmarks.replay_parts.trace import Job
 
 
 class LoopFleet(Fleet):
-    """As `Fleet`, with the loop's clock; made and used on the loop."""
+    """As `Fleet`, with the loop's clock; made and used on the loop. What is sent because a token has come finds its
+    engine's next step begun, as it does at a real one."""
 
     def __init__(self, config: ModelConfig, count: int) -> None:
         super().__init__(config, count)
