@@ -8,7 +8,7 @@ MADE := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,chat agent
 PROCESSES := tests/e2e tests/benchmarks tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal soak docs lock clean
+.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-replicas soak docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -89,6 +89,9 @@ bench-limits: $(READY)  ## four replicas, and 800 clients that hammer limits for
 
 bench-journal: $(READY)  ## what the journal of affinity costs the owner of a pool, in CPU
 	$(BIN)/python -m benchmarks.journal
+
+bench-replicas: $(MADE)  ## several gateways that share a pool beside one, on made workloads or traces: TRACE="FILE FILE"
+	$(BIN)/python -m benchmarks.replicas --trace $(if $(TRACE),$(TRACE),$(MADE)) --json .work/replicas.json
 
 soak: $(READY)  ## 2,000 concurrent streams through one gateway process for a minute
 	$(BIN)/python -m benchmarks.soak
