@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.fleet_parts.plan import cut
 from benchmarks.overhead_parts.processes import Failed
+from benchmarks.replay import cpu_seconds
 from benchmarks.replay_parts.runs import Result, saturation
 from benchmarks.replay_parts.setup import Setup
 from benchmarks.replay_parts.trace import Job, make_jobs, read_trace
@@ -133,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
         costs = rounds.measure(options.rounds, (32, 1), 3)
         print(f"{report.rounds_table(costs)}\n", flush=True)
         written["rounds"] = report.rounds_json(costs)
-    print(f"{time.monotonic() - began:.0f} s")
+    print(f"{time.monotonic() - began:.0f} s, {cpu_seconds():.0f} s of CPU time")
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(written, indent=1) + "\n")

@@ -15,7 +15,6 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
-from typing import Protocol
 
 from policies.coordination.order import LeavingOrder
 from policies.coordination.ownership import Lease, Ownership
@@ -23,8 +22,8 @@ from policies.waiting import Waiting
 from router.coordination import answers, seats
 from router.coordination.affinity import Affinity
 from router.coordination.asked import AskedRequest
-from router.coordination.asks import Answered
-from router.coordination.frames import Answer, Aside, Bound, Held, NotMine
+from router.coordination.asking import Asking, Line
+from router.coordination.frames import Bound
 from router.coordination.framing import Unsayable
 from router.coordination.link import Unreachable
 from router.elsewhere import Elsewhere, Part
@@ -52,18 +51,6 @@ class Mode(StrEnum):
     LEADS = "leads"
     FOLLOWS = "follows"
     ALONE = "alone"
-
-
-class Line(seats.Line, Protocol):
-    """A link that is up (`router.coordination.link.Link`)."""
-
-    def ask(
-        self, pool: str, request: AskedRequest, excluded: tuple[str, ...], may_hold: bool, answered: Answered
-    ) -> int: ...
-
-    def cancel(self, number: int) -> None: ...
-
-    def fence(self, pool: str, term: int) -> None: ...
 
 
 class Remote:
@@ -260,7 +247,7 @@ class Remote:
         """The owner's ticket; None where its connection is lost. Raises Elsewhere where it is not the owner."""
         line, request = self._line, waiting.request
         assert line is not None  # noqa: S101  # this replica follows
-        asking = _Asking(self, line, waiting)
+        asking = Asking(self, line, waiting)
         asked, may_hold = AskedRequest.of(request, self._clock()), waiting.on_hold is not None
         try:
             number = asking.number = line.ask(
@@ -317,52 +304,3 @@ class Remote:
 
     def _count(self, by: str) -> None:
         self._metrics.add("promptlane_replica_decisions", self.ownership.pool, by)
-
-
-class _Asking:
-    """One request at the owner, until its answer is here: what came of it is done in the turn in which it came.
-    `pause`: seconds before its ticket is used."""
-
-    __slots__ = ("_line", "_remote", "_waiting", "answer", "number", "pause")
-
-    def __init__(self, remote: Remote, line: Line, waiting: Waiting) -> None:
-        self._remote = remote
-        self._line = line
-        self._waiting = waiting
-        self.answer: asyncio.Future[Ticket | None] = asyncio.get_running_loop().create_future()
-        self.number = 0
-        self.pause = 0.0
-
-    def answered(self, frame: Answer | None) -> None:
-        answer = self.answer
-        if isinstance(frame, Held):
-            if self._waiting.on_hold is not None and not answer.done():
-                self._waiting.on_hold(frame.seconds)
-        elif answer.done():  # nobody waits any more
-            if isinstance(frame, Bound):
-                self._line.done(frame.id, None)
-        elif frame is None:
-            answer.set_result(None)
-        elif isinstance(frame, Bound):
-            self._take(frame)
-        elif isinstance(frame, NotMine):
-            answer.set_exception(Elsewhere())
-            self._remote.fenced(frame.term)
-        else:
-            answer.set_exception(self._remote.aside() if isinstance(frame, Aside) else answers.error(frame))
-
-    def _take(self, frame: Bound) -> None:
-        try:
-            self.answer.set_result(self._remote.bound(frame, self._line, self._waiting))
-            self.pause = frame.pause
-        except Elsewhere as elsewhere:
-            self.answer.set_exception(elsewhere)
-
-    def give_up(self, number: int) -> None:
-        """Nobody has taken the answer: what it gave is given back, what is still to come is not wanted."""
-        answer = self.answer
-        if not answer.done() or answer.cancelled():
-            answer.cancel()
-            self._line.cancel(number)
-        elif answer.exception() is None and (ticket := answer.result()) is not None:
-            ticket.settle(None)
