@@ -4,6 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # What bench-routing replays without TRACE; with it nothing is made.
 MADE := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,chat agents hot-prefix))
+# The same for bench-replicas, whose gateway processes get the first one.
+SHARED := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,agents chat))
 
 PROCESSES := tests/e2e tests/benchmarks tests/chaos
 
@@ -90,8 +92,8 @@ bench-limits: $(READY)  ## four replicas, and 800 clients that hammer limits for
 bench-journal: $(READY)  ## what the journal of affinity costs the owner of a pool, in CPU
 	$(BIN)/python -m benchmarks.journal
 
-bench-replicas: $(MADE)  ## several gateways that share a pool beside one, on made workloads or traces: TRACE="FILE FILE"
-	$(BIN)/python -m benchmarks.replicas --trace $(if $(TRACE),$(TRACE),$(MADE)) --json .work/replicas.json
+bench-replicas: $(READY) $(SHARED)  ## several gateways that share a pool beside one, on made workloads or traces: TRACE="FILE FILE"
+	$(BIN)/python -m benchmarks.replicas --trace $(or $(TRACE),$(SHARED)) --json .work/replicas.json
 
 soak: $(READY)  ## 2,000 concurrent streams through one gateway process for a minute
 	$(BIN)/python -m benchmarks.soak
