@@ -46,7 +46,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     made = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description=(__doc__ or "").split("\n\n")[0])
     add = made.add_argument
     add("--trace", type=Path, nargs="+", required=True, help="JSON lines, gzipped or not; processes get the first one")
-    add("--requests", type=int, default=2_500, help="of each trace, in the replays (default 2500)")
+    add("--requests", type=int, default=2_000, help="of each trace, in the replays (default 2000)")
     add("--endpoints", type=int, default=8, help="simulated engines (default 8)")
     add("--load", type=float, nargs="+", default=[0.85, 1.05], metavar="X", help="multiples of saturation")
     add("--replicas", type=int, nargs="+", default=list(REPLICAS), help="beside one (default 2 4 8)")

@@ -48,7 +48,7 @@ def replays_table(trace: str, lines: Sequence[Line]) -> str:
         cells += _goodput_cells(line.goodput, base.goodput, judged=line is not base and not line.sharing.late)
         for result, alone in zip(line.results, base.results, strict=True):
             cells += [f"{result.ttft_mean:.2f}", f"{_ratio(result.ttft_mean, alone.ttft_mean):.2f}"]
-            cells += [f"{result.short_ttft_p99:.2f}", f"{result.hit_ratio:.3f}"]
+            cells += [f"{result.short_ttft_p99:.2f}" if result.short_ttft_p99 else "-", f"{result.hit_ratio:.3f}"]
         rows.append([line.sharing.name, *cells])
     return aligned(rows)
 
