@@ -10,7 +10,7 @@ SHARED := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,agents c
 PROCESSES := tests/e2e tests/benchmarks tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-replicas soak docs lock clean
+.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-replicas bench-ledger soak docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -94,6 +94,9 @@ bench-journal: $(READY)  ## what the journal of affinity costs the owner of a po
 
 bench-replicas: $(READY) $(SHARED)  ## several gateways that share a pool beside one, on made workloads or traces: TRACE="FILE FILE"
 	$(BIN)/python -m benchmarks.replicas --trace $(or $(TRACE),$(SHARED)) --json .work/replicas.json
+
+bench-ledger: $(READY)  ## what a record of the ledger costs: on the event loop, and in the threads that write and move it
+	$(BIN)/python -m benchmarks.ledger
 
 soak: $(READY)  ## 2,000 concurrent streams through one gateway process for a minute
 	$(BIN)/python -m benchmarks.soak
