@@ -103,10 +103,29 @@ async def test_refusals_are_those_of_a_pool_that_decides_itself() -> None:
 
 async def test_nobody_left_is_told_as_it_is() -> None:
     owner, follower, _ = pair()
-    owner.states[0].draining = True
+    owner.states[0].draining = follower.states[0].draining = True
     with pytest.raises(NoEndpoint) as caught:
         await follower.pool.dispatch(request())
     assert caught.value.retry_after is not None
+
+
+async def test_an_owner_that_reaches_no_engine_fails_nobody_who_does() -> None:
+    owner, follower, _ = pair(names=("e0", "e1"))
+    for state in owner.states:
+        state.health.probe(False, 100.0)
+        state.health.probe(False, 100.0)
+    ticket = await follower.pool.dispatch(request(), frozenset({"e0"}))
+    assert (follower.remote.mode, ticket.endpoint, owner.in_flight) == (Mode.ALONE, "e1", 0)
+    ticket.settle(OK)
+    follower.now += 1.01  # then it is asked again
+    for state in owner.states:
+        state.health.probe(True, 102.0)
+    ticket = await follower.pool.dispatch(request())
+    assert (follower.remote.mode, owner.in_flight) == (Mode.FOLLOWS, 1)
+    ticket.settle(None)
+    await turns()
+    with pytest.raises(NoEndpoint):  # where this replica sees none either
+        await follower.pool.dispatch(request(), frozenset({"e0", "e1"}))
 
 
 async def test_a_deadline_ends_the_wait_at_the_owner() -> None:
