@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from tests.chaos.replicas import judge
 from tests.chaos.replicas.faults import SILENT_TO_REDIS, Fault, Kind
-from tests.chaos.replicas.installation import AT_ONCE, REQUESTS_A_MINUTE, TOKENS_A_MINUTE, Installation, Life, Spell
+from tests.chaos.replicas.installation import AT_ONCE, REQUESTS_A_MINUTE, TOKENS_A_MINUTE, Installation
 from tests.chaos.replicas.judge import Gone, Served
 from tests.chaos.replicas.load import TOKENS, Story
+from tests.chaos.replicas.processes import Life, Spell
 from tests.chaos.replicas.strike import Pair, nodes_gone
 from tests.chaos.replicas.trail import Carried, Part
 

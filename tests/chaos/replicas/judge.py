@@ -120,7 +120,8 @@ def stale(
             if new.term <= one.term or age <= told:
                 continue
             since, there = one.at - told, slots[new.me]
-            if any(_reached(slots[who], there, gone, since, one.at) for who in {one.me, one.by}):
+            out = {away.nodes for away in gone if away.began <= one.at and since <= away.ended}
+            if any(_reached(slots[who], there, {REDIS, *slots.values()}, out) for who in {one.me, one.by}):
                 found.append((one, age))
                 break
     return found
@@ -140,15 +141,13 @@ def _decisions(trail: Iterable[Part | Carried]) -> list[Carried]:
     return [one for one in trail if isinstance(one, Carried) and not one.alone]
 
 
-def _reached(one: str, other: str, gone: Iterable[Gone], began: float, ended: float) -> bool:
-    """Whether there was a way between two nodes all that time: straight, or by a third."""
-    out = {away.nodes for away in gone if away.began <= ended and began <= away.ended}
-    nodes = {REDIS, one, other, *(node for nodes in out for node in nodes)}
+def _reached(one: str, other: str, nodes: Collection[str], out: Collection[frozenset[str]]) -> bool:
+    """Whether there is a way between two nodes, straight or by a third, without what is `out`."""
 
     def way(a: str, b: str) -> bool:
-        return not out & {frozenset((a,)), frozenset((b,)), frozenset((a, b))}
+        return not {frozenset((a,)), frozenset((b,)), frozenset((a, b))} & set(out)
 
-    return one == other or way(one, other) or any(way(one, by) and way(by, other) for by in nodes - {one, other})
+    return one == other or way(one, other) or any(way(one, by) and way(by, other) for by in {*nodes} - {one, other})
 
 
 # -- limits

@@ -18,7 +18,8 @@ import httpx2
 from tests.chaos.ask import WORDS, Ask, AskClient, Seen, draw_ask
 from tests.chaos.judge import Ending, Verdict, judge
 from tests.chaos.replicas.faults import DEADLY, ENDS, OUT_OF_REACH
-from tests.chaos.replicas.installation import CLIENTS, ENGINE_MODEL, MODEL, Life, key
+from tests.chaos.replicas.installation import CLIENTS, ENGINE_MODEL, MODEL, key
+from tests.chaos.replicas.processes import Life
 
 GROUPS, PREFIX_WORDS = 9, 850
 """Prefixes that acme's requests share, each of about so many tokens."""

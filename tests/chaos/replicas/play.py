@@ -13,17 +13,9 @@ from dataclasses import dataclass, field
 from tests.chaos.replicas import judge
 from tests.chaos.replicas.evidence import Evidence, Struck
 from tests.chaos.replicas.faults import OF_OWNER, OF_REDIS, OUT_OF_REACH, Fault, Kind, Schedule
-from tests.chaos.replicas.installation import (
-    CLIENTS,
-    LEASE_SECONDS,
-    MAIN,
-    MAX_IN_FLIGHT,
-    REPLICAS,
-    Installation,
-    Life,
-    Spell,
-)
+from tests.chaos.replicas.installation import CLIENTS, LEASE_SECONDS, MAIN, MAX_IN_FLIGHT, REPLICAS, Installation
 from tests.chaos.replicas.load import Balancer, Story, cached_and_prompt, clients
+from tests.chaos.replicas.processes import Life, Spell
 from tests.chaos.replicas.strike import mend, strike
 from tests.chaos.stalls import Stalls
 

@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterable
 
 from tests.chaos.replicas.faults import CUTS, DEADLY, ENDS, OF_REDIS, Kind
-from tests.chaos.replicas.installation import REDIS, REPLICAS, Installation, Life, Spell
+from tests.chaos.replicas.installation import REDIS, REPLICAS, Installation
 from tests.chaos.replicas.judge import Gone
 from tests.chaos.replicas.network import HUB
+from tests.chaos.replicas.processes import Life, Spell
 
 END_SECONDS = 30.0
 Pair = tuple[str, str]
