@@ -30,6 +30,8 @@ MINUTE = 60.0
 ENDING_SECONDS = 0.05
 """Two requests of which one begins within that of the other's end are not there at once: the engine ends its own books
 after the last byte has left."""
+KNOWN_SECONDS = 2.0
+"""An owner has heard of all that is under way, also from who was out of reach and has to connect anew."""
 REDIS = "redis"
 Stood = Callable[[float, float], float]
 """For how long (seconds) the machine let the processes stand still between two times."""
@@ -116,8 +118,12 @@ def stale(
     for one in _decisions(trail):
         for new in leading[one.pool]:
             age = one.at - new.at
-            told = TOLD_SECONDS + (stood(new.at, one.at) if age > TOLD_SECONDS else 0.0)
-            if new.term <= one.term or age <= told:
+            if new.term <= one.term or age <= TOLD_SECONDS:
+                continue
+            told = TOLD_SECONDS * (
+                1 + min(1.0, stood(new.at, one.at) / age)
+            )  # half the time on, everything takes twice
+            if age <= told:
                 continue
             since, there = one.at - told, slots[new.me]
             out = {away.nodes for away in gone if away.began <= one.at and since <= away.ended}
@@ -125,6 +131,19 @@ def stale(
                 found.append((one, age))
                 break
     return found
+
+
+def both_acted(trail: Sequence[Part | Carried], pool: str) -> float:
+    """For how many seconds at most decisions of an owner were still carried out after another led: allowed only where
+    nobody could tell."""
+    new = [one for one in trail if isinstance(one, Part) and (one.pool, one.mode) == (pool, "leads")]
+    ages = [
+        one.at - later.at
+        for one in _decisions(trail)
+        for later in new
+        if one.pool == pool and one.term < later.term and one.at > later.at
+    ]
+    return max(ages, default=0.0)
 
 
 def led_again(trail: Iterable[Part | Carried], pool: str, old: str, since: float) -> float | None:
@@ -217,17 +236,17 @@ def steady(trail: Iterable[Part | Carried], pool: str, names: Collection[str]) -
 def seats_given_twice(
     served: Sequence[Served], seats: int, whiles: Iterable[tuple[float, float]], gone: Iterable[Gone]
 ) -> list[str]:
-    """Engines that had more requests than seats while one led, and all that they had began in that while."""
-    gone, found = list(gone), []
+    """Engines that got a request for which they had no seat, while one led and knew of everything: from `KNOWN_SECONDS`
+    after the beginning of that while, or after anybody was out of reach."""
+    blind = [(away.began, away.ended + KNOWN_SECONDS) for away in gone if away.nodes != frozenset((REDIS,))]
+    known = [(began + KNOWN_SECONDS, ended) for began, ended in whiles]
+
+    def counts(at: float) -> bool:
+        return any(began <= at <= ended for began, ended in known) and not any(a <= at <= b for a, b in blind)
+
+    found = []
     for engine in sorted({one.engine for one in served}):
-        mine = [one for one in served if one.engine == engine]
-        for began, ended in whiles:
-            rest = max([one.ended for one in mine if one.began < began < one.ended], default=began)
-            for away in gone:
-                if away.nodes != frozenset((REDIS,)) and away.began <= ended and away.ended >= began:
-                    rest = float("inf")  # who is out of reach still holds what it had
-            within = [one for one in mine if rest <= one.began <= ended]
-            most, at = most_at_once(within)
-            if most > seats:
-                found.append(f"{engine} had {most} requests at {at:.2f}, and has {seats} seats")
+        most, at = most_at_once([one for one in served if one.engine == engine], counts)
+        if most > seats:
+            found.append(f"{engine} had {most} requests at {at:.2f}, and has {seats} seats")
     return found

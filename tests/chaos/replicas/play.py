@@ -174,6 +174,8 @@ class Play:
         gone = evidence.gone
         trail = [one for one in evidence.trail if one.at > self._began - LOOK_BACK_SECONDS]
         report.problems += judge.terms_twice(evidence.trail) + judge.going_back(evidence.trail)
+        if (both := judge.both_acted(trail, MAIN)) > 0.0:
+            report.figures.append(("two acted at once", both))
         for one, age in judge.stale(trail, gone, evidence.slots, self._stood):
             report.problems.append(
                 f"{one.pool}: {one.me} carried out at {self._at(one.at)} what {one.by} decided with term {one.term}, "
@@ -223,7 +225,9 @@ class Play:
                 self._report.problems.append(f"{MAIN} was led {said} after {fault.kind}; bound {bound:.2f} s")
 
     def _stood(self, began: float, ended: float) -> float:
-        return self._stalls.seconds(began, ended, [*REPLICAS, judge.REDIS])
+        """Of the one that stood still for the longest."""
+        ours = self._stalls.seconds(began, ended, ())  # the harness writes none of the trails
+        return max(self._stalls.seconds(began, ended, (name,)) - ours for name in (*REPLICAS, judge.REDIS))
 
     def _at(self, time: float) -> str:
         return f"+{time - self._began:.2f}"
