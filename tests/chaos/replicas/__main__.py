@@ -60,13 +60,14 @@ async def _one(world: Installation, evidence: Evidence, seed: int, before: float
 
 
 def _figures(reports: list[Report]) -> list[str]:
-    """Everything that was measured: how often, median and most."""
+    """Everything that was measured, seconds but for shares."""
     measured: dict[str, list[float]] = {}
     for report in reports:
         for what, value in report.figures:
             measured.setdefault(what, []).append(value)
     lines = [
-        f"  {what:<44}{len(values):>4} times, median {sorted(values)[len(values) // 2]:.2f} s, most {max(values):.2f} s"
+        f"  {what:<44}{len(values):>4} times: median {sorted(values)[len(values) // 2]:.2f}, "
+        f"least {min(values):.2f}, most {max(values):.2f}"
         for what, values in sorted(measured.items())
     ]
     counts = sum((report.counts for report in reports), reports[0].counts.copy() - reports[0].counts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tests.chaos.replicas import judge
 from tests.chaos.replicas.faults import SILENT_TO_REDIS, Fault, Kind
-from tests.chaos.replicas.installation import AT_ONCE, REQUESTS_A_MINUTE, TOKENS_A_MINUTE, Installation
+from tests.chaos.replicas.installation import AT_ONCE, REPLICAS, REQUESTS_A_MINUTE, TOKENS_A_MINUTE, Installation
 from tests.chaos.replicas.judge import Gone, Served
 from tests.chaos.replicas.load import TOKENS, Story
 from tests.chaos.replicas.processes import Life, Spell
@@ -20,6 +20,8 @@ from tests.chaos.replicas.trail import Carried, Part
 
 RECORDS = 1000
 """As many requests an engine remembers between two looks."""
+STARTING_SECONDS = 5.0
+"""Within these a process has tried to reach Redis for the first time."""
 HEARD_SECONDS = 2.5
 """After a Redis is back without its memory, every replica that lives and reaches it has told it what it used."""
 
@@ -91,17 +93,43 @@ class Evidence:
         ]  # fmt: skip
         most, at = judge.most_at_once(seats)
         if most > AT_ONCE and at > since:
-            found.append(f"globex-seats had {most} requests at once of {AT_ONCE}, at {at:.2f}")
+            then = [f"{one.replica} {one.began - at:+.2f}" for one in seats if one.began <= at < one.ended]
+            found.append(f"globex-seats had {most} requests at once of {AT_ONCE}, at {at - since:+.2f}: {then}")
+        return found + self._shares_exceeded(recent, since)
+
+    def _shares_exceeded(self, recent: Iterable[Served], since: float) -> list[str]:
+        """Replicas that began without Redis, and admitted more than their share meanwhile."""
+        share, found = AT_ONCE // len(REPLICAS), []
+        mine = [one for one in recent if one.began > since and one.client == "globex-seats" and self._newcomer(one)]
+        for name in {one.replica for one in mine}:
+            most, at = judge.most_at_once([one for one in mine if one.replica == name])
+            if most > share and not self._redis_there(at):
+                found.append(f"{name}, which began without Redis, had {most} requests at once; its share is {share}")
         return found
 
+    def _redis_there(self, at: float) -> bool:
+        return not any(item.life is None and item.spell.began <= at <= item.spell.ended for item in self.struck)
+
     def _forgotten(self, one: Served, began: float, ended: float) -> bool:
-        """Whether Redis lost its memory in that while, and the replica that had admitted it could not tell it again:
-        it had ended, or did not reach Redis while all others told it."""
+        """Whether nobody could know of it when others were admitted (README, Limits): Redis lost its memory in that
+        while, and the replica that had admitted it could not tell it again, as it had ended, or did not reach Redis
+        while all others told it; or that replica had begun while Redis was away, and spent its share unheard of."""
+        if self._newcomer(one):
+            return True
         for item in self.struck:
             if item.fault.kind is not Kind.REDIS_EMPTY:
                 continue
             lost, heard = item.spell.began, item.spell.ended + HEARD_SECONDS
             if lost <= ended and began <= heard and one.began <= heard and self._unheard(one.replica, lost, heard):
+                return True
+        return False
+
+    def _newcomer(self, one: Served) -> bool:
+        life = next(life for life in self._world.past if life.name == one.replica)
+        for item in self.struck:
+            away = item.life is None or (item.life.replica == life.replica and item.fault.kind in SILENT_TO_REDIS)
+            starting = item.spell.overlaps(life.launched_at, life.launched_at + STARTING_SECONDS)
+            if away and starting and one.began <= item.spell.ended + HEARD_SECONDS:
                 return True
         return False
 

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -83,11 +84,12 @@ class Installation:
         argv = [*place.prefix, sys.executable, "-m", "tests.chaos.replicas.trail", "serve", "--config", str(file)]
         ours = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTLANE_")}
         env = {**ours, "PROMPTLANE_SECRET": SECRET, FILE: str(trail)}
+        launched_at = time.monotonic()
         process, log = launch(name, argv, self._folder, env=env, cwd=ROOT)
         server = Server(name, f"http://{place.address}:{self._ports[replica][0]}", process, log)
         admin = f"http://{place.address}:{self._ports[replica][1]}"
         server.start(lambda: _ready(f"{admin}/readyz"), START_SECONDS)
-        return Life(replica, number, server, admin, trail)
+        return Life(replica, number, server, admin, trail, launched_at=launched_at)
 
     def _configuration(self, replica: str) -> dict[str, Any]:
         address, (port, admin, links) = self.net.place(replica).address, self._ports[replica]

@@ -30,8 +30,9 @@ MINUTE = 60.0
 ENDING_SECONDS = 0.05
 """Two requests of which one begins within that of the other's end are not there at once: the engine ends its own books
 after the last byte has left."""
-KNOWN_SECONDS = 2.0
-"""An owner has heard of all that is under way, also from who was out of reach and has to connect anew."""
+KNOWN_SECONDS, HEALED_SECONDS = 0.3, 2.0
+"""An owner that all others follow has heard of all that is under way; and also from who was out of reach, and has to
+connect anew."""
 REDIS = "redis"
 Stood = Callable[[float, float], float]
 """For how long (seconds) the machine let the processes stand still between two times."""
@@ -79,15 +80,15 @@ def lost(stories: Iterable[Story], limited: Collection[str]) -> list[tuple[Attem
 
 
 def terms_twice(trail: Iterable[Part | Carried]) -> list[str]:
-    """Terms of a pool that two replicas decided with."""
-    deciders: dict[tuple[str, int], set[str]] = defaultdict(set)
+    """Terms of a pool that two replicas decided with, and the first sign of each."""
+    deciders: dict[tuple[str, int], dict[str, Part | Carried]] = defaultdict(dict)
     for one in trail:
         if isinstance(one, Part) and one.mode == "leads":
-            deciders[one.pool, one.term].add(one.me)
+            deciders[one.pool, one.term].setdefault(one.me, one)
         elif isinstance(one, Carried) and not one.alone:
-            deciders[one.pool, one.term].add(one.by)
+            deciders[one.pool, one.term].setdefault(one.by, one)
     return [
-        f"{pool}: term {term} is {' and '.join(sorted(names))}'s"
+        f"{pool}: term {term} is {' and '.join(sorted(names))}'s: {'; '.join(map(str, names.values()))}"
         for (pool, term), names in deciders.items()
         if len(names) > 1
     ]
@@ -236,9 +237,8 @@ def steady(trail: Iterable[Part | Carried], pool: str, names: Collection[str]) -
 def seats_given_twice(
     served: Sequence[Served], seats: int, whiles: Iterable[tuple[float, float]], gone: Iterable[Gone]
 ) -> list[str]:
-    """Engines that got a request for which they had no seat, while one led and knew of everything: from `KNOWN_SECONDS`
-    after the beginning of that while, or after anybody was out of reach."""
-    blind = [(away.began, away.ended + KNOWN_SECONDS) for away in gone if away.nodes != frozenset((REDIS,))]
+    """Engines that got a request for which they had no seat, while one led and knew of everything."""
+    blind = [(away.began, away.ended + HEALED_SECONDS) for away in gone if away.nodes != frozenset((REDIS,))]
     known = [(began + KNOWN_SECONDS, ended) for began, ended in whiles]
 
     def counts(at: float) -> bool:

@@ -27,6 +27,9 @@ BACK_SHARE = 0.95
 BACK_ANSWERS = 60
 """Over so many answers in a row it is measured."""
 WAIT_SECONDS = 60.0
+WAIT_BOUND_SECONDS = 4.0
+"""Until an answer begins: an owner that says nothing is given up after 1 s, the next is waited for 0.5 s; the rest is
+what an answer in one piece takes here."""
 LOOK_BACK_SECONDS = 30.0
 """Who leads since before the schedule."""
 NEW_OWNER_SECONDS = 6.0
@@ -120,6 +123,8 @@ class Play:
 
         await self._hold(f"the hit ratio is back at {BACK_SHARE:.0%} of before", not_back)
         self._report.figures.append(("hit ratio back after", self._loop.time() - mended))
+        if (whole := self.hit_ratio(self._began + LEAD_SECONDS)) is not None:
+            self._report.figures.append(("share of the hit ratio all along", whole / self._before))
 
     async def _hold(self, what: str, wrong: Callable[[], Awaitable[list[str]]]) -> None:
         """Waits until nothing is wrong; what still is at the end is a problem."""
@@ -202,6 +207,10 @@ class Play:
             and story.last.seen.pieces
             and not any(spell.kind in OUT_OF_REACH for spell in story.last.life.spells)
         )
+        if waits and waits[-1] > WAIT_BOUND_SECONDS + self._stood(self._began, self._loop.time()):
+            self._report.problems.append(
+                f"a request waited {waits[-1]:.2f} s for its first byte, at a replica in reach"
+            )
         if waits:
             self._report.figures += [("first byte p99", waits[int(0.99 * len(waits))]), ("first byte most", waits[-1])]
 

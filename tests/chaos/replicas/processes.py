@@ -45,6 +45,7 @@ class Life:
     spells: list[Spell] = field(default_factory=list)
     ready: bool = True
     out: asyncio.Event = field(default_factory=asyncio.Event)
+    launched_at: float = 0.0
     ended_at: float = float("inf")
     me: str = ""
     part: dict[str, Part] = field(default_factory=dict)

@@ -112,7 +112,8 @@ def test_a_lie_is_one_whatever_happened_to_its_replica() -> None:
 
 def test_a_term_of_two_replicas_is_found_out() -> None:
     assert judge.terms_twice([leads(1, "A", 5), carried(2, "C", "A", 5), leads(3, "B", 6)]) == []
-    assert judge.terms_twice([leads(1, "A", 5), leads(3, "B", 5)]) == ["main: term 5 is A and B's"]
+    found = judge.terms_twice([leads(1, "A", 5), leads(3, "B", 5)])
+    assert [one.split(": Part")[0] for one in found] == ["main: term 5 is A and B's"]
     assert judge.terms_twice([leads(1, "A", 5), carried(2, "C", "B", 5)]) != []
     assert judge.terms_twice([leads(1, "A", 5), carried(2, "B", "B", 5, alone=True)]) == []
 
@@ -186,6 +187,6 @@ def test_a_seat_that_is_given_twice_while_one_leads_is_found_out() -> None:
     whiles = [(8.0, 20.0)]
     assert judge.seats_given_twice(three, 3, whiles, []) == []
     assert judge.seats_given_twice(three, 2, whiles, []) == ["m0 had 3 requests at 10.20, and has 2 seats"]
-    assert judge.seats_given_twice(three, 2, [(8.5, 20.0)], []) == [], "the last came when little was known yet"
+    assert judge.seats_given_twice(three, 2, [(10.0, 20.0)], []) == [], "the last came when little was known yet"
     assert judge.seats_given_twice(three, 2, whiles, [gone(0, 9, "r0")]) == [], "one was stopped, with what it had"
     assert judge.seats_given_twice(three, 2, whiles, [gone(0, 30, "redis")]) != [], "that is no reason"

@@ -250,6 +250,25 @@ async def test_a_ticket_of_an_owner_that_has_been_replaced_is_refused_and_the_ow
     assert [one.in_flight for one in (owner, heir, follower)] == [0, 0, 0]
 
 
+async def test_a_ticket_of_the_turn_in_which_its_owner_was_replaced_is_not_given_in_the_new_owners_name() -> None:
+    owner, follower, _ = pair(seats=1)
+    heir = Replica("heir", seats=1)
+    Wire(follower, heir)
+    first = await owner.pool.dispatch(request("first"))
+    (task,) = asked(follower.pool, request("waits"))
+    await turns()
+    first.settle(OK)
+    assert owner.in_flight == 1  # the seat is its own now, and it has not been told
+    owner.remote.fenced(2)
+    await turns()
+    assert (task.done(), owner.in_flight, follower.in_flight) == (False, 0, 0)
+    heir.sees(heir, 2)
+    follower.sees(heir, 2)
+    (await soon(task)).settle(OK)
+    await turns()
+    assert [one.in_flight for one in (owner, heir, follower)] == [0, 0, 0]
+
+
 async def test_a_new_owner_is_told_of_all_that_is_under_way_and_the_old_one_forgets_it() -> None:
     owner, follower, _ = pair()
     heir = Replica("heir")
