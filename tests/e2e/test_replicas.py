@@ -25,8 +25,6 @@ LONG_ANSWER = 150  # tokens: three seconds of stream
 
 @pytest.fixture
 def trio(request: pytest.FixtureRequest) -> Iterator[Replicas]:
-    if request.config.getoption("--engine") != "sim":
-        pytest.skip("only simulated engines hang on command")
     with running_replicas(3, endpoint=getattr(request, "param", None), **SLOW) as running:
         yield running
 
@@ -86,6 +84,24 @@ async def test_every_replica_knows_of_the_requests_of_all_where_it_decides_and_o
     assert [sum(e["in_flight"] for e in (await front.state())["endpoints"]) for front in (one, other)] == [2, 1]
     assert (await trio.part(owner))["seats_of_followers"] == 3
     await asyncio.gather(*streams)
+    await trio.all_at_rest()
+
+
+async def test_a_replica_at_which_a_pools_requests_come_in_becomes_its_owner(trio: Replicas, clients: Clients) -> None:
+    """As behind an ingress that hashes by host."""
+    _, (one, _) = await ready(trio)
+
+    async def leads() -> bool:
+        answer = await clients[id(one)].post(CHAT, json=chat(max_tokens=1))
+        assert answer.status_code == 200
+        return (await trio.part(one))["part"] == "leads"
+
+    await until("the replica that gets the requests owns the pool", leads)
+    assert await one.metric("promptlane_replica_decisions_total", by="follows") >= 60
+    part = await trio.part(one)
+    assert part["home"] == part["owner"] == await trio.name(one)
+    await clients[id(one)].post(CHAT, json=chat(max_tokens=1))
+    assert await one.metric("promptlane_replica_decisions_total", by="leads") >= 1
     await trio.all_at_rest()
 
 

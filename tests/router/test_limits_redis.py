@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -24,15 +25,19 @@ from policies.admission.leased_words import WindowAnswer, WindowAsk, slices_of
 from policies.admission.limit import Use
 from policies.admission.limits import LimitGrant, LimitRules, TenantLimits
 from policies.types import Alone, LimitSpec
+from router.config import loads
 from router.coordination.redis_client import RedisClient
 from router.coordination.store import StoreLost
 from router.errors import Overloaded, RateLimited
 from router.limits import Limiter
+from router.limits_builder import LimitsBuilder
 from router.limits_lua import MONTH_OF, SCRIPT
 from router.limits_redis import SharedBook, Store
 from router.limits_sync import SharedLimits
 from router.metrics import Metrics
+from router.process import Process
 from tests.policies.admission.shared_store import SharedStore
+from tests.router.stack import COUNTER
 from tests.servers import Server, start_redis
 
 _tenants = count()
@@ -148,9 +153,9 @@ async def hammer(replicas: list[Replica], seconds: float, clients: int = 10) -> 
 
 
 async def test_four_replicas_admit_a_minutes_requests_to_the_last_one_and_not_one_more(
-    redis_server: Server, tenant: str
+    every_redis: str, tenant: str
 ) -> None:
-    replicas = fleet(redis_server.url, tenant, 4, requests_per_minute=203)
+    replicas = fleet(every_redis, tenant, 4, requests_per_minute=203)
     async with running(*replicas):
         assert (await hammer(replicas, 3.0))[0] == 203
 
@@ -353,6 +358,27 @@ async def test_a_reload_with_another_limit_forgets_nothing_that_was_used(redis_s
         assert await before.until_admitted() is not None
 
 
+async def test_deployments_with_prefixes_of_their_own_share_a_redis_and_no_limits(
+    redis_server: Server, tenant: str
+) -> None:
+    for prefix in ("blue:", "green:"):
+        file = {
+            "state": {"redis_url": redis_server.url},
+            "replicas": {"prefix": prefix},
+            "tenants": {tenant: {"anonymous": True, "hosts": [f"{tenant}.test"], "limits": {"concurrency": 1}}},
+        }
+        config = loads(json.dumps(file).encode(), {"PROMPTLANE_SECRET": "s" * 32})
+        builder = LimitsBuilder(config, Process(b"secret", COUNTER, Metrics()), None)
+        limiter = builder.limiter(tenant, config.tenants[tenant])
+        assert limiter is not None
+        assert builder.shared is not None
+        assert await limiter.admit(time.monotonic, Use(1), "", ""), "the only seat of the other deployment is taken"
+        await builder.shared.stop()
+    async with redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True) as client:
+        keys = await client.keys(f"*{{{tenant}}}*")
+    assert {key.partition(":")[0] for key in keys} == {"blue", "green"}
+
+
 async def test_every_key_is_of_its_tenants_slot_and_ends_by_itself(redis_server: Server, tenant: str) -> None:
     rules = LimitRules(LimitSpec(requests_per_minute=10, concurrency=5, tokens_per_day=10, money_per_month=10**6))
     (replica,) = fleet(redis_server.url, tenant, 1, rules)
@@ -372,8 +398,8 @@ async def test_an_unreachable_redis_is_told_within_the_timeout() -> None:
     await client.close()
 
 
-async def test_the_script_counts_months_as_the_calendar_does(redis_server: Server) -> None:
-    client = RedisClient(redis_server.url)
+async def test_the_script_counts_months_as_the_calendar_does(every_redis: str) -> None:
+    client = RedisClient(every_redis)
     script = "local floor = math.floor\n" + MONTH_OF + "\nreturn month(tonumber(ARGV[1]))"
     day = datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC)
     for _ in range(500):
@@ -384,11 +410,11 @@ async def test_the_script_counts_months_as_the_calendar_does(redis_server: Serve
 
 
 async def test_the_script_does_what_the_model_of_it_does_that_policies_are_tested_with(
-    redis_server: Server, tenant: str
+    every_redis: str, tenant: str
 ) -> None:
     """The same asks to both, by four replicas, at the times that Redis tells."""
     draw = random.Random(7)
-    client, names = RedisClient(redis_server.url), [f"r{number}" for number in range(4)]
+    client, names = RedisClient(every_redis), [f"r{number}" for number in range(4)]
     window_store, seat_store = SharedStore(500), SharedStore(40)
     window = LeasedWindow(500, MINUTE, Alone.SHARE, 0.0)
     held = dict.fromkeys(names, 0)

@@ -17,8 +17,7 @@ import redis
 from tests.chaos.replicas.faults import Kind
 from tests.chaos.replicas.network import Place
 from tests.chaos.replicas.trail import Carried, Part, read
-from tests.router.coordination.servers import binary
-from tests.servers import Server, free_port, launch
+from tests.servers import Server, free_port, launch, redis_binary
 
 
 @dataclass
@@ -104,7 +103,7 @@ class Redis:
         if empty:
             shutil.rmtree(data)
         data.mkdir(exist_ok=True)
-        argv = [*self._place.prefix, binary(), "--bind", self._place.address, "--port", str(self._port)]
+        argv = [*self._place.prefix, redis_binary(), "--bind", self._place.address, "--port", str(self._port)]
         argv += ["--dir", str(data), "--save", "", "--appendonly", "yes", "--protected-mode", "no"]
         process, log = launch("redis", argv, self._folder)
         self._server = Server("redis", self.url, process, log)
