@@ -25,7 +25,7 @@ hold is in tests/chaos/replicas/judge.py. One seed alone: SEED=7 make chaos-repl
 """
 CALM_SECONDS = 8.0
 """Without a fault, before the first: what the hit ratio is compared with."""
-WARM_SECONDS = 4.0
+WARM_SECONDS = 8.0
 MODULE = "tests.chaos.replicas"
 
 

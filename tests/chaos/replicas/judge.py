@@ -134,15 +134,15 @@ def stale(
     return found
 
 
-def both_acted(trail: Sequence[Part | Carried], pool: str) -> float:
-    """For how many seconds at most decisions of an owner were still carried out after another led: allowed only where
-    nobody could tell."""
+def both_acted(trail: Sequence[Part | Carried], pool: str, since: float) -> float:
+    """For how many seconds at most decisions of an owner were still carried out, from `since` on, after another led:
+    allowed only where nobody could tell."""
     new = [one for one in trail if isinstance(one, Part) and (one.pool, one.mode) == (pool, "leads")]
     ages = [
         one.at - later.at
         for one in _decisions(trail)
         for later in new
-        if one.pool == pool and one.term < later.term and one.at > later.at
+        if one.pool == pool and one.term < later.term and one.at > max(later.at, since)
     ]
     return max(ages, default=0.0)
 

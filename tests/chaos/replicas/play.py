@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from tests.chaos.replicas import judge
 from tests.chaos.replicas.evidence import Evidence, Struck
-from tests.chaos.replicas.faults import OF_OWNER, OF_REDIS, OUT_OF_REACH, Fault, Kind, Schedule
+from tests.chaos.replicas.faults import DEADLY, ENDS, OF_OWNER, OF_REDIS, OUT_OF_REACH, Fault, Kind, Schedule
 from tests.chaos.replicas.installation import CLIENTS, LEASE_SECONDS, MAIN, MAX_IN_FLIGHT, REPLICAS, Installation
-from tests.chaos.replicas.load import Balancer, Story, cached_and_prompt, clients
+from tests.chaos.replicas.load import Attempt, Balancer, Story, cached_and_prompt, clients
 from tests.chaos.replicas.processes import Life, Spell
 from tests.chaos.replicas.strike import mend, strike
 from tests.chaos.stalls import Stalls
@@ -149,6 +149,8 @@ class Play:
         await asyncio.sleep(max(0.0, spell.began + fault.seconds - self._loop.time()))
         await mend(self._world, fault.kind, life, struck.pairs)
         spell.ended = self._loop.time()
+        if life is not None and fault.kind in ENDS - DEADLY:
+            self._report.figures.append(("ended after SIGTERM", life.ended_at - spell.began))
 
     async def _target(self, fault: Fault) -> Life:
         """Whom it is meant for: nobody who is broken already, as long as there is somebody else."""
@@ -179,7 +181,7 @@ class Play:
         gone = evidence.gone
         trail = [one for one in evidence.trail if one.at > self._began - LOOK_BACK_SECONDS]
         report.problems += judge.terms_twice(evidence.trail) + judge.going_back(evidence.trail)
-        if (both := judge.both_acted(trail, MAIN)) > 0.0:
+        if (both := judge.both_acted(trail, MAIN, self._began)) > 0.0:
             report.figures.append(("two acted at once", both))
         for one, age in judge.stale(trail, gone, evidence.slots, self._stood):
             report.problems.append(
@@ -205,7 +207,7 @@ class Play:
             if story.client in ("acme", "initech")
             and len(story.attempts) == 1
             and story.last.seen.pieces
-            and not any(spell.kind in OUT_OF_REACH for spell in story.last.life.spells)
+            and not _out_of_reach(story.last)
         )
         if waits and waits[-1] > WAIT_BOUND_SECONDS + self._stood(self._began, self._loop.time()):
             self._report.problems.append(
@@ -240,3 +242,9 @@ class Play:
 
     def _at(self, time: float) -> str:
         return f"+{time - self._began:.2f}"
+
+
+def _out_of_reach(attempt: Attempt) -> bool:
+    seen = attempt.seen
+    met = [spell for spell in attempt.life.spells if spell.overlaps(seen.sent_at, seen.ended_at)]
+    return any(spell.kind in OUT_OF_REACH for spell in met)

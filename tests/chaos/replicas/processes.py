@@ -45,6 +45,7 @@ class Life:
     ready: bool = True
     out: asyncio.Event = field(default_factory=asyncio.Event)
     launched_at: float = 0.0
+    ending: asyncio.Task[int] | None = None
     ended_at: float = float("inf")
     me: str = ""
     part: dict[str, Part] = field(default_factory=dict)

@@ -40,6 +40,7 @@ async def strike(world: Installation, kind: Kind, life: Life | None, owner: Life
         await asyncio.to_thread(life.server.process.wait, END_SECONDS)
     elif kind in ENDS:
         life.signal(signal.SIGTERM)
+        life.ending = asyncio.create_task(_end(life), name=f"end of {life.name}")
     elif kind in CUTS:
         pairs = pairs_cut(kind, life.replica, owner.replica if owner is not None else None)
         for one, other in pairs:
@@ -58,9 +59,7 @@ async def mend(world: Installation, kind: Kind, life: Life | None, undo: Iterabl
         else:
             await asyncio.to_thread(lambda: world.redis.start(empty=kind is Kind.REDIS_EMPTY))
     elif life is not None and kind in ENDS:
-        status = await asyncio.to_thread(life.server.process.wait, END_SECONDS)
-        life.ended_at = min(life.ended_at, time.monotonic())
-        if kind not in DEADLY and status != 0:
+        if life.ending is not None and (status := await life.ending) != 0:
             raise AssertionError(f"{life.name} ended with {status}:\n{life.server.log_tail()}")
         await world.boot(life.replica)
     elif kind in CUTS:
@@ -68,6 +67,13 @@ async def mend(world: Installation, kind: Kind, life: Life | None, undo: Iterabl
             await asyncio.to_thread(world.net.heal, one, other)
     elif life is not None:
         life.signal(signal.SIGCONT)
+
+
+async def _end(life: Life) -> int:
+    """The exit status of one that was told to end."""
+    status = await asyncio.to_thread(life.server.process.wait, END_SECONDS)
+    life.ended_at = time.monotonic()
+    return status
 
 
 def nodes_gone(kind: Kind, replica: str | None, spell: Spell, pairs: Iterable[Pair]) -> list[Gone]:
