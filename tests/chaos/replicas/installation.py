@@ -124,7 +124,10 @@ class Installation:
 
     async def state(self, life: Life) -> dict[str, Any]:
         """Raises HTTPError where it does not answer."""
-        client = self._clients.setdefault(life.admin_url, httpx2.AsyncClient(timeout=5.0, trust_env=False))
+        if life.admin_url not in self._clients:  # a connection that is kept may be closed in the moment it is used
+            each = httpx2.Limits(max_keepalive_connections=0)
+            self._clients[life.admin_url] = httpx2.AsyncClient(timeout=10.0, trust_env=False, limits=each)
+        client = self._clients[life.admin_url]
         found: dict[str, Any] = (await client.get(f"{life.admin_url}/admin/state")).json()
         return found
 
