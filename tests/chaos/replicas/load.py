@@ -17,7 +17,7 @@ import httpx2
 
 from tests.chaos.ask import WORDS, Ask, AskClient, Seen, draw_ask
 from tests.chaos.judge import Ending, Verdict, judge
-from tests.chaos.replicas.faults import DEADLY, ENDS, OUT_OF_REACH
+from tests.chaos.replicas.faults import DEADLY, ENDS, OUT_OF_REACH, Kind
 from tests.chaos.replicas.installation import CLIENTS, ENGINE_MODEL, MODEL, key
 from tests.chaos.replicas.processes import Life
 
@@ -33,6 +33,8 @@ NOBODY_SECONDS = 0.05
 AFTER_REFUSAL_SECONDS = 0.12
 PATIENT_SHARE = 0.5
 """Share of the clients that wait for a replica that is out; the others ask another one."""
+SEES_AGAIN_SECONDS = 3.0
+"""So long after it was cut off from its engines a replica may say that it has none: until probes have found them."""
 LATE_BALANCER_SECONDS = 0.5
 """So long after SIGTERM a balancer knows it; what it still sends to a closed port is the balancer's."""
 
@@ -94,6 +96,9 @@ def excused(attempt: Attempt) -> bool:
     """Whether the replica's own end, or its being out of reach, explains that this attempt did not succeed."""
     seen, verdict = attempt.seen, attempt.verdict
     for spell in attempt.life.spells:
+        blind = spell.kind is Kind.CUT_OWNER_ALL and seen.sent_at <= spell.ended + SEES_AGAIN_SECONDS
+        if blind and verdict.why.startswith("503 no_endpoint"):
+            return True
         if not spell.overlaps(seen.sent_at, seen.ended_at):
             continue
         if spell.kind in OUT_OF_REACH or spell.kind in DEADLY:

@@ -88,6 +88,18 @@ def test_what_only_the_end_of_its_replica_explains_is_not_lost() -> None:
     assert problems(attempt(Spell(Kind.CUT_FOLLOWER_REDIS, 0.0), status=502, body=ERROR)) == ["lost: 502 engine_closed"]
 
 
+def test_a_replica_that_was_cut_off_from_its_engines_may_say_so_until_it_has_found_them() -> None:
+    nobody = b'{"error": {"message": "Nobody is there.", "code": "no_endpoint"}}'
+    for kind, ended, expected in (
+        (Kind.CUT_OWNER_ALL, 0.5, []),
+        (Kind.CUT_OWNER_ALL, -2.5, ["lost: 503 no_endpoint"]),
+        (Kind.CUT_OWNER_PEERS, 0.5, ["lost: 503 no_endpoint"]),
+    ):
+        refused = attempt(Spell(kind, -5.0, ended), status=503, body=nobody)
+        refused.seen.headers |= {"retry-after": "1", "content-length": str(len(nobody))}
+        assert problems(Attempt(refused.life, refused.seen, verdict_of(refused.seen))) == expected
+
+
 def test_who_is_told_to_end_finishes_what_it_has() -> None:
     assert problems(attempt(Spell(Kind.TERM_OWNER, 1.5))) != []
     assert problems(attempt(Spell(Kind.TERM_OWNER, 0.2))) == [], "a balancer that still sends there knows it by now"
