@@ -25,6 +25,7 @@ from router.key_watch import KeyWatch
 from router.live_state import describe
 from router.metrics import CONTENT_TYPE, Metrics
 from router.operator_bodies import OwnPagesOnly, read_body, refusal
+from router.wire.record import Record
 
 _ORDER_BYTES = 64 * 1024  # far more than an order for a drill has
 
@@ -37,11 +38,12 @@ def admin_app(
     reload: Reload,
     metrics: Metrics,
     keys: KeyWatch | None = None,
+    record: Callable[[Record], None] | None = None,
 ) -> Starlette:
     """The ASGI app. `reload` returns warnings or raises ConfigError; `ready`: neither starting nor draining; `keys`:
-    None where they are not made at run time."""
+    None where they are not made at run time; `record`: takes the ledger's records, where there is one."""
 
-    drills = Drills(runtime, metrics)
+    drills = Drills(runtime, metrics, record)
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -14,6 +14,7 @@ from policies.output_length import OutputLengths
 from policies.prefix_blocks import ChainMemo
 from router.coordination.replicas import Replicas
 from router.counting import TokenCounter
+from router.ledger.books import Ledger
 from router.metrics import Metrics
 from router.tenants import KeyRing
 from router.wake import Leases
@@ -22,7 +23,7 @@ from router.wake import Leases
 @dataclass(frozen=True, slots=True)
 class Process:
     """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`;
-    `replicas`: None where this process is the only one."""
+    `replicas`: None where this process is the only one; `ledger`: None where no records are kept."""
 
     secret: bytes
     counter: TokenCounter
@@ -34,3 +35,4 @@ class Process:
     ring: KeyRing = field(default_factory=KeyRing)
     leases: Leases = field(default_factory=Leases)
     replicas: Replicas | None = None
+    ledger: Ledger | None = None

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,8 @@ from router.database.errors import DatabaseUnusable
 from router.key_builder import key_watch
 from router.key_metrics import KeyCollector
 from router.learned_metrics import LearnedCollector
+from router.ledger_builder import LedgerUnusable, build_ledger
+from router.ledger_metrics import LedgerCollector
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
 from router.process import Process
@@ -50,7 +53,12 @@ class Serving:
         server = config.server
         secret = server.secret.get_secret_value() if server.secret is not None else None
         key, metrics = load_secret(secret, Path(server.secret_file)), Metrics()
-        self._process = Process(key, TokenCounter(), metrics, replicas=build_replicas(config, key, metrics))
+        try:
+            ledger = build_ledger(config, key, time.time)
+        except LedgerUnusable as error:
+            raise CannotServe(str(error)) from None
+        replicas = build_replicas(config, key, metrics)
+        self._process = Process(key, TokenCounter(), metrics, replicas=replicas, ledger=ledger)
         self._app = App(build(config, self._process))
         self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
         learned = LearnedCollector(lambda: self._app.runtime.gateway.models, self._process.lengths)
@@ -62,6 +70,7 @@ class Serving:
         clocks = (self._process.clock, self._process.wall_clock)
         keys = KeyCollector(lambda: self.runtime.gateway.directory, self._keys, *clocks)
         self._process.metrics.registry.register(keys)
+        self._process.metrics.registry.register(LedgerCollector(ledger))
         self._ready = False
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -79,6 +88,7 @@ class Serving:
         data, admin = self._data_listener(), listener(self._admin(), timeout_graceful_shutdown=1)
         self._handle_signals()
         await self._learn_keys()
+        await self._open_ledger()
         await self._join()
         self.runtime.start()
         async with asyncio.TaskGroup() as group:
@@ -96,6 +106,8 @@ class Serving:
         await self.runtime.stop()
         if self._process.replicas is not None:
             await self._process.replicas.stop()
+        if self._process.ledger is not None:
+            await asyncio.to_thread(self._process.ledger.stop)
 
     async def reload(self) -> list[Problem]:
         """Builds all anew from the file, then swaps; returns warnings. A ConfigError changes nothing."""
@@ -128,6 +140,15 @@ class Serving:
             raise CannotServe(f"state.ledger_url: {error}") from None
         self._keys.start()
 
+    async def _open_ledger(self) -> None:
+        """A database that is away only delays records: they wait in the spool."""
+        if self._process.ledger is None:
+            return
+        try:
+            await asyncio.to_thread(self._process.ledger.start)
+        except DatabaseUnusable as error:
+            raise CannotServe(f"state.ledger_url: {error}") from None
+
     def _data_listener(self) -> Listener:
         server = self.runtime.config.server
         settings: dict[str, Any] = {
@@ -143,7 +164,11 @@ class Serving:
             raise CannotServe(f"server.tls: the certificate or its key cannot be used: {error}") from None
 
     def _admin(self) -> Any:
-        return admin_app(lambda: self.runtime, lambda: self._ready, self.reload, self._process.metrics, self._keys)
+        ledger = self._process.ledger
+        record = ledger.add if ledger is not None else None
+        return admin_app(
+            lambda: self.runtime, lambda: self._ready, self.reload, self._process.metrics, self._keys, record
+        )
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -261,6 +286,7 @@ def _needs_restart(before: Config, after: Config) -> list[Problem]:
             "max_header_bytes", "keep_alive_timeout", "shutdown_grace", "log_level", "log_format")  # fmt: skip
     watched = [("server", key) for key in keys]
     watched += [("state", "redis_url"), ("state", "ledger_url"), ("state", "ledger_timeout"), ("keys", "at_run_time")]
+    watched += [("ledger", key) for key in type(before.ledger).model_fields]
     return [
         Problem(f"{section}.{key}", "changed; takes effect at the next restart", None)
         for section, key in watched
