@@ -21,7 +21,7 @@ from router.config import (
 from router.coordination.replicas import Replicas
 from router.gateway import Gateway, GatewaySettings, Services
 from router.kv_events import KvEventListener
-from router.limits_builder import LimitsBuilder, rules_of
+from router.limits_builder import LimitsBuilder, metered_models, rules_of
 from router.limits_sync import SharedLimits
 from router.measure import Measurer, MeasureSettings
 from router.origin import Origin
@@ -178,7 +178,7 @@ class _TenantBuilder:
 
     def models(self, tenant: Tenant, pools: Mapping[str, Pool]) -> dict[str, ServedModel]:
         before = self._previous.gateway.models.get(tenant.id, {}) if self._previous is not None else {}
-        served = {}
+        served, metered = {}, metered_models(self._config.tenants[tenant.id])
         for alias, route in tenant.models.items():
             known = before.get(alias)
             served[alias] = ServedModel(
@@ -191,6 +191,7 @@ class _TenantBuilder:
                     else TokenEstimator(PRIOR_BYTES_PER_TOKEN)
                 ),
                 shared=self._config.pools[route.pool].shared,
+                metered=alias in metered,
             )
         return served
 

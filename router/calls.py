@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from policies.admission.engine_time import engine_cost, highest_cost
+from policies.admission.limit import Use
 from policies.admission.limits import LimitGrant
 from policies.tokens import TokenEstimator
 from policies.types import InferenceRequest, ModelRoute, Outcome, Tenant
@@ -43,6 +45,7 @@ class ServedModel:
     """One model of one tenant, ready to serve: made once per configuration.
 
     `root`: where its prefix chains begin (salted by tenant and engine model). `shared`: other tenants use the pool too.
+    `metered`: a limit of money counts what it costs by its engines' time.
     `fingerprints`: by endpoint, what `router.wire.stream_usage` learned in the last stream from there.
     """
 
@@ -51,6 +54,7 @@ class ServedModel:
     root: int
     estimator: TokenEstimator
     shared: bool = False
+    metered: bool = False
     fingerprints: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def alias_rewriter(self) -> AliasRewriter | None:
@@ -65,6 +69,13 @@ class ServedModel:
         if rewriter is None:
             return body
         return rename_in_error(rewriter.feed(body) + rewriter.flush(), self.route.engine_model, self.route.name)
+
+    def priced(self, use: Use, ticket: Ticket | None = None) -> Use:
+        """With the cost of the engine's time, by the ticket's endpoint or by the dearest one, where that is counted."""
+        if not self.metered:
+            return use
+        cost = highest_cost(self.pool.states, use) if ticket is None else engine_cost(ticket.choice.state, use)
+        return use._replace(engine_cost=cost)
 
     def calibrate(self, measured: Measured, usage: Usage) -> None:
         """Learns bytes per token from what the engine counted; prompts of ids or pictures teach nothing of text."""

@@ -164,6 +164,8 @@ class Gateway:
         if limiter is None or call.probe_of is not None:
             return
         use = Use(request.prompt_tokens, request.max_output_tokens)
+        if call.model is not None:
+            use = call.model.priced(use)
         call.grant = await limiter.admit(self._clock, use, call.key, request.model)
 
     async def _refuse(self, call: Call, error: GatewayError) -> None:
@@ -217,7 +219,7 @@ class Gateway:
             if call.ticket is None:
                 call.grant.cancel(now)
             else:
-                call.grant.settle(now, _used(usage) if usage is not None else None)
+                call.grant.settle(now, _used(call, usage) if usage is not None else None)
         if call.model is not None and call.measured is not None and usage is not None:
             call.model.calibrate(call.measured, usage)
             if usage.completion_tokens is not None:
@@ -227,8 +229,9 @@ class Gateway:
         call.answer = None  # it refers back: without this every request would wait for the garbage collector
 
 
-def _used(usage: Usage) -> Use:
-    return Use(usage.prompt_tokens or 0, usage.completion_tokens or 0, usage.cached_tokens or 0)
+def _used(call: Call, usage: Usage) -> Use:
+    use = Use(usage.prompt_tokens or 0, usage.completion_tokens or 0, usage.cached_tokens or 0)
+    return use if call.model is None else call.model.priced(use, call.ticket)
 
 
 async def _rewrite(body: Body, engine_model: str, cache_salt: str, size: int, *, ask_ids: bool) -> bytes:

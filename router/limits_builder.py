@@ -43,9 +43,14 @@ class LimitsBuilder:
         if self.shared is None:
             limits = TenantLimits(rules, in_memory(process.wall_clock() - process.clock()))
             return Limiter(name, limits, None, process.metrics)
-        replicas = self._config.state.replicas
         book = SharedBook(
-            name, self.shared.store, process.clock, process.wall_clock, process.metrics, replicas=replicas
+            name,
+            self.shared.store,
+            process.clock,
+            process.wall_clock,
+            process.metrics,
+            replicas=self._config.state.replicas,
+            prefix=self.shared.prefix,
         )
         return Limiter(name, TenantLimits(rules, book.make), book, process.metrics)
 
@@ -58,7 +63,7 @@ class LimitsBuilder:
         from router.coordination.redis_client import RedisClient  # who has no Redis need not load its client
 
         try:
-            return SharedLimits(RedisClient(url), self._process.metrics)
+            return SharedLimits(RedisClient(url), self._process.metrics, self._config.replicas.prefix)
         except ValueError:  # its text may hold the password
             raise ConfigError([Problem("state.redis_url", "expected a URL that can be read")]) from None
 
@@ -67,6 +72,13 @@ class LimitsBuilder:
             return False
         before, after = self._previous.config.state, self._config.state
         return (before.redis_url, before.replicas) == (after.redis_url, after.replicas)
+
+
+def metered_models(tenant: TenantConfig) -> frozenset[str]:
+    """Those whose engines' time counts towards a limit of money: they have no prices."""
+    if rules_of(tenant).prices is None:
+        return frozenset()
+    return frozenset(name for name, model in tenant.models.items() if model.prices is None)
 
 
 def rules_of(tenant: TenantConfig) -> LimitRules:

@@ -24,13 +24,12 @@ from policies.admission.leased_words import Heard, WindowAnswer, WindowAsk
 from policies.admission.limit import Scope
 from policies.admission.limits import Short
 from policies.types import LimitSpec, RejectReason
-from router.coordination.store import StoreLost
+from router.coordination.store import PREFIX, StoreLost
 from router.limits_lua import LATE, OK, SCRIPT
 from router.metrics import Metrics
 
 _log = logging.getLogger("promptlane.limits")
 
-PREFIX: Final = "promptlane:"
 # A call that fails in less than this share of its timeout has lost its connection: perhaps the store lost its memory.
 _BROKEN: Final = 0.8
 _CALENDARS: Final[dict[RejectReason, Calendar]] = {
@@ -61,7 +60,7 @@ class Named:
 
 class SharedBook:
     """The shared counters of one tenant on one replica. A name of its own in the store: its figures are absolute, and
-    must not be taken for those of the book that a reload puts in its place."""
+    must not be taken for those of the book that a reload puts in its place. `prefix`: before every key."""
 
     def __init__(
         self,
@@ -71,10 +70,12 @@ class SharedBook:
         wall_clock: Callable[[], float],
         metrics: Metrics,
         replicas: int = 1,
+        prefix: str = PREFIX,
     ) -> None:
         self.tenant = tenant
         self.me = token_hex(8)
         self._store = store
+        self._prefix = f"{prefix}{{{tenant}}}:limit"  # one hash tag: a cluster has all of a tenant in one place
         self._clock = clock
         self._metrics = metrics
         self._replicas = self._least_replicas = replicas
@@ -94,7 +95,7 @@ class SharedBook:
     def make(self, scope: Scope, name: str, reason: RejectReason, limit: int, spec: LimitSpec) -> Counter:
         """A `MakeCounter`."""
         calendar = _CALENDARS.get(reason)
-        key = f"{PREFIX}{{{self.tenant}}}:limit:{scope}:{name}:{reason.value}"
+        key = f"{self._prefix}:{scope}:{name}:{reason.value}"
         if calendar is None:
             seats = LeasedSeats(limit, spec.without_redis, self._least_replicas)
             self._named.append(Named(seats, (key,)))
@@ -188,7 +189,7 @@ class SharedBook:
                 [_words(one.counter, ask) for one, ask in asks],
             )
         )
-        keys = [f"{PREFIX}{{{self.tenant}}}:limits", *(key for one, _ in asks for key in one.keys)]
+        keys = [f"{self._prefix}s", *(key for one, _ in asks for key in one.keys)]
         answer = msgspec.msgpack.decode(await self._store.call("EVAL", SCRIPT, len(keys), *keys, packed))
         if not isinstance(answer, list) or len(answer) != 6:
             raise ValueError("an answer of another shape")

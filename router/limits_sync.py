@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
+from router.coordination.store import PREFIX
 from router.limits_redis import SharedBook, Store
 from router.metrics import Metrics
 
@@ -22,10 +23,11 @@ _IDLE_COUNTERS: Final = 500
 
 
 class SharedLimits:
-    """All books of this process, and the loop that keeps them in touch with the store."""
+    """All books of this process, and the loop that keeps them in touch with the store. `prefix`: before its keys."""
 
-    def __init__(self, store: Store, metrics: Metrics) -> None:
+    def __init__(self, store: Store, metrics: Metrics, prefix: str = PREFIX) -> None:
         self.store = store
+        self.prefix = prefix
         self._metrics = metrics
         self._books: dict[str, SharedBook] = {}
         self._leaving: list[SharedBook] = []

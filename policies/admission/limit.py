@@ -22,7 +22,8 @@ _ROUNDING: Final = 1e-9
 class Use(NamedTuple):
     """What a request uses. At admission an estimate; at its end `running` is 0, and `requests` too where none was sent.
 
-    `cached`: the part of `prompt` that the engine had in its cache.
+    `cached`: the part of `prompt` that the engine had in its cache. `engine_cost`: what its time costs, in micro-units;
+    0 where nobody asks.
     """
 
     prompt: int = 0
@@ -30,6 +31,7 @@ class Use(NamedTuple):
     cached: int = 0
     requests: int = 1
     running: int = 1
+    engine_cost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def measure_of(reason: RejectReason, weights: Weights) -> Measure:
     if reason is RejectReason.REQUESTS_PER_MINUTE:
         return lambda use, _: use.requests
     if reason is RejectReason.MONEY_PER_MONTH:
-        return lambda use, prices: 0 if prices is None else prices.of(use)
+        return lambda use, prices: use.engine_cost if prices is None else prices.of(use)
     if weights == Weights():
         return lambda use, _: use.prompt + use.output
     return lambda use, _: _weighed(weights.input, weights.output, weights.cached, use)

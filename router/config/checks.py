@@ -126,7 +126,7 @@ def _scopes(tree: Tree) -> Iterator[Problem]:
 
 
 def _money(tree: Tree) -> Iterator[Problem]:
-    """A limit of money counts by prices: a model without them would be free."""
+    """A limit of money counts by prices or by the engines' time: a model without either would be free."""
     for tenant, entry in tree.entries("tenants"):
         models = {name: _mapping(model) for name, model in _mapping(entry.get("models")).items()}
         keys = [(("api_keys", at), _mapping(key)) for at, key in enumerate(_list(entry.get("api_keys")))]
@@ -137,9 +137,24 @@ def _money(tree: Tree) -> Iterator[Problem]:
             if _mapping(owner.get("limits")).get("money_per_month") is None:
                 continue
             for name in counted:
-                if name in models and models[name].get("prices") is None:
+                if (
+                    name in models
+                    and models[name].get("prices") is None
+                    and not _has_costs(tree, models[name].get("pool"))
+                ):
                     place = ("tenants", tenant, *above, "limits", "money_per_month")
-                    yield tree.problem(place, f"expected prices of model {name}: without them it costs nothing")
+                    yield tree.problem(
+                        place,
+                        f"expected prices of model {name}, or an hourly_cost of all endpoints of its pool: without "
+                        "either it costs nothing",
+                    )
+
+
+def _has_costs(tree: Tree, pool: object) -> bool:
+    """Whether every endpoint of the pool has an hourly cost."""
+    found = _mapping(tree.root.get("pools")).get(pool) if isinstance(pool, str) else None
+    endpoints = _list(_mapping(found).get("endpoints"))
+    return bool(endpoints) and all(_mapping(one).get("hourly_cost") for one in endpoints)
 
 
 def _pools(tree: Tree) -> Iterator[Problem]:

@@ -69,7 +69,8 @@ class LimitsConfig(Section):
     tokens_per_day: Count | None = Field(default=None, description="Tokens in any 24 hours; null: no limit.")
     money_per_month: Money | None = Field(
         default=None,
-        description="What a calendar month (UTC) may cost by the models' `prices`, in their currency; null: no limit.",
+        description="What a calendar month (UTC) may cost: by a model's `prices`, or, without them, by the time of its "
+        "engines at their `hourly_cost`; in their currency; null: no limit.",
     )
     count_tokens: CountTokensConfig = Field(
         default=CountTokensConfig(), description="What tokens count towards the limits of tokens."
@@ -113,7 +114,9 @@ class ModelConfig(Section):
     limits: LimitsConfig = Field(
         default=LimitsConfig(), description="What the tenant may use of it, within the tenant's limits."
     )
-    prices: PricesConfig | None = Field(default=None, description="What its tokens cost; null: nothing.")
+    prices: PricesConfig | None = Field(
+        default=None, description="What its tokens cost; null: what its engines' time does."
+    )
 
 
 class TenantConfig(Section):

@@ -19,9 +19,8 @@ from typing import Any
 
 from policies.coordination.ownership import Lease
 from router.coordination.redis_client import TIMEOUT_SECONDS, RedisClient
-from router.coordination.store import Snapshot, StoreLost, together
+from router.coordination.store import PREFIX, Snapshot, StoreLost, together
 
-PREFIX = "promptlane:"
 # So long is a pool's last term remembered; the server's clock has long passed it by then.
 _TERM_MILLISECONDS = 30 * 86_400_000
 

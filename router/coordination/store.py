@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from policies.coordination.ownership import Lease
+
+PREFIX: Final = "promptlane:"  # before every key, where nothing else is configured
 
 
 class StoreLost(Exception):

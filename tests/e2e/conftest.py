@@ -6,6 +6,7 @@ Floor: tests only. The same fixtures serve both kinds of engine; a test asks `st
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import anthropic
 import httpx2
@@ -13,6 +14,23 @@ import openai
 import pytest
 
 from tests.e2e.stack import ACME_KEY, GLOBEX_KEY, INITECH_KEY, Stack, running_stack
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of `stack` run on both kinds of engine; others on simulated ones, which fail on command, unless they are
+    marked as real_vllm."""
+    real = config.getoption("--engine") == "vllm"
+    other = [item for item in items if item.path.parent == _HERE and not _is_for(item, real=real)]
+    if other:
+        config.hook.pytest_deselected(items=other)
+        items[:] = [item for item in items if item not in other]
+
+
+def _is_for(item: pytest.Item, *, real: bool) -> bool:
+    marked = item.get_closest_marker("real_vllm") is not None
+    return "stack" in getattr(item, "fixturenames", ()) or marked == real
 
 
 @pytest.fixture(scope="session")

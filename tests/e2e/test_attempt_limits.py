@@ -22,9 +22,7 @@ TURNS = {"profile": "round-robin", "health": {"interval": 60.0, "scrape_interval
 
 
 @pytest.fixture(scope="module")
-def engines(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    if request.config.getoption("--engine") != "sim":
-        pytest.skip("only simulated engines fail on command")
+def engines() -> Iterator[Fleet]:
     with running_fleet(2) as running:
         yield running
 

@@ -33,11 +33,13 @@ BODIES: dict[str, dict[str, Any]] = {
 BLOCKER = {"model": "tiny", "prompt": "hello", "max_tokens": 1000, "ignore_eos": True, "stream": True}
 
 
+# Only a real engine can say what it does.
+pytestmark = pytest.mark.real_vllm
+
+
 @pytest.fixture(scope="module", params=["priority", "fcfs"])
 def engine(request: pytest.FixtureRequest) -> Iterator[tuple[str, Server]]:
     """A server that serves one request at a time, by either policy."""
-    if request.config.getoption("--engine") != "vllm":
-        pytest.skip("only a real engine can say how it orders requests")
     server = start_vllm(max_num_seqs="1", scheduling_policy=request.param)
     yield request.param, server
     server.stop()

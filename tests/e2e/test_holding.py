@@ -24,9 +24,7 @@ WHOLE_OR_STREAM = pytest.mark.parametrize("stream", [True, False], ids=["streams
 
 
 @pytest.fixture(scope="module")
-def engines(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    if request.config.getoption("--engine") != "sim":
-        pytest.skip("only a simulated engine hangs and comes back on command")
+def engines() -> Iterator[Fleet]:
     with running_fleet(2) as running:
         yield running
 

@@ -26,18 +26,14 @@ WATCHED = {"health": {**HEALTH, "detect_hung": True, "slow_start": 2.0}}
 
 
 @pytest.fixture(scope="module")
-def engines(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    if request.config.getoption("--engine") != "sim":
-        pytest.skip("only a simulated engine hangs and comes back on command")
+def engines() -> Iterator[Fleet]:
     with running_fleet(2) as running:
         yield running
 
 
 @pytest.fixture
-def pooling(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+def pooling() -> Iterator[Fleet]:
     """Engines of a model of embeddings."""
-    if request.config.getoption("--engine") != "sim":
-        pytest.skip("only a simulated engine hangs and comes back on command")
     with running_fleet(2, computes="vectors") as running:
         yield running
 

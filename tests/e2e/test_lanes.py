@@ -26,9 +26,7 @@ PATIENT = 100
 
 
 @pytest.fixture(scope="module")
-def engines(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    if request.config.getoption("--engine") != "sim":
-        pytest.skip("only a simulated engine hangs and comes back on command")
+def engines() -> Iterator[Fleet]:
     with running_fleet(1) as running:
         yield running
 

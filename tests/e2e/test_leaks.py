@@ -36,9 +36,7 @@ LIMITS = {"concurrency": 10_000, "requests_per_minute": 1_000_000, "tokens_per_m
 
 
 @pytest.fixture(scope="module")
-def engines(request: pytest.FixtureRequest) -> Iterator[list[Engine]]:
-    if request.config.getoption("--engine") != "sim":
-        pytest.skip("only a simulated engine hangs and comes back on command")
+def engines() -> Iterator[list[Engine]]:
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(start_engine(ENGINE_MODEL, **ENGINE)) for _ in range(2)]
 

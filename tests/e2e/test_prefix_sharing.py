@@ -161,10 +161,12 @@ EFFORT_LAST = {"another effort", "other template arguments"}
 """Where a template mentions the effort after the system prompt, more is shared than we tell."""
 
 
+# Only a real engine can say what it does.
+pytestmark = pytest.mark.real_vllm
+
+
 @pytest.fixture(scope="module")
-def engine(request: pytest.FixtureRequest) -> Iterator[httpx2.Client]:
-    if request.config.getoption("--engine") != "vllm":
-        pytest.skip("asks a real engine about its own chat templates")
+def engine() -> Iterator[httpx2.Client]:
     server = start_vllm(trust_request_chat_template=True, served_model_name="tiny")
     try:
         with httpx2.Client(base_url=server.url, timeout=60.0, trust_env=False) as client:

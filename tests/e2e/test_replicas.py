@@ -25,8 +25,6 @@ LONG_ANSWER = 150  # tokens: three seconds of stream
 
 @pytest.fixture
 def trio(request: pytest.FixtureRequest) -> Iterator[Replicas]:
-    if request.config.getoption("--engine") != "sim":
-        pytest.skip("only simulated engines hang on command")
     with running_replicas(3, endpoint=getattr(request, "param", None), **SLOW) as running:
         yield running
 

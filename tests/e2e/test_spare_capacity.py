@@ -24,9 +24,7 @@ Answers = list[asyncio.Task[httpx2.Response]]
 
 
 @pytest.fixture(scope="module")
-def engines(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    if request.config.getoption("--engine") != "sim":
-        pytest.skip("only simulated engines hang and come back on command")
+def engines() -> Iterator[Fleet]:
     with running_fleet(2) as running:
         yield running
 

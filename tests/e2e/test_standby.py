@@ -33,8 +33,6 @@ WAKE_SECONDS = 3.0
 @pytest.fixture
 def engines(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """Engines of one test's own: most of them do not survive it."""
-    if request.config.getoption("--engine") != "sim":
-        pytest.skip("only simulated engines are killed by tests")
     with running_fleet(request.param, wake_seconds=WAKE_SECONDS) as fleet:
         yield fleet
 

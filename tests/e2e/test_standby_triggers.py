@@ -29,9 +29,7 @@ SLOW_SECONDS = 1.0
 
 
 @pytest.fixture
-def engines(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    if request.config.getoption("--engine") != "sim":
-        pytest.skip("only simulated engines fail and are slow on command")
+def engines() -> Iterator[Fleet]:
     with running_fleet(3) as fleet:
         yield fleet
 

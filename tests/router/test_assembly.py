@@ -12,7 +12,8 @@ import pytest
 import trustme
 import yaml
 
-from policies.admission.limit import Prices
+from policies.admission.engine_time import engine_cost
+from policies.admission.limit import Prices, Use
 from policies.types import Alone, LimitSpec, Weights
 from router.assembly import Runtime, build
 from router.config import ConfigError, loads
@@ -248,6 +249,21 @@ def test_keys_models_prices_and_ways_without_redis_reach_the_limits() -> None:
 def test_money_needs_prices_of_every_model_that_it_counts() -> None:
     with pytest.raises(ConfigError, match=r"tenants\.acme\.limits\.money_per_month .*: expected prices of model big"):
         built(changed(tenants__acme__limits={"money_per_month": 5}))
+
+
+def test_money_counts_the_time_of_engines_whose_model_has_no_prices() -> None:
+    costs = {"pools__one__endpoints__0__hourly_cost": 3.6, "pools__one__endpoints__1__hourly_cost": 7.2}
+    models = {"big": {"pool": "one"}, "small": {"pool": "one", "prices": {"input": 1, "output": 2}}}
+    limits = {"money_per_month": 5}
+    runtime = built(changed(tenants__acme__limits=limits, tenants__acme__models=models, **costs))
+    served = runtime.gateway.models["acme"]
+    assert (served["big"].metered, served["small"].metered) == (True, False)
+    use = Use(1000, 100)
+    cost = served["big"].priced(use).engine_cost
+    assert cost == engine_cost(served["big"].pool.states[1], use), "before one is chosen, by the dearest"
+    assert served["small"].priced(use) is use
+    free = built(changed(tenants__acme__models=models, **costs)).gateway.models["acme"]["big"]
+    assert free.priced(use) is use, "nobody counts it"
 
 
 async def test_limits_are_shared_where_there_is_a_redis_and_its_url_is_never_shown() -> None:

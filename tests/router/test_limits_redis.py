@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -24,15 +25,19 @@ from policies.admission.leased_words import WindowAnswer, WindowAsk, slices_of
 from policies.admission.limit import Use
 from policies.admission.limits import LimitGrant, LimitRules, TenantLimits
 from policies.types import Alone, LimitSpec
+from router.config import loads
 from router.coordination.redis_client import RedisClient
 from router.coordination.store import StoreLost
 from router.errors import Overloaded, RateLimited
 from router.limits import Limiter
+from router.limits_builder import LimitsBuilder
 from router.limits_lua import MONTH_OF, SCRIPT
 from router.limits_redis import SharedBook, Store
 from router.limits_sync import SharedLimits
 from router.metrics import Metrics
+from router.process import Process
 from tests.policies.admission.shared_store import SharedStore
+from tests.router.stack import COUNTER
 from tests.servers import Server, start_redis
 
 _tenants = count()
@@ -351,6 +356,27 @@ async def test_a_reload_with_another_limit_forgets_nothing_that_was_used(redis_s
         await before.until(lambda: not before.shared._leaving)
         assert old.in_flight == 0
         assert await before.until_admitted() is not None
+
+
+async def test_deployments_with_prefixes_of_their_own_share_a_redis_and_no_limits(
+    redis_server: Server, tenant: str
+) -> None:
+    for prefix in ("blue:", "green:"):
+        file = {
+            "state": {"redis_url": redis_server.url},
+            "replicas": {"prefix": prefix},
+            "tenants": {tenant: {"anonymous": True, "hosts": [f"{tenant}.test"], "limits": {"concurrency": 1}}},
+        }
+        config = loads(json.dumps(file).encode(), {"PROMPTLANE_SECRET": "s" * 32})
+        builder = LimitsBuilder(config, Process(b"secret", COUNTER, Metrics()), None)
+        limiter = builder.limiter(tenant, config.tenants[tenant])
+        assert limiter is not None
+        assert builder.shared is not None
+        assert await limiter.admit(time.monotonic, Use(1), "", ""), "the only seat of the other deployment is taken"
+        await builder.shared.stop()
+    async with redis.asyncio.Redis.from_url(redis_server.url, decode_responses=True) as client:
+        keys = await client.keys(f"*{{{tenant}}}*")
+    assert {key.partition(":")[0] for key in keys} == {"blue", "green"}
 
 
 async def test_every_key_is_of_its_tenants_slot_and_ends_by_itself(redis_server: Server, tenant: str) -> None:
