@@ -26,7 +26,7 @@ A new key is one field of a section: the check, the messages and the README's ta
 from router.config.docs import KeyDoc, documented_keys
 from router.config.keys import KeysConfig
 from router.config.lanes import LaneConfig, LanesConfig, lane_policies
-from router.config.loading import load, loads
+from router.config.loading import load, loads, read
 from router.config.models import Config
 from router.config.pools import EndpointConfig, EngineTlsConfig, HealthConfig, PoolConfig, TimeoutsConfig
 from router.config.problems import ConfigError, Problem
@@ -96,5 +96,6 @@ __all__ = [
     "loads",
     "profile_specs",
     "queue_order",
+    "read",
     "warnings",
 ]
