@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from policies.health import ProbeState
+from policies.types import Role
 from router.admin import admin_app
 from router.app import App, with_cors
 from router.assembly import Runtime, build
@@ -27,6 +29,7 @@ from router.key_metrics import KeyCollector
 from router.learned_metrics import LearnedCollector
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
+from router.pools import Pool
 from router.process import Process
 from router.replicas_builder import build_replicas
 from router.running import configure_logging, raise_file_limit, run
@@ -34,6 +37,9 @@ from router.server import Listener, guarded_protocol, listener
 from router.surroundings import ByItself, CannotServe, Surroundings
 
 _log = logging.getLogger("promptlane.serve")
+
+_LOOK_AGAIN_SECONDS = 0.01
+LOOK_SECONDS = 2.0  # by then an engine that is well has answered a probe, and a free pool has an owner
 
 
 class Serving:
@@ -74,6 +80,8 @@ class Serving:
         await self._learn_keys()
         await self._join()
         self.runtime.start()
+        if self._surroundings.worker is not None:
+            await self._look_around()
         async with asyncio.TaskGroup() as group:
             sockets = [operators] if isinstance(operators, socket.socket) else None
             group.create_task(admin.serve(sockets), name="operator plane")
@@ -128,6 +136,16 @@ class Serving:
         except DatabaseUnusable as error:
             raise CannotServe(f"state.ledger_url: {error}") from None
         self._keys.start()
+
+    async def _look_around(self) -> None:
+        """Most workers are successors, and clients of the one that died wait already: they are taken when the worker
+        knows who decides for its pools, and of each an engine that is well, or that none is; or after a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                while not (  # noqa: ASYNC110  # nobody tells of a first probe
+                    self._stopping.is_set() or all(map(_known, self.runtime.pools.values()))
+                ):
+                    await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     def _data_listener(self) -> Listener:
         server = self._first.server
@@ -196,6 +214,15 @@ def serve_in(surroundings: Surroundings, first: Config, config: Config) -> None:
 
 async def _serve(surroundings: Surroundings, first: Config, config: Config) -> None:
     await Serving(surroundings, first, config).run()
+
+
+def _known(pool: Pool) -> bool:
+    """Whether requests for it can be sent somewhere, or it is known that they cannot."""
+    if pool.remote is not None and pool.remote.describe()["part"] == "alone":
+        return False
+    hot = [place.state for place in pool.places if place.state.endpoint.role is Role.HOT]
+    well = any(place.available(pool.clock()) for place in pool.places)
+    return well or all(state.health.probes is not ProbeState.UNKNOWN for state in hot)
 
 
 def _needs_restart(before: Config, after: Config) -> list[Problem]:

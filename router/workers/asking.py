@@ -27,6 +27,8 @@ class Voice:
         self.life = operators  # no other life has this path
         transport = httpx2.AsyncHTTPTransport(uds=operators)
         self._http = httpx2.AsyncClient(transport=transport, base_url="http://worker", trust_env=False)
+        self._asking = 0
+        self._over = False
 
     async def ask(
         self,
@@ -40,6 +42,9 @@ class Voice:
     ) -> httpx2.Response:
         """`seconds`: for the answer, None is for ever. Raises WorkerUnavailable."""
         timeout = httpx2.Timeout(seconds, connect=_CONNECT_SECONDS)
+        if self._over:
+            raise WorkerUnavailable(f"Worker {self.index} has ended.")
+        self._asking += 1
         try:
             async with asyncio.timeout(seconds):
                 return await self._http.request(
@@ -48,9 +53,18 @@ class Voice:
         except (httpx2.HTTPError, TimeoutError) as error:
             reason = str(error) or "no answer in time"
             raise WorkerUnavailable(f"Worker {self.index} does not answer: {reason}.") from None
+        finally:
+            self._asking -= 1
+            await self._let_go()
 
     async def close(self) -> None:
-        await self._http.aclose()
+        """The worker has ended; who is asking it still hears that from its connection."""
+        self._over = True
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        if self._over and not self._asking:
+            await self._http.aclose()
 
 
 async def each(

@@ -256,7 +256,7 @@ async def _supervise(path: Path, data: bytes, config: Config, command: Sequence[
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
     """For this user only, on this machine only; everybody in it holds a shared lock, so that the last one can tell."""
-    folder = Path(tempfile.mkdtemp(prefix="promptlane-"))  # 0700
+    folder = Path(tempfile.mkdtemp(prefix="promptlane-workers-"))  # 0700
     held = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_SH)
