@@ -58,8 +58,12 @@ def take(environ: MutableMapping[str, str]) -> tuple[socket.socket, Assignment] 
         return None
     end = socket.socket(fileno=int(number))
     os.set_inheritable(end.fileno(), False)
-    length = _LENGTH.unpack(_read(end, _LENGTH.size))[0]
-    assignment = msgspec.msgpack.decode(_read(end, length), type=Assignment)
+    try:
+        length = _LENGTH.unpack(_read(end, _LENGTH.size))[0]
+        assignment = msgspec.msgpack.decode(_read(end, length), type=Assignment)
+    except OSError:
+        end.close()
+        raise
     os.set_inheritable(assignment.listening, False)
     return end, assignment
 
