@@ -72,9 +72,9 @@ class Place:
             ours.setblocking(False)
             try:
                 self._process = await self._start(assignment.listening, theirs.fileno())
-            except BaseException:
-                ours.close()
-                raise
+            finally:
+                if self._process is None:
+                    ours.close()
         if self._unsaid is not None:
             self.signal(self._unsaid)
         reader, writer = await asyncio.open_connection(sock=ours)
