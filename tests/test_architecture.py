@@ -60,11 +60,11 @@ NEIGHBOURS = {
     "relay": {"calls", "upstream"},
     "attempts": {"calls", "degraded", "heartbeat", "hedging", "keeper", "metrics", "pools", "relay", "resume"}
     | {"tickets"},
-    "hedging": {"calls"},
+    "hedging": {"calls", "tickets"},
     "resume": {"calls", "engine_line", "keeper", "metrics", "pools", "relay", "tickets"},
     "limits": {"limits_redis", "metrics"},
     "limits_redis": {"coordination", "limits_lua", "metrics"},
-    "limits_sync": {"limits_redis", "metrics"},
+    "limits_sync": {"coordination", "limits_redis", "metrics"},
     "limits_store": {"limits_lua"},
     "limits_line": {"coordination", "limits_lua"},
     "engine_line": {"calls", "tickets", "upstream"},

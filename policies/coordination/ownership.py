@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from policies.coordination.traffic import Traffic
+
 # A lease outlives three lost looks of the four in a second, and a dead owner's pool is free before 2 s have passed.
 LEASE_SECONDS = 1.5
 # How long a better placed replica must have been there before it is handed a pool: one that comes and goes is handed
@@ -25,6 +27,9 @@ LEASE_SECONDS = 1.5
 SETTLE_SECONDS = 2.0
 # Places in the order of replicas are waited for as shares of that, so that a dead first one blocks nothing.
 _STEPS = 4
+# So long is it remembered where a pool is at home after requests came in there, and so often is it said.
+HOME_SECONDS = 600.0
+_HOME_AGAIN_SECONDS = 60.0
 # A successor that was handed a pool and did not take it is given twice as long each time, up to 2^5 as long: one that
 # is too busy to take it would otherwise make the pool change hands for ever.
 _MOST_PATIENCE = 5
@@ -47,10 +52,13 @@ class Step(StrEnum):
     RELEASE = "release"
 
 
-def ranking(pool: str, replicas: Iterable[str]) -> list[str]:
-    """All replicas in the pool's own order (rendezvous hashing): when one goes or comes, the others keep theirs."""
+def ranking(pool: str, replicas: Iterable[str], home: str | None = None) -> list[str]:
+    """All replicas in the pool's own order: first its home, then by rendezvous hashing, so that when one goes or comes
+    the others keep their places."""
     seed = xxh3_64_intdigest(pool.encode())
-    return sorted(set(replicas), key=lambda replica: (xxh3_64_intdigest(replica.encode(), seed), replica))
+    return sorted(
+        set(replicas), key=lambda replica: (replica != home, xxh3_64_intdigest(replica.encode(), seed), replica)
+    )
 
 
 def preferred(pool: str, replicas: Sequence[str]) -> str | None:
@@ -61,7 +69,7 @@ def preferred(pool: str, replicas: Sequence[str]) -> str | None:
 
 class Ownership:
     """`me`: this process's name, used by no other and never again: a lease with it was taken by us, whatever answer was
-    lost."""
+    lost. `traffic`: where the pool's requests come in, to be noted while we lead."""
 
     def __init__(
         self, pool: str, me: str, *, lease_seconds: float = LEASE_SECONDS, settle_seconds: float = SETTLE_SECONDS
@@ -83,6 +91,9 @@ class Ownership:
         self._successor_since = 0.0
         self._patience = 0
         self._handing = self._stopping = False
+        self.traffic = Traffic()
+        self._home: str | None = None  # as the store has it
+        self._home_said_at = float("-inf")
 
     @property
     def owner(self) -> Lease | None:
@@ -96,6 +107,11 @@ class Ownership:
     def held(self) -> Lease | None:
         """The store's lease that is ours, as far as is known, whether we lead with it or not."""
         return self._lease if self._lease is not None and self._lease.replica == self.me else None
+
+    @property
+    def home(self) -> str | None:
+        """The replica at which the pool's requests come in, as the store has it."""
+        return self._home
 
     @property
     def term(self) -> int:
@@ -117,12 +133,24 @@ class Ownership:
         places = 0 if self._mine is not None else self._rank + self._unsure
         return Step.ACQUIRE if now >= self._free_since + places * self._settle_seconds / _STEPS else Step.NOTHING
 
-    def seen(self, lease: Lease | None, replicas: Sequence[str], now: float) -> None:
+    def home_to_say(self, now: float) -> str | None:
+        """Which replica the store is to be told is the pool's home; None: nothing is to be said now."""
+        if not self.leads(now):
+            self.traffic.clear()
+            return None
+        home = self.traffic.home(now)
+        if home is None or (home == self._home and now - self._home_said_at < _HOME_AGAIN_SECONDS):
+            return None
+        self._home_said_at = now
+        return home
+
+    def seen(self, lease: Lease | None, replicas: Sequence[str], now: float, home: str | None = None) -> None:
         """What the store holds. `now`: when the look was begun, as what it shows may be as old as that."""
         slept = self._asleep(now)
         first_look = not self._steady or slept
         self._looked_at, self._steady = max(self._looked_at, now), True
-        order = ranking(self.pool, [*replicas, self.me])
+        self._home = home
+        order = ranking(self.pool, [*replicas, self.me], home)
         self._rank = order.index(self.me)
         self._lease = lease
         if lease is None:

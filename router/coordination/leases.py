@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from policies.coordination.ownership import LEASE_SECONDS, Ownership, Step
+from policies.coordination.ownership import HOME_SECONDS, LEASE_SECONDS, Ownership, Step
 from router.coordination.store import Snapshot, Store, StoreLost, together
 
 _log = logging.getLogger("promptlane.coordination")
@@ -113,7 +113,7 @@ class Leases:
         self.replicas = snapshot.replicas
         names = tuple(snapshot.replicas)
         for pool, ownership in self._ownerships.items():
-            ownership.seen(snapshot.leases.get(pool), names, began)
+            ownership.seen(snapshot.leases.get(pool), names, began, snapshot.homes.get(pool))
 
     async def _act(self) -> None:
         now = self._clock()
@@ -121,6 +121,11 @@ class Leases:
         await together(
             [self._acquire(one) for one, step in steps if step is Step.ACQUIRE]
             + [self._release(one) for one, step in steps if step is Step.RELEASE]
+            + [
+                self._store.settle(one.pool, home, HOME_SECONDS)
+                for one in self._ownerships.values()
+                if (home := one.home_to_say(now)) is not None
+            ]
         )
 
     async def _acquire(self, ownership: Ownership) -> None:

@@ -81,6 +81,9 @@ class LocalStore:
         """Frees the pool if this lease still holds it."""
         self._change(lease, pool, 0.0)
 
+    async def settle(self, pool: str, home: str, ttl: float) -> None:
+        """Nothing: workers share the machine's port, and nobody sends one host's requests to one of them."""
+
     async def announce(self, me: str, address: str, ttl: float) -> None:
         """Says that this worker is there, for as long as it lives; with a `ttl` of 0, that it is no longer."""
         with folder_errors():

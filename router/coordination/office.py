@@ -73,6 +73,9 @@ class Part(Protocol):
     def fenced(self, term: int) -> None:
         """A peer says that there is an owner of this term."""
 
+    def asked_by(self, replica: str) -> None:
+        """A request that came in there is decided here."""
+
 
 class Seat(NamedTuple):
     """`line`: the session on which it was last heard of."""
@@ -189,6 +192,7 @@ class Desk:
         if part is None or not part.leads():
             self._answer(NotMine(ask.id, ask.pool, part.term if part is not None else 0), "not_mine")
             return
+        part.asked_by(self._line.peer[0])
         hold = (lambda seconds: self._line.send(Held(ask.id, seconds))) if ask.may_hold else None
         waiting = Waiting(ask.request.request(self._office.clock()), frozenset(ask.excluded), hold)
         try:

@@ -8,8 +8,9 @@ Floor: an adapter. Keys of a pool share a hash tag, so that a script's keys lie 
 
 A term is above the last one, above all that the asker knows of, and not below the server's clock in microseconds: so a
 server that has lost its memory, or a replica of it that has not got the last write, still gives out none twice.
-An ACL user needs `~promptlane:* +eval +time +get +set +del +pexpire +hset +hdel +hgetall`, for the journal also
-`+xadd +xrange +xrevrange +xtrim`, in a cluster also `+cluster|slots +cluster|shards +cluster|nodes`.
+An ACL user needs `~promptlane:* +eval +time +get +mget +set +del +pexpire +hset +hdel +hgetall`, for the journal also
+`+xadd +xrange +xrevrange +xtrim`, for limits `+hget +hincrby`, in a cluster also `+cluster|slots +cluster|shards
++cluster|nodes`.
 """
 
 from __future__ import annotations
@@ -68,11 +69,15 @@ class RedisStore:
 
     async def look(self, pools: Sequence[str]) -> Snapshot:
         """Who owns these pools, and who is there. One round trip, whatever their number."""
-        reads = [self.client.call("GET", self.key(pool, "lease")) for pool in pools]
-        replicas, *leases = await together([self._eval(_REPLICAS, self._replicas), *reads])
-        found = {pool: lease for pool, text in zip(pools, leases, strict=True) if (lease := _lease(text)) is not None}
+        reads = [self.client.call("MGET", self.key(pool, "lease"), self.key(pool, "home")) for pool in pools]
+        replicas, *seen = await together([self._eval(_REPLICAS, self._replicas), *reads])
+        found = list(zip(pools, seen, strict=True))
         names = [_text(word) for word in replicas]
-        return Snapshot(found, dict(zip(names[::2], names[1::2], strict=True)))
+        return Snapshot(
+            {pool: lease for pool, (text, _) in found if (lease := _lease(text)) is not None},
+            dict(zip(names[::2], names[1::2], strict=True)),
+            {pool: _text(home) for pool, (_, home) in found if home is not None},
+        )
 
     async def acquire(self, pool: str, me: str, address: str, ttl: float, above: int = 0) -> Lease | None:
         """Takes a free lease; None where it is not free."""
@@ -87,6 +92,10 @@ class RedisStore:
     async def release(self, lease: Lease, pool: str) -> None:
         """Frees the pool if this lease still holds it."""
         await self._eval(_RELEASE, self.key(pool, "lease"), args=(_value(lease),))
+
+    async def settle(self, pool: str, home: str, ttl: float) -> None:
+        """Says where the pool is at home, for so long."""
+        await self.client.call("SET", self.key(pool, "home"), home, "PX", _ms(ttl))
 
     async def announce(self, me: str, address: str, ttl: float) -> None:
         """Says that this replica is there; with a `ttl` of 0, that it is no longer."""

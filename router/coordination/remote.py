@@ -143,11 +143,16 @@ class Remote:
             self.look()
             self._wake()
 
+    def asked_by(self, replica: str) -> None:
+        """A request that came in there is decided here."""
+        self.ownership.traffic.note(replica)
+
     def describe(self) -> Part:
         owner = self.ownership.owner
         return {
             "part": self.look().value,
             "owner": owner.replica if owner is not None else None,
+            "home": self.ownership.home,
             "term": self.ownership.term,
             "under_way": len(self.seats),
             "seats_of_followers": self._seats_kept(self.ownership.pool),
@@ -225,6 +230,7 @@ class Remote:
 
     async def _decide(self, waiting: Waiting, mode: Mode) -> Ticket:
         """By this replica. Raises Elsewhere where it is another one's affair by now."""
+        self.asked_by(self.ownership.me)
         ticket = self.pool.take(waiting) or await self.pool.wait(waiting)
         self._count("leads" if mode is Mode.LEADS else "alone")
         self.keep(ticket)

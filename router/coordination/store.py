@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from policies.coordination.ownership import Lease
@@ -27,10 +27,12 @@ class BadStoreUrl(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`leases`: of the pools asked for, those that have an owner. `replicas`: everybody's name and address."""
+    """`leases`: of the pools asked for, those that have an owner. `replicas`: everybody's name and address. `homes`:
+    where the pools' requests come in, as far as that is known."""
 
     leases: Mapping[str, Lease]
     replicas: Mapping[str, str]
+    homes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Store(Protocol):
@@ -48,6 +50,9 @@ class Store(Protocol):
 
     async def release(self, lease: Lease, pool: str) -> None:
         """Frees the pool if this lease still holds it."""
+
+    async def settle(self, pool: str, home: str, ttl: float) -> None:
+        """Says where the pool is at home, for so long."""
 
     async def announce(self, me: str, address: str, ttl: float) -> None:
         """Says that this replica is there; with a `ttl` of 0, that it is no longer."""

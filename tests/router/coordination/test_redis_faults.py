@@ -12,13 +12,19 @@ from pathlib import Path
 import pytest
 import trustme
 
+from policies.admission.limit import Use
+from policies.admission.limits import LimitRules, TenantLimits
 from policies.coordination.ownership import Ownership
+from policies.types import LimitSpec
 from router.coordination.journal import StreamJournal
 from router.coordination.leases import Leases
 from router.coordination.local_store import LocalStore
 from router.coordination.redis_client import RedisClient
 from router.coordination.redis_store import RedisStore
 from router.coordination.store import BadStoreUrl, Store, StoreLost
+from router.limits import Limiter
+from router.limits_redis import SharedBook
+from router.metrics import Metrics
 from tests.router.coordination.servers import RedisProcess, before_tls, knows_tls, redis_process, with_sentinel
 
 POOL = "llama"
@@ -79,8 +85,8 @@ async def test_nobody_at_the_address_is_a_lost_store() -> None:
 
 
 async def test_a_user_with_just_the_rights_that_are_documented_can_do_all(tmp_path: Path) -> None:
-    rights = "~promptlane:* +eval +time +get +set +del +pexpire +hset +hdel +hgetall"
-    rights += " +xadd +xrange +xrevrange +xtrim"
+    rights = "~promptlane:* +eval +time +get +mget +set +del +pexpire +hset +hdel +hgetall"
+    rights += " +xadd +xrange +xrevrange +xtrim +hget +hincrby"
     file = tmp_path / "users.acl"
     file.write_text(f"user default off\nuser lane on >p%40ss:word {rights}\n".replace("%40", "@"))
     with redis_process("--aclfile", str(file)) as server:
@@ -90,6 +96,7 @@ async def test_a_user_with_just_the_rights_that_are_documented_can_do_all(tmp_pa
         lease = await store.acquire(POOL, "a", "tcp://a:1", 30.0)
         assert lease is not None
         assert await store.renew(lease, POOL, 30.0)
+        await store.settle(POOL, "a", 30.0)
         seen = await store.look([POOL])
         assert (seen.leases, seen.replicas) == ({POOL: lease}, {"a": "tcp://a:1"})
         await store.release(lease, POOL)
@@ -97,6 +104,12 @@ async def test_a_user_with_just_the_rights_that_are_documented_can_do_all(tmp_pa
         await journal.append(POOL, 1, b"before")
         await journal.rewrite(POOL, 1, [b"snapshot"])
         assert [batch async for batch in journal.read(POOL)] == [b"snapshot"]
+        book = SharedBook("acme", store.client, time.monotonic, time.time, Metrics())
+        limits = TenantLimits(LimitRules(LimitSpec(requests_per_minute=10, concurrency=2)), book.make)
+        grant = await Limiter("acme", limits, book, Metrics()).admit(time.monotonic, Use(1), "", "")
+        grant.settle(time.monotonic(), None)
+        await book.exchange()
+        assert not book.lost
         await store.close()
 
 

@@ -31,10 +31,11 @@ class Memory:
     replicas: dict[str, str] = field(default_factory=dict)
     terms: int = 0
     lost: bool = False
+    homes: dict[str, str] = field(default_factory=dict)
 
     async def look(self, pools: Sequence[str]) -> Snapshot:
         self._there()
-        return Snapshot(dict(self.leases), dict(self.replicas))
+        return Snapshot(dict(self.leases), dict(self.replicas), dict(self.homes))
 
     async def acquire(self, pool: str, me: str, address: str, ttl: float, above: int = 0) -> Lease | None:
         self._there()
@@ -52,6 +53,10 @@ class Memory:
         self._there()
         if self.leases.get(pool) == lease:
             del self.leases[pool]
+
+    async def settle(self, pool: str, home: str, ttl: float) -> None:
+        self._there()
+        self.homes[pool] = home
 
     async def announce(self, me: str, address: str, ttl: float) -> None:
         self._there()

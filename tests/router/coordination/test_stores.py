@@ -12,16 +12,11 @@ import pytest
 from router.coordination.local_store import LocalStore
 from router.coordination.redis_store import RedisStore
 from router.coordination.store import Store
-from tests.router.coordination.servers import RedisProcess, cluster_of_one, redis_process, with_sentinel
+from tests.router.coordination.servers import RedisProcess, cluster_of_one, with_sentinel
+from tests.servers import REDIS_KINDS
 
 POOL = "llama"
 LONG = 30.0
-
-
-@pytest.fixture(scope="module")
-def plain() -> Iterator[RedisProcess]:
-    with redis_process() as process:
-        yield process
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +31,7 @@ def sentinel() -> Iterator[RedisProcess]:
         yield process
 
 
-@pytest.fixture(params=["redis", "cluster", "sentinel", "local"])
+@pytest.fixture(params=[*REDIS_KINDS, "cluster", "sentinel", "local"])
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
     """The same store as two replicas, `a` and `b`, see it; both are there."""
     pair = make_pair(request, tmp_path)
@@ -50,8 +45,8 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 def make_pair(request: pytest.FixtureRequest, folder: Path) -> tuple[Store, Store]:
     if request.param == "local":
         return LocalStore(folder / "workers"), LocalStore(folder / "workers")
-    if request.param == "redis":
-        url = request.getfixturevalue("plain").url
+    if request.param in REDIS_KINDS:
+        url = request.getfixturevalue("redis_of")(request.param)
     elif request.param == "cluster":
         url = f"redis+cluster://127.0.0.1:{request.getfixturevalue('cluster').port}"
     else:
@@ -141,3 +136,15 @@ async def test_pools_have_leases_of_their_own(stores: tuple[Store, Store]) -> No
         assert await store.acquire(name, me, f"tcp://{me}:1", LONG) is not None
     seen = (await a.look(names)).leases
     assert [seen[name].replica for name in names] == ["a", "b"] * 10
+
+
+@pytest.mark.parametrize("stores", [*REDIS_KINDS, "cluster", "sentinel"], indirect=True)
+async def test_where_a_pool_is_at_home_is_seen_by_all_until_nobody_says_so_any_more(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+    assert (await b.look([POOL, "other"])).homes == {}
+    await a.settle(POOL, "b", 0.5)
+    assert (await b.look([POOL, "other"])).homes == {POOL: "b"}
+    await asyncio.sleep(0.6)
+    assert (await b.look([POOL, "other"])).homes == {}
