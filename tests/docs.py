@@ -13,6 +13,7 @@ from router.key_metrics import KEY_GAUGES
 from router.learned_metrics import LEARNED
 from router.metrics import COUNTERS, HISTOGRAMS
 from router.pool_metrics import GAUGES
+from router.workers.metrics import WORKER_COUNTERS, WORKER_GAUGES
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -24,8 +25,8 @@ def config_rows() -> Iterator[str]:
 
 
 def metric_rows() -> Iterator[str]:
-    families = [(f"{name}_total", row) for name, row in COUNTERS.items()]
-    families += [*HISTOGRAMS.items(), *GAUGES.items(), *KEY_GAUGES.items(), *LEARNED.items()]
+    families = [(f"{name}_total", row) for name, row in (COUNTERS | WORKER_COUNTERS).items()]
+    families += [*HISTOGRAMS.items(), *GAUGES.items(), *KEY_GAUGES.items(), *LEARNED.items(), *WORKER_GAUGES.items()]
     for name, (labels, text) in families:
         yield f"| `{name}` | {', '.join(labels)} | {_cell(text)} |"
 

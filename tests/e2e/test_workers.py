@@ -1,4 +1,4 @@
-"""`server.workers`: several processes, one gateway. Real processes and sockets, simulated engines, no Redis."""
+"""`server.workers`: several processes, one gateway. Real processes and sockets, simulated engines; one test has Redis."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import pytest
 from tests.e2e.front import MODEL, chat, until
 from tests.e2e.replicas import streamed
 from tests.e2e.workers import PLENTY, Crew, ask_anew, folders_of, running_crew
+from tests.router.coordination.servers import redis_process
+from tests.servers import free_port
 
 CHAT = "/v1/chat/completions"
 LONG_ANSWER = 150  # tokens: three seconds of stream
@@ -97,7 +99,11 @@ async def test_a_worker_that_is_killed_takes_only_its_own_streams_with_it_and_is
 
 
 async def test_another_worker_decides_soon_after_the_owners_death_and_no_stream_of_others_ends(crew: Crew) -> None:
+    assert await ask_anew(crew, PLENTY, tokens=400) == [200] * PLENTY
+    await crew.at_rest()
     owner, term = await crew.owner(), (await crew.state())["replica"]["term"]
+    known = (await crew.endpoint("e0"))["prefix_blocks"]
+    assert known > PLENTY
     under_way = streams(crew, PLENTY, 2 * LONG_ANSWER)
     await crew.until_in_flight(PLENTY)
     lost = (await crew.under_way())[owner]
@@ -111,6 +117,11 @@ async def test_another_worker_decides_soon_after_the_owners_death_and_no_stream_
     await until("there is a new owner", led_anew)
     print(f"a new owner after {time.monotonic() - began:.2f} s")  # 0.1 to 0.6 on a machine that is not busy
     await crew.until_in_flight(PLENTY - lost)  # it knows of the requests of all others
+
+    async def inherited() -> bool:
+        return int((await crew.endpoint("e0"))["prefix_blocks"]) >= 0.95 * known
+
+    await until("it knows of the engine's cache what the owner before it knew", inherited)
     assert await failed(under_way) == lost
     await crew.all_serve()
     await crew.at_rest()
@@ -178,6 +189,20 @@ async def test_orders_go_to_a_worker_that_can_carry_them_out(crew: Crew) -> None
         assert (await operator.post("/admin/reload", headers=foreign)).json()["error"]["code"] == "cross_site"
         assert set((await operator.get("/admin/state", params={"pool": crew.pool})).json()["pools"]) == {crew.pool}
         assert (await operator.get("/admin/nothing")).status_code == 404
+
+
+async def test_through_redis_workers_are_replicas_each_at_a_port_of_its_own() -> None:
+    with redis_process() as redis:
+        port = free_port()
+        shared = {"state": {"redis_url": redis.url}, "replicas": {"listen": f"tcp://127.0.0.1:{port}"}}
+        with running_crew(2, sections=shared) as crew:
+            await crew.serve((0,), **shared)
+            await crew.owner()
+            assert await ask_anew(crew, PLENTY) == [200] * PLENTY
+            seen = [one["replicas"] for one in (await crew.whole())["workers"]]
+            addresses = [other["address"] for one in seen for other in one["replicas"].values()]
+            assert sorted(addresses) == [f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port + 1}"]
+            await crew.at_rest()
 
 
 # -- the end

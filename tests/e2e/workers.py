@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +115,10 @@ async def ask_anew(crew: Crew, requests: int, **fields: Any) -> list[int]:
 
 
 @contextmanager
-def running_crew(workers: int, engines: int = 1, **options: Any) -> Iterator[Crew]:
-    """Starts all of it; it serves nobody yet. `options`: of the engines."""
+def running_crew(
+    workers: int, engines: int = 1, sections: Mapping[str, Any] | None = None, **options: Any
+) -> Iterator[Crew]:
+    """Starts all of it; it serves nobody yet. `sections`: of the first configuration; `options`: of the engines."""
     with ExitStack() as stack:
         started = tuple(stack.enter_context(start_engine(ENGINE_MODEL, **ENGINE | options)) for _ in range(engines))
         folder, remove = stack.enter_context(temporary_folder("workers"))
@@ -124,7 +126,7 @@ def running_crew(workers: int, engines: int = 1, **options: Any) -> Iterator[Cre
         urls, nobody = tuple(engine.url for engine in started), {"endpoints": [{"name": "nobody", "url": "http://e"}]}
         gateway: Any = None
         crew = Crew(urls, gateway, f"http://127.0.0.1:{ports[1]}", file, ports, engines=started, workers=workers)
-        config = crew.configuration((), tenants={}) | {"pools": {"p": nobody}}
+        config = crew.configuration((), tenants={}) | {"pools": {"p": nobody}, **(sections or {})}
         file.write_text(json.dumps(config))
         crew.gateway = start_gateway(file, folder, ports, SECRET, remove)
         stack.callback(crew.gateway.stop)
