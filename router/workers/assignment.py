@@ -15,7 +15,7 @@ from collections.abc import MutableMapping
 
 import msgspec
 
-VARIABLE = "PROMPTLANE_WORKER"
+VARIABLE = "PROMPTLANE_SUPERVISOR_FD"
 """Environment variable with the number of the inherited descriptor; only the supervisor sets it."""
 _LENGTH = struct.Struct(">I")
 _MAX_NOTE_BYTES = 64 * 1024  # a note is a sentence

@@ -96,7 +96,12 @@ class _Desk:
         crew = self._crew
         async with self._scraping:  # what is older must not be heard after what is newer
             answers = await each(crew.voices(), "/metrics")
-            now = {one.life: crew.merged.heard(one.life, answer.text) for one, answer in answers.items()}
+            there = {voice.life for voice in crew.voices()}  # who has ended meanwhile is counted already
+            now = {
+                one.life: crew.merged.heard(one.life, answer.text)
+                for one, answer in answers.items()
+                if one.life in there
+            }
             return Response(crew.merged.render(now, crew.metrics.render()), media_type=CONTENT_TYPE)
 
     async def state(self, request: Request) -> Response:

@@ -75,7 +75,8 @@ class Supervisor:
             keeping = [self._begin(self._keep(place), f"worker {place.index}") for place in self._places]
             try:
                 await self._all_serve()
-                announce(self._sockets.any, operators, tls=server.tls is not None)
+                if self._begun:
+                    announce(self._sockets.any, operators, tls=server.tls is not None)
                 await self._stopping.wait()
             finally:
                 await self._end(keeping)
@@ -196,7 +197,7 @@ class Supervisor:
                 reasons = dict.fromkeys(line for why in failed.values() for line in why)
                 numbers = ", ".join(map(str, failed))
                 raise CannotServe("\n".join([f"worker {numbers} could not start:", *(f"  {one}" for one in reasons)]))
-        self._begun = True
+        self._begun = not self._stopping.is_set()
 
     async def _end(self, keeping: Sequence[asyncio.Task[None]]) -> None:
         """All workers at once, and nobody after them: those that are late are killed."""

@@ -1,4 +1,4 @@
-"""`server.workers`: several processes, one gateway. Real processes and sockets, simulated engines; one test has Redis."""
+"""`server.workers`: several processes, one gateway. Real processes and sockets, simulated engines, once with Redis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.front import MODEL, chat, until
 from tests.e2e.replicas import streamed
-from tests.e2e.workers import PLENTY, Crew, ask_anew, folders_of, running_crew
+from tests.e2e.workers import PLENTY, Crew, ask_anew, running_crew
 from tests.router.coordination.servers import redis_process
 from tests.servers import free_port
 
@@ -217,7 +217,8 @@ def two() -> Iterator[Crew]:
 async def test_told_to_end_all_finish_what_is_under_way_and_leave_nothing(two: Crew) -> None:
     await two.serve((0,))
     await two.owner()
-    children, (folder,) = two.descendants(), folders_of(two)
+    children, folder = two.descendants(), await two.folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
     under_way = streams(two, 20)
     await two.until_in_flight(20)
     two.gateway.process.send_signal(signal.SIGTERM)
@@ -230,8 +231,9 @@ async def test_told_to_end_all_finish_what_is_under_way_and_leave_nothing(two: C
 async def test_without_their_supervisor_workers_finish_and_end(two: Crew) -> None:
     await two.serve((0,))
     await two.owner()
-    children, (folder,) = two.descendants(), folders_of(two)
+    children, folder = two.descendants(), await two.folder()
     assert len(children) == 2
+    assert folder.stat().st_mode & 0o777 == 0o700
     under_way = streams(two, 20)
     await two.until_in_flight(20)
     two.gateway.process.kill()

@@ -99,6 +99,12 @@ class Crew(Fleet):
         except AssertionError:
             raise AssertionError(f"left on the books: {left}") from None
 
+    async def folder(self) -> Path:
+        """The private one of all its processes."""
+        others = (await self.whole())["workers"][0]["replicas"]["replicas"]
+        address = str(next(iter(others.values()))["address"])
+        return Path(address.removeprefix("unix:")).parent
+
     def descendants(self) -> list[psutil.Process]:
         """All processes that it has started."""
         return psutil.Process(self.gateway.process.pid).children(recursive=True)
@@ -131,13 +137,3 @@ def running_crew(
         crew.gateway = start_gateway(file, folder, ports, SECRET, remove)
         stack.callback(crew.gateway.stop)
         yield crew
-
-
-def folders_of(crew: Crew) -> list[Path]:
-    """Private folders that its processes have open."""
-    return [Path(one) for one in _open_folders(crew.gateway.process.pid)]
-
-
-def _open_folders(pid: int) -> list[str]:
-    found = (os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd"))
-    return [one for one in found if "promptlane-workers-" in one and os.path.isdir(one)]
