@@ -1,7 +1,7 @@
 """What the supervisor hands a worker that it starts, and what it hears of it.
 
 Floor: bytes over one socket pair, whose worker's end is inherited. The supervisor says the assignment, once; the worker
-says `Ready` or `Failed`, once. Then nobody says anything, and the end of either process is the end of the stream: so a
+says `Ready` or `Failed`, and `Leaving` when it begins to end. The end of either process is the end of the stream: so a
 worker learns that its supervisor was killed.
 """
 
@@ -47,7 +47,11 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     lines: list[str]
 
 
-Note = Ready | Failed
+class Leaving(msgspec.Struct, frozen=True, tag=True):
+    """It takes no more connections soon."""
+
+
+Note = Ready | Failed | Leaving
 
 
 def take(environ: MutableMapping[str, str]) -> tuple[socket.socket, Assignment] | None:

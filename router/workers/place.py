@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from policies.restarts import Restarts
-from router.workers.assignment import VARIABLE, Assignment, Failed, Ready, framed, note_of
+from router.workers.assignment import VARIABLE, Assignment, Failed, Leaving, Ready, framed, note_of
 
 _log = logging.getLogger("promptlane.workers")
 
@@ -63,9 +63,9 @@ class Place:
         self.operators = str(folder / f"operators-{self.index}-{self.lives}")
         return self.operators
 
-    async def live(self, assignment: Assignment, serves: Callable[[], None]) -> float:
-        """A worker from its start to its end; calls `serves` when it does. Returns for how many seconds it served.
-        Raises OSError where none can be started."""
+    async def live(self, assignment: Assignment, serves: Callable[[], None], leaves: Callable[[], None]) -> float:
+        """A worker from its start to its end; calls `serves` when it does, and `leaves` when it is about not to.
+        Returns for how many seconds it served. Raises OSError where none can be started."""
         self.stage, self.why, self.given, self._unsaid = Stage.STARTING, [], assignment.config, None
         ours, theirs = socket.socketpair()
         with theirs:
@@ -80,6 +80,8 @@ class Place:
         reader, writer = await asyncio.open_connection(sock=ours)
         try:
             await self._begin(reader, writer, assignment, serves)
+            if isinstance(await note_of(reader), Leaving):  # else it has died
+                leaves()
             status = await self._process.wait()
         finally:
             writer.close()

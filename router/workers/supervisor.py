@@ -171,7 +171,7 @@ class Supervisor:
                 config=self._data,
                 name=str(self._path),
             )
-            return await place.live(assignment, lambda: self._serves(place))
+            return await place.live(assignment, lambda: self._serves(place), lambda: self._leaves(place))
         except (OSError, CannotServe) as error:
             place.why = [f"it cannot be started: {error}"]
             return 0.0
@@ -186,6 +186,10 @@ class Supervisor:
         self._changed.set()
         if place.given != self._data:  # there was a reload while it was starting
             self._begin(self._reloading.catch_up(self._voices[place.index]), f"reload of worker {place.index}")
+
+    def _leaves(self, place: Place) -> None:
+        """It was told to end, by us or by somebody else: what comes in goes to others until its successor is there."""
+        self._sockets.put_away(place.index)
 
     async def _all_serve(self) -> None:
         """Until all do at the start. Raises CannotServe with what they say who cannot."""

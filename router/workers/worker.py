@@ -23,7 +23,7 @@ from router.process import Worker
 from router.secret import SecretUnavailable
 from router.serve import serve_in
 from router.surroundings import CannotServe
-from router.workers.assignment import Assignment, Failed, Ready, tell
+from router.workers.assignment import Assignment, Failed, Leaving, Note, Ready, tell
 
 _log = logging.getLogger("promptlane.workers")
 
@@ -53,8 +53,13 @@ class AsWorker:
     def follow(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:
         """A terminal sends its signals to all processes at once: SIGHUP is the supervisor's, which tells us."""
         loop = asyncio.get_running_loop()
+
+        def leave() -> None:
+            self._say(Leaving())
+            stop()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, leave)
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
 
         def heard() -> None:
@@ -65,8 +70,11 @@ class AsWorker:
         loop.add_reader(self._end, heard)
 
     def begun(self, tenants: socket.socket, operators: socket.socket | str) -> None:
-        with contextlib.suppress(OSError):  # its end is noticed by `follow`
-            tell(self._end, Ready())
+        self._say(Ready())
+
+    def _say(self, note: Note) -> None:
+        with contextlib.suppress(OSError):  # the supervisor's end is noticed by `follow`
+            tell(self._end, note)
 
 
 def work(end: socket.socket, assignment: Assignment) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 from collections import Counter
@@ -124,6 +125,25 @@ async def test_another_worker_decides_soon_after_the_owners_death_and_no_stream_
     await until("it knows of the engine's cache what the owner before it knew", inherited)
     assert await failed(under_way) == lost
     await crew.all_serve()
+    await crew.at_rest()
+
+
+async def test_a_worker_that_somebody_tells_to_end_finishes_its_streams_while_others_take_what_comes(
+    crew: Crew,
+) -> None:
+    pids = await crew.pids()
+    under_way = streams(crew, PLENTY)
+    await crew.until_in_flight(PLENTY)
+    victim = await crew.owner()
+    os.kill(pids[victim], signal.SIGTERM)
+    assert await ask_anew(crew, PLENTY) == [200] * PLENTY
+    assert await failed(under_way) == 0
+
+    async def followed() -> bool:
+        return (await crew.pids()).get(victim) not in (None, pids[victim])
+
+    await until("it has a successor", followed)
+    assert await ask_anew(crew, PLENTY) == [200] * PLENTY
     await crew.at_rest()
 
 

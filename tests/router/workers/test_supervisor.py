@@ -28,11 +28,12 @@ from tests.servers import free_port
 ROOT = Path(__file__).parents[3]
 SERVES = """
 import os, sys, time
-from router.workers.assignment import Failed, Ready, take, tell
+from router.workers.assignment import Failed, Leaving, Ready, take, tell
 end, assignment = take(os.environ)
 """
 ENDS_SOON = SERVES + "tell(end, Ready()); sys.exit(3)"
 STAYS = SERVES + "tell(end, Ready()); end.recv(1)"
+LEAVES = SERVES + "tell(end, Ready()); tell(end, Leaving()); end.recv(1)"
 CANNOT = SERVES + "tell(end, Failed(['pools.p: no file', 'and more'])); sys.exit(1)"
 
 
@@ -116,6 +117,17 @@ async def test_a_worker_that_says_it_serves_is_one_and_its_folder_is_private(tmp
         assert [one["stage"] for one in found.describe().values()] == ["serving", "serving"]
         assert [one.index for one in found.voices()] == [0, 1]
     assert not found._folder.exists()
+
+
+async def test_who_is_about_to_end_gets_no_more_connections_but_for_the_last_of_them(tmp_path: Path) -> None:
+    found = supervisor(tmp_path, LEAVES, workers=3)
+    async with running(found):
+
+        async def left() -> bool:
+            return found.ready and sum(one is not None for one in found._sockets._sockets) == 1
+
+        await until("all but one are put away", left)
+        assert len(found.voices()) == 3  # they still answer operators
 
 
 def test_a_port_that_somebody_has_is_noticed_though_workers_share_theirs(tmp_path: Path) -> None:
