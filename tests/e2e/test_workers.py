@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.front import MODEL, chat, until
 from tests.e2e.replicas import streamed
-from tests.e2e.workers import PLENTY, Crew, ask_anew, running_crew
+from tests.e2e.workers import PLENTY, Crew, ask_anew, caller, running_crew
 from tests.router.coordination.servers import redis_process
 from tests.servers import free_port
 
@@ -46,7 +46,7 @@ def streams(crew: Crew, count: int, tokens: int = LONG_ANSWER) -> list[asyncio.T
     """So many under way, each on a connection of its own."""
 
     async def one() -> str:
-        async with crew.client() as client:
+        async with caller(crew) as client:
             return await streamed(client, chat(max_tokens=tokens, ignore_eos=True))
 
     return [asyncio.create_task(one()) for _ in range(count)]
