@@ -4,11 +4,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 # What bench-routing replays without TRACE; with it nothing is made.
 MADE := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,chat agents hot-prefix))
+# The same for bench-replicas, whose gateway processes get the first one.
+SHARED := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,agents chat))
 
 PROCESSES := tests/e2e tests/benchmarks tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal soak docs lock clean
+.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-replicas bench-ledger soak docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -89,6 +91,12 @@ bench-limits: $(READY)  ## four replicas, and 800 clients that hammer limits for
 
 bench-journal: $(READY)  ## what the journal of affinity costs the owner of a pool, in CPU
 	$(BIN)/python -m benchmarks.journal
+
+bench-replicas: $(READY) $(SHARED)  ## several gateways that share a pool beside one, on made workloads or traces: TRACE="FILE FILE"
+	$(BIN)/python -m benchmarks.replicas --trace $(or $(TRACE),$(SHARED)) --json .work/replicas.json
+
+bench-ledger: $(READY)  ## what a record of the ledger costs: on the event loop, and in the threads that write and move it
+	$(BIN)/python -m benchmarks.ledger
 
 soak: $(READY)  ## 2,000 concurrent streams through one gateway process for a minute
 	$(BIN)/python -m benchmarks.soak

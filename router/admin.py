@@ -25,6 +25,7 @@ from router.key_watch import KeyWatch
 from router.live_state import describe, describe_pools
 from router.metrics import CONTENT_TYPE, Metrics
 from router.operator_bodies import OwnPagesOnly, read_body, refusal
+from router.wire.record import Record
 
 _ORDER_BYTES = 64 * 1024  # far more than an order for a drill has
 
@@ -39,12 +40,13 @@ def admin_app(
     reload: Reload,
     metrics: Metrics,
     keys: KeyWatch | None = None,
+    record: Callable[[Record], None] | None = None,
 ) -> Starlette:
     """The ASGI app. `reload` is told whether it is a dry run, and the request's body; it returns warnings or raises
-    ConfigError; `ready`: neither starting nor draining; `keys`:
-    None where they are not made at run time."""
+    ConfigError; `ready`: neither starting nor draining; `keys`: None where they are not made at run time; `record`:
+    takes the ledger's records, where there is one."""
 
-    drills = Drills(runtime, metrics)
+    drills = Drills(runtime, metrics, record)
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -15,6 +15,7 @@ from policies.output_length import OutputLengths
 from policies.prefix_blocks import ChainMemo
 from router.coordination.replicas import Replicas
 from router.counting import TokenCounter
+from router.ledger.books import Ledger
 from router.metrics import Metrics
 from router.tenants import KeyRing
 from router.wake import Leases
@@ -38,7 +39,8 @@ class Worker:
 @dataclass(frozen=True, slots=True)
 class Process:
     """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`;
-    `replicas`: None where this process is the only one; `worker`: None for a process that no supervisor keeps."""
+    `replicas`: None where this process is the only one; `worker`: None where no supervisor keeps it; `ledger`: None
+    where no records are kept."""
 
     secret: bytes
     counter: TokenCounter
@@ -51,3 +53,4 @@ class Process:
     leases: Leases = field(default_factory=Leases)
     replicas: Replicas | None = None
     worker: Worker | None = None
+    ledger: Ledger | None = None

@@ -22,7 +22,7 @@ from router.wire.http import Header
 from router.wire.progress import Progress
 from router.wire.stream_usage import UsageRemover
 from router.wire.token_tap import TokenTap
-from router.wire.usage import find_usage
+from router.wire.usage import find_finish, find_usage
 
 # Answers up to this size go out in one piece with their length, so that a failure half-way can still be tried
 # elsewhere. Longer ones (embeddings of many inputs) are passed on as they come.
@@ -269,8 +269,10 @@ class Answer:
     # -- what is noted on the way ------------------------------------------------------------------------------------
 
     def _note_usage(self) -> None:
-        hidden = self._hidden
-        self._call.usage = find_usage(hidden.removed if hidden is not None and hidden.removed else b"".join(self._tail))
+        hidden, tail = self._hidden, b"".join(self._tail)
+        self._call.usage = find_usage(hidden.removed if hidden is not None and hidden.removed else tail)
+        if self._call.spec.output_fields:
+            self._call.finish_reason = find_finish(tail)
         if hidden is not None and hidden.fingerprint is not None:
             self._call.learn_fingerprint(hidden.fingerprint)
 

@@ -12,6 +12,7 @@ import gc
 import logging
 import socket
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from router.database.errors import DatabaseUnusable
 from router.key_builder import key_watch
 from router.key_metrics import KeyCollector
 from router.learned_metrics import LearnedCollector
+from router.ledger_builder import LedgerUnusable, build_ledger
+from router.ledger_metrics import LedgerCollector
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
 from router.pools import Pool
@@ -50,8 +53,12 @@ class Serving:
         self._surroundings = surroundings
         self._first = first
         key, metrics, worker = surroundings.secret(), Metrics(), surroundings.worker
+        try:
+            ledger = build_ledger(first, key, time.time)
+        except LedgerUnusable as error:
+            raise CannotServe(str(error)) from None
         replicas = build_replicas(first, key, metrics, worker)
-        self._process = Process(key, TokenCounter(), metrics, replicas=replicas, worker=worker)
+        self._process = Process(key, TokenCounter(), metrics, replicas=replicas, worker=worker, ledger=ledger)
         self._app = App(build(config, self._process))
         self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
         learned = LearnedCollector(lambda: self._app.runtime.gateway.models, self._process.lengths)
@@ -63,6 +70,7 @@ class Serving:
         clocks = (self._process.clock, self._process.wall_clock)
         keys = KeyCollector(lambda: self.runtime.gateway.directory, self._keys, *clocks)
         self._process.metrics.registry.register(keys)
+        self._process.metrics.registry.register(LedgerCollector(ledger))
         self._ready = False
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -78,6 +86,7 @@ class Serving:
         data, admin = self._data_listener(), self._admin_listener(operators)
         self._surroundings.follow(self._stopping.set, self._reload_by_signal)
         await self._learn_keys()
+        await self._open_ledger()
         await self._join()
         self.runtime.start()
         if self._surroundings.worker is not None:
@@ -98,6 +107,8 @@ class Serving:
         await self.runtime.stop()
         if self._process.replicas is not None:
             await self._process.replicas.stop()
+        if self._process.ledger is not None:
+            await asyncio.to_thread(self._process.ledger.stop)
 
     async def reload(self, dry_run: bool = False, said: bytes = b"") -> list[Problem]:
         """Builds all anew, then swaps; returns warnings. A ConfigError changes nothing, nor does a `dry_run`, which
@@ -147,6 +158,15 @@ class Serving:
                 ):
                     await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
+    async def _open_ledger(self) -> None:
+        """A database that is away only delays records: they wait in the spool."""
+        if self._process.ledger is None:
+            return
+        try:
+            await asyncio.to_thread(self._process.ledger.start)
+        except DatabaseUnusable as error:
+            raise CannotServe(f"state.ledger_url: {error}") from None
+
     def _data_listener(self) -> Listener:
         server = self._first.server
         settings: dict[str, Any] = {
@@ -162,7 +182,11 @@ class Serving:
             raise CannotServe(f"server.tls: the certificate or its key cannot be used: {error}") from None
 
     def _admin_listener(self, operators: socket.socket | str) -> Listener:
-        app = admin_app(lambda: self.runtime, lambda: self._ready, self.reload, self._process.metrics, self._keys)
+        ledger = self._process.ledger
+        record = ledger.add if ledger is not None else None
+        app = admin_app(
+            lambda: self.runtime, lambda: self._ready, self.reload, self._process.metrics, self._keys, record
+        )
         where: dict[str, Any] = {"uds": operators} if isinstance(operators, str) else {}
         return listener(app, timeout_graceful_shutdown=1, **where)
 
@@ -231,6 +255,7 @@ def _needs_restart(before: Config, after: Config) -> list[Problem]:
             "max_header_bytes", "keep_alive_timeout", "shutdown_grace", "log_level", "log_format")  # fmt: skip
     watched = [("server", key) for key in keys]
     watched += [("state", "redis_url"), ("state", "ledger_url"), ("state", "ledger_timeout"), ("keys", "at_run_time")]
+    watched += [("ledger", key) for key in type(before.ledger).model_fields]
     return [
         Problem(f"{section}.{key}", "changed; takes effect at the next restart", None)
         for section, key in watched

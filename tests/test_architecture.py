@@ -26,6 +26,8 @@ FLOORS = {
     "router.process": 4,
     "router.drill": 6, "router.drill_probe": 6, "router.drill_report": 6, "router.drill_stage": 6,
     "router.operators": 5,
+    "router.ledger_builder": 5,
+    "router.cli_ledger": 7,
     "router.key_builder": 5, "router.key_orders": 5,
     "router.admin_keys": 6, "router.operator_bodies": 6, "router.cli_keys": 7,
     "router.app": 6, "router.admin": 6, "router.explain": 6, "router.live_state": 6, "router.serve": 7,
@@ -71,6 +73,10 @@ NEIGHBOURS = {
     "routing_headers": {"tickets"},
     "heartbeat": {"client"},
     "recovery": {"metrics"},
+    "ledger": {"database"},
+    "ledger_metrics": {"ledger"},
+    "request_records": {"calls"},
+    "event_records": {"recovery"},
     "standbys": {"keeper", "metrics", "pools", "presence", "recovery", "standby_engines", "wake"},
     "presence": {"standby_engines", "wake"},
     "wake": {"canary"},
@@ -148,6 +154,7 @@ def test_what_calls_itself_sans_io_does_no_io() -> None:
 def test_only_the_mapper_and_background_loops_catch_everything() -> None:
     allowed = {"router.gateway", "router.probe", "router.watch", "router.kv_events", "router.response", "router.client"}
     allowed |= {"router.hooks", "router.key_watch", "router.limits_line", "router.limits_sync", "router.standbys"}
+    allowed |= {"router.ledger.shipper", "router.ledger.writer"}
     allowed |= {"router.coordination.replicas"}
     for name, _, tree in MODULES:
         for node in ast.walk(tree):

@@ -11,7 +11,7 @@ below. Nothing here opens what the values name (files, URLs); `assembly` does. W
     section                      what every mapping of the file has in common
     profiles                     profiles composed of parts, a part of `routing`
     standby                      what serves when the hot endpoints cannot, a part of `pools`
-    server, keys, routing, lanes, tenants, pools
+    server, keys, ledger, routing, lanes, tenants, pools
                                  the sections: keys with types, bounds, defaults, descriptions
     models                       `Config`, the whole
     environment                  variables laid over the tree
@@ -26,6 +26,7 @@ A new key is one field of a section: the check, the messages and the README's ta
 from router.config.docs import KeyDoc, documented_keys
 from router.config.keys import KeysConfig
 from router.config.lanes import LaneConfig, LanesConfig, lane_policies
+from router.config.ledger import LedgerConfig
 from router.config.loading import load, loads, read
 from router.config.models import Config
 from router.config.pools import EndpointConfig, EngineTlsConfig, HealthConfig, PoolConfig, TimeoutsConfig
@@ -72,6 +73,7 @@ __all__ = [
     "KeysConfig",
     "LaneConfig",
     "LanesConfig",
+    "LedgerConfig",
     "LimitsConfig",
     "MirrorConfig",
     "ModelConfig",

@@ -114,7 +114,9 @@ class StateConfig(Section):
         "with its server.workers. More are seen by themselves.",
     )
     ledger_url: LedgerUrl | None = Field(
-        default=None, repr=False, description="The database: keys made at run time, see `keys`. SQLite for one machine."
+        default=None,
+        repr=False,
+        description="The database: keys made at run time (`keys`) and records (`ledger`). SQLite for one machine.",
     )
     ledger_timeout: Seconds = Field(
         default=5.0, description="Seconds that the database may take for a connection, a lock or an answer."

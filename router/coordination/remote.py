@@ -15,15 +15,15 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
-from typing import Protocol
 
+from policies.coordination.order import LeavingOrder
 from policies.coordination.ownership import Lease, Ownership
 from policies.waiting import Waiting
 from router.coordination import answers, seats
 from router.coordination.affinity import Affinity
 from router.coordination.asked import AskedRequest
-from router.coordination.asks import Answered
-from router.coordination.frames import Answer, Aside, Bound, Held, NotMine
+from router.coordination.asking import Asking, Line
+from router.coordination.frames import Bound
 from router.coordination.framing import Unsayable
 from router.coordination.link import Unreachable
 from router.elsewhere import Elsewhere, Part
@@ -53,18 +53,6 @@ class Mode(StrEnum):
     ALONE = "alone"
 
 
-class Line(seats.Line, Protocol):
-    """A link that is up (`router.coordination.link.Link`)."""
-
-    def ask(
-        self, pool: str, request: AskedRequest, excluded: tuple[str, ...], may_hold: bool, answered: Answered
-    ) -> int: ...
-
-    def cancel(self, number: int) -> None: ...
-
-    def fence(self, pool: str, term: int) -> None: ...
-
-
 class Remote:
     """`reach`: the connection to who has this lease, None without one; `wake`: look at the store now; `seats_kept`: of
     this pool's followers. `pool` is set by `serve`."""
@@ -88,6 +76,7 @@ class Remote:
         self.affinity = affinity
         self._pool: Pool | None = None
         self.seats = seats.Seats(ownership.pool, clock)
+        self._order = LeavingOrder()
         self.mode = Mode.ALONE
         self._line: Line | None = None
         self._alone_since = clock()
@@ -135,6 +124,12 @@ class Remote:
     def looks_after(self) -> bool:
         mode = self.look()
         return mode is Mode.LEADS or (mode is Mode.ALONE and self._clock() - self._alone_since > ALONE_SECONDS)
+
+    def tell(self, ticket: Ticket, replica: str) -> float:
+        """Another replica is told this ticket; returns its pause in seconds."""
+        pause = self._pause(ticket, replica)
+        self._order.told(ticket.endpoint, replica, self._clock())
+        return pause
 
     def fenced(self, term: int) -> None:
         """A peer has seen an owner of this term."""
@@ -234,7 +229,17 @@ class Remote:
         ticket = self.pool.take(waiting) or await self.pool.wait(waiting)
         self._count("leads" if mode is Mode.LEADS else "alone")
         self.keep(ticket)
+        pause = self._pause(ticket, self.ownership.me) if mode is Mode.LEADS else 0.0
+        if pause:
+            try:
+                await asyncio.sleep(pause)
+            except asyncio.CancelledError:
+                ticket.settle(None)
+                raise
         return ticket
+
+    def _pause(self, ticket: Ticket, replica: str) -> float:
+        return self._order.pause(ticket.endpoint, replica, ticket.choice.own_seconds, self._clock())
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -242,7 +247,7 @@ class Remote:
         """The owner's ticket; None where its connection is lost. Raises Elsewhere where it is not the owner."""
         line, request = self._line, waiting.request
         assert line is not None  # noqa: S101  # this replica follows
-        asking = _Asking(self, line, waiting)
+        asking = Asking(self, line, waiting)
         asked, may_hold = AskedRequest.of(request, self._clock()), waiting.on_hold is not None
         try:
             number = asking.number = line.ask(
@@ -252,10 +257,13 @@ class Remote:
             return None
         except Unsayable:  # no frame can hold a number of it: such a one waits for nobody
             return self._take_unsaid(waiting)
-        ticket = None
+        ticket: Ticket | None = None
         try:
             async with asyncio.timeout(max(0.0, request.deadline - self._clock()) + _LATE_SECONDS):
-                ticket = await asking.answer
+                given = await asking.answer
+                if asking.pause:
+                    await asyncio.sleep(asking.pause)
+                ticket = given
             if ticket is not None:
                 self._count("follows")
             return ticket
@@ -296,49 +304,3 @@ class Remote:
 
     def _count(self, by: str) -> None:
         self._metrics.add("promptlane_replica_decisions", self.ownership.pool, by)
-
-
-class _Asking:
-    """One request at the owner, until its answer is here: what came of it is done in the turn in which it came."""
-
-    __slots__ = ("_line", "_remote", "_waiting", "answer", "number")
-
-    def __init__(self, remote: Remote, line: Line, waiting: Waiting) -> None:
-        self._remote = remote
-        self._line = line
-        self._waiting = waiting
-        self.answer: asyncio.Future[Ticket | None] = asyncio.get_running_loop().create_future()
-        self.number = 0
-
-    def answered(self, frame: Answer | None) -> None:
-        answer = self.answer
-        if isinstance(frame, Held):
-            if self._waiting.on_hold is not None and not answer.done():
-                self._waiting.on_hold(frame.seconds)
-        elif answer.done():  # nobody waits any more
-            if isinstance(frame, Bound):
-                self._line.done(frame.id, None)
-        elif frame is None:
-            answer.set_result(None)
-        elif isinstance(frame, Bound):
-            self._take(frame)
-        elif isinstance(frame, NotMine):
-            answer.set_exception(Elsewhere())
-            self._remote.fenced(frame.term)
-        else:
-            answer.set_exception(self._remote.aside() if isinstance(frame, Aside) else answers.error(frame))
-
-    def _take(self, frame: Bound) -> None:
-        try:
-            self.answer.set_result(self._remote.bound(frame, self._line, self._waiting))
-        except Elsewhere as elsewhere:
-            self.answer.set_exception(elsewhere)
-
-    def give_up(self, number: int) -> None:
-        """Nobody has taken the answer: what it gave is given back, what is still to come is not wanted."""
-        answer = self.answer
-        if not answer.done() or answer.cancelled():
-            answer.cancel()
-            self._line.cancel(number)
-        elif answer.exception() is None and (ticket := answer.result()) is not None:
-            ticket.settle(None)

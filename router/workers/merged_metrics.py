@@ -54,6 +54,12 @@ RULES = {
     "promptlane_endpoint_connections": Rule.SUM,
     "promptlane_keys": Rule.MOST,
     "promptlane_keys_look_age_seconds": Rule.MOST,
+    # Each worker has a spool and a chain of its own.
+    "promptlane_ledger_waiting": Rule.SUM,
+    "promptlane_ledger_spool_bytes": Rule.SUM,
+    "promptlane_ledger_lag_seconds": Rule.MOST,
+    "promptlane_ledger_sequence": Rule.MOST,
+    "promptlane_ledger_intact": Rule.LEAST,
     # Each worker learns these by itself.
     "promptlane_bytes_per_token": Rule.MEAN,
     "promptlane_answer_tokens": Rule.MEAN,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from router.key_metrics import KEY_GAUGES
 from router.learned_metrics import LEARNED
+from router.ledger_metrics import LEDGER_GAUGES
 from router.metrics import COUNTERS, Metrics
 from router.pool_metrics import GAUGES
 from router.workers.merged_metrics import NOT_OF_WORKERS, RULES, MergedMetrics, read
@@ -39,7 +40,7 @@ def rendered(merged: MergedMetrics, **texts: str) -> bytes:
 
 
 def test_every_gauge_there_is_has_a_rule() -> None:
-    assert set(RULES) >= {*GAUGES, *KEY_GAUGES, *LEARNED, *WORKER_GAUGES}
+    assert set(RULES) >= {*GAUGES, *KEY_GAUGES, *LEDGER_GAUGES, *LEARNED, *WORKER_GAUGES}
     processes = {
         name for name, family in read(SupervisorMetrics(lambda: ()).render()).items() if family.kind == "gauge"
     }
