@@ -9,6 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import psutil
@@ -223,6 +224,46 @@ async def test_through_redis_workers_are_replicas_each_at_a_port_of_its_own() ->
             addresses = [other["address"] for one in seen for other in one["replicas"].values()]
             assert sorted(addresses) == [f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port + 1}"]
             await crew.at_rest()
+
+
+async def test_keys_made_at_run_time_hold_on_all_and_every_worker_keeps_records(tmp_path: Path) -> None:
+    kept = {
+        "state": {"ledger_url": f"sqlite:///{tmp_path / 'promptlane.db'}"},
+        "ledger": {"spool_dir": str(tmp_path / "spool")},
+    }
+    with running_crew(2, sections=kept) as crew:
+        await crew.serve((0,), **kept)
+        await crew.owner()
+        async with httpx2.AsyncClient(base_url=crew.admin_url, trust_env=False, timeout=60.0) as operator:
+            made = await operator.post("/admin/keys", json={"tenant": "acme", "id": "later"})
+        assert (made.status_code, made.headers["cache-control"]) == (201, "no-store")
+        before = await crew.metric("promptlane_ledger_records_total", kind="request")
+
+        async def statuses() -> Counter[int]:
+            async def one() -> int:
+                async with caller(crew) as client:
+                    header = {"authorization": f"Bearer {made.json()['key']}"}
+                    return (await client.post(CHAT, json=chat(), headers=header)).status_code
+
+            return Counter(await asyncio.gather(*(one() for _ in range(PLENTY))))
+
+        asked: Counter[int] = Counter()
+
+        async def known_everywhere() -> bool:
+            nonlocal asked
+            found = await statuses()
+            asked += found
+            return set(found) == {200}
+
+        await until("all workers know the key", known_everywhere)
+
+        async def recorded() -> bool:
+            records = await crew.metric("promptlane_ledger_records_total", kind="request") - before
+            return asked[200] <= records <= asked.total()
+
+        await until("there is a record of every request", recorded)
+        assert len([one for one in (tmp_path / "spool").iterdir() if one.is_dir()]) == 2
+        await crew.at_rest()
 
 
 # -- the end
