@@ -21,7 +21,7 @@ _LONGEST = 36_500.0  # days
 class LedgerConfig(Section):
     enabled: bool | None = Field(
         default=None,
-        description="Whether a record is kept of every finished request, failover and drill; null: where "
+        description="Whether a record is kept of every finished request, failover, drill and of endpoints' time; null: where "
         "state.ledger_url is given. Without a URL: sqlite:///promptlane.db.",
     )
     spool_dir: FileName = Field(
