@@ -93,6 +93,8 @@ def run_cost(options: argparse.Namespace) -> Iterator[str]:
         yield from _machine(options, wanted, rows, sums, **plan)
         return
     yield from _cost_table(options, wanted, [*rows, sums])
+    if not whole.cost:
+        yield "Endpoints have cost nothing: " + ("they have no hourly_cost." if whole.time else "no record is of them.")
     yield from _said(options, fleets)
 
 
@@ -162,8 +164,9 @@ def _said(options: argparse.Namespace, fleets: dict[str, Fleet]) -> Iterator[str
         asked = (
             f"{options.demand} tokens a day need" if name == "demand" else f"{_money(options.budget)} a day pays for"
         )
+        several = "endpoint" if fleet.endpoints == 1 else "endpoints"
         yield (
-            f"{asked} {fleet.endpoints} endpoints, busy {options.utilisation:.0%} of the time: {fleet.tokens} tokens "
+            f"{asked} {fleet.endpoints} {several}, busy {options.utilisation:.0%} of the time: {fleet.tokens} tokens "
             f"and {_money(fleet.cost)} a day, {_money(fleet.per_million)} a million"
         )
     if len(fleets) == 2:
@@ -224,8 +227,11 @@ def _table(columns: Sequence[str], rows: list[list[str]], wanted: Span) -> Itera
     yield f"From {wanted.since} up to {wanted.until} (UTC), that day not included."
     rows[-1][0] = "all"
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    names = columns.index("model") + 1
     for row in [columns, *rows]:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        cells = [cell.ljust(width) for cell, width in zip(row[:names], widths[:names], strict=True)]
+        cells += [cell.rjust(width) for cell, width in zip(row[names:], widths[names:], strict=True)]
+        yield "  ".join(cells)
 
 
 def _money(micro: int | None) -> str:
