@@ -24,7 +24,7 @@ from router.wire.record import Kind, Record
 
 _log = logging.getLogger("promptlane.ledger")
 
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 1.0  # so much is lost at most when another replica takes over
 PERIOD_SECONDS = 60.0
 # A process that did not look for longer was stopped, and cannot say what its endpoints did meanwhile.
 MISSED_SECONDS = 60.0
@@ -84,7 +84,14 @@ class EndpointRecords:
             self._end(whose)
 
     def look(self) -> None:
-        """Counts the time since the last look to what each endpoint does now."""
+        """Counts the time since the last look to what each endpoint does now. A fault is logged and counted."""
+        try:
+            self._look()
+        except Exception:  # neither the loop nor the end of the process must end with one odd moment
+            _log.exception("counting the time of endpoints failed")
+            self._metrics.add("promptlane_internal_errors", "endpoint_records")
+
+    def _look(self) -> None:
         now, wall = self._clock(), self._wall_clock()
         pools = list(self._pools())
         sharing = Counter(state.endpoint.url for pool in pools for state in pool.states)
@@ -130,11 +137,7 @@ class EndpointRecords:
 
     async def _run(self) -> None:
         while True:
-            try:
-                self.look()
-            except Exception:  # a background loop ends with its process, not with one odd moment
-                _log.exception("counting the time of endpoints failed")
-                self._metrics.add("promptlane_internal_errors", "endpoint_records")
+            self.look()
             await asyncio.sleep(LOOK_SECONDS)
 
 

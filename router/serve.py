@@ -108,7 +108,7 @@ class Serving:
             admin.should_exit = True
         if self._keys is not None:
             await self._keys.stop()
-        if self._endpoints is not None:  # before it looks after no pool any more
+        if self._endpoints is not None:
             await self._endpoints.stop()
         await self.runtime.stop()
         if self._process.replicas is not None:
@@ -222,6 +222,8 @@ class Serving:
         get their grace."""
         server = self.runtime.config.server
         self._ready = False
+        if self._endpoints is not None:
+            self._endpoints.look()  # up to now they were this process's to count
         if self._process.replicas is not None:
             await self._process.replicas.hand_over()
         _log.info("stopping: up to %g seconds for requests under way", server.shutdown_grace)
