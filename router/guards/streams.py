@@ -27,6 +27,8 @@ MOST_TEXTS: Final = 1024
 _MARKS: Final = frozenset(
     {"role", "id", "type", "object", "finish_reason", "stop_reason", "item_id", "call_id", "status", "signature"}
 )
+# Texts that are JSON.
+_JSON: Final = frozenset({"arguments", "partial_json", "response.function_call_arguments.delta"})
 Key = tuple[Any, ...]
 Leaf = tuple[dict[str, Any], str, Key]
 _encode = msgspec.json.Encoder().encode
@@ -112,7 +114,8 @@ class Screen:
         """What may leave of one text now. `again`: makes the data of an event that brings more of it."""
         text = self._texts.get(key)
         if text is None:
-            text = self._texts[key] = Text(Window(self._searches, self._findings))
+            quotes = any(part in _JSON for part in key)
+            text = self._texts[key] = Text(Window(self._searches, self._findings, quotes=quotes))
             if len(self._texts) > MOST_TEXTS:
                 self._too_long()
         text.piece = again

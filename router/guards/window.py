@@ -14,7 +14,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Final
 
-from router.guards.finder import BEHIND, TooSlow
+from router.guards.finder import BEHIND, Finder, TooSlow
 from router.guards.folding import RUN, Folding, Squeezer
 from router.guards.rules import Action, Findings, Search
 
@@ -22,12 +22,34 @@ from router.guards.rules import Action, Findings, Search
 _CONTEXT: Final = (BEHIND + 1) * (RUN + 1)
 
 
+class Quotes:
+    """Whether a piece of JSON ends inside a string."""
+
+    __slots__ = ("_escaped", "inside")
+
+    def __init__(self) -> None:
+        self.inside = False
+        self._escaped = False
+
+    def pass_by(self, text: str) -> None:
+        """The next characters."""
+        for character in text:
+            if self._escaped:
+                self._escaped = False
+            elif character == "\\":
+                self._escaped = self.inside
+            elif character == '"':
+                self.inside = not self.inside
+
+
 class Window:
-    """`stopped`: a rule that blocks has found something; all before it has left, and nothing more does."""
+    """`stopped`: a rule that blocks has found something; all before it has left, and nothing more does. `quotes`: the
+    text is JSON, of which a label in the place of a number must be a string."""
 
-    __slots__ = ("_findings", "_left", "_pending", "_searches", "_spans", "_squeezer", "_text", "stopped")
+    __slots__ = ("_findings", "_left", "_pending", "_quotes", "_searches", "_spans", "_squeezer", "_text", "stopped")
 
-    def __init__(self, searches: Sequence[Search], findings: Findings) -> None:
+    def __init__(self, searches: Sequence[Search], findings: Findings, *, quotes: bool = False) -> None:
+        self._quotes = Quotes() if quotes else None
         self._searches = searches
         self._findings = findings
         self._squeezer = Squeezer()
@@ -108,6 +130,8 @@ class Window:
                 break
             rule, finder = self._searches[number]
             out.append(text[left:begin])
+            if self._quotes is not None:
+                self._quotes.pass_by(text[left:begin])
             if rule.action is Action.BLOCK or begin == end:
                 if begin != end:
                     self._findings.add(rule)
@@ -115,13 +139,21 @@ class Window:
                 return "".join(out)
             self._findings.add(rule)
             if begin >= left:
-                out.append(f"[{finder.label}]")
+                out.append(self._label(finder))
+            if self._quotes is not None:
+                self._quotes.pass_by(text[max(left, begin) : end])
             left = max(left, begin, end)
         if limit > left:
             out.append(text[left:limit])
+            if self._quotes is not None:
+                self._quotes.pass_by(text[left:limit])
             left = limit
         self._left = left
         return "".join(out)
+
+    def _label(self, finder: Finder) -> str:
+        bare = self._quotes is not None and not self._quotes.inside
+        return f'"[{finder.label}]"' if bare else f"[{finder.label}]"
 
     def _forget(self) -> None:
         """What neither leaves any more nor is looked at."""

@@ -54,9 +54,9 @@ def all_searches(action: Action = Action.REDACT) -> tuple[Search, ...]:
     return searches([rule(f"r{number}", action, finder) for number, finder in enumerate(FINDERS)])
 
 
-def passed(found: Sequence[Search], text: str) -> str:
-    """What passes of a text that comes in one piece."""
-    return Window(found, Findings(Side.OUTPUT)).feed(text, final=True)
+def passed(found: Sequence[Search], text: str, *, quotes: bool = False) -> str:
+    """What passes of a text that comes in one piece. `quotes`: it is JSON."""
+    return Window(found, Findings(Side.OUTPUT), quotes=quotes).feed(text, final=True)
 
 
 def cut(text: str, places: Sequence[int]) -> list[str]:

@@ -1,0 +1,166 @@
+"""A guard that is a service: what it is asked, and what happens when it hangs, dies or answers nonsense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.router.guards.moderator import Moderator, running_moderator
+from tests.router.guards.stack import KEY, answering, config, failures, guarded, settled, verdicts
+from tests.router.guards.test_answers import chat, message
+from tests.router.stack import Stack, running
+
+CHAT = "/v1/chat/completions"
+MOODS = pytest.mark.parametrize(
+    ("mood", "cause"),
+    [
+        ("silent", "timeout"), ("dead", "unreachable"), ("broken", "status"), ("nonsense", "nonsense"),
+        ("few", "nonsense"), ("html", "nonsense"), ("endless", "nonsense"),
+    ],
+)  # fmt: skip
+
+
+def rule(moderator: Moderator, name: str = "asked", **fields: Any) -> dict[str, Any]:
+    service = {"url": moderator.url, "model": "omni", "timeout": 0.5, **fields.pop("service", {})}
+    return {"name": name, "action": "block", "service": service, **fields}
+
+
+@pytest.fixture(scope="module")
+def moderator() -> Iterator[Moderator]:
+    with running_moderator() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def closed(moderator: Moderator) -> Iterator[Stack]:
+    with guarded([rule(moderator)]) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def opened(moderator: Moderator) -> Iterator[Stack]:
+    with guarded([rule(moderator, when_unavailable="allow")]) as stack:
+        yield stack
+
+
+@pytest.fixture(autouse=True)
+def fresh(moderator: Moderator, closed: Stack, opened: Stack) -> Iterator[None]:
+    for stack in (closed, opened):
+        stack.engines["e"].received.clear()
+        stack.engines["e"].reply = answering(chat(content="a calm answer"))
+        for name in ("verdicts", "failures"):
+            stack.process.metrics._totals[f"promptlane_guard_{name}"].clear()
+    moderator.asked.clear()
+    yield
+    moderator.mood = "well"
+
+
+def ask(stack: Stack, text: str, **fields: Any) -> tuple[int, Any]:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": text}], **fields}
+    status, _, answer = stack.post(CHAT, body, key=KEY)
+    return status, answer
+
+
+def test_it_is_asked_about_every_text_of_the_prompt_and_of_the_answer(closed: Stack, moderator: Moderator) -> None:
+    assert ask(closed, "a calm question")[0] == 200
+    (prompt, _), (answer, _) = moderator.asked
+    assert prompt == {"model": "omni", "input": ["a calm question"]}
+    assert answer["input"] == ["a calm answer"]
+
+
+def test_what_it_flags_is_refused_on_both_sides(closed: Stack) -> None:
+    status, got = ask(closed, "words of hate")
+    assert (status, got["error"]["code"]) == (400, "content_policy_violation")
+    assert closed.engines["e"].received == []
+    settled(closed, {("asked", "input", "block"): 1})
+    closed.engines["e"].reply = answering(chat(content="words of hate"))
+    status, got = ask(closed, "a calm question")
+    assert (status, got["error"]["code"]) == (400, "content_policy_violation")
+    settled(closed, {("asked", "input", "block"): 1, ("asked", "output", "block"): 1})
+
+
+@MOODS
+def test_without_its_word_nothing_passes(closed: Stack, moderator: Moderator, mood: str, cause: str) -> None:
+    moderator.mood = mood
+    status, got = ask(closed, "a calm question")
+    assert (status, got["error"]["code"]) == (503, "guard_unavailable")
+    assert closed.engines["e"].received == []
+    assert failures(closed) == {("asked", "input", cause): 1}
+
+
+@MOODS
+def test_or_all_passes_where_the_rule_says_so(opened: Stack, moderator: Moderator, mood: str, cause: str) -> None:
+    moderator.mood = mood
+    assert ask(opened, "words of hate")[0] == 200
+    settled(opened, {})
+    assert failures(opened) == {("asked", "input", cause): 1, ("asked", "output", cause): 1}
+
+
+def test_a_service_that_nobody_runs_is_unreachable() -> None:
+    nobody = {"name": "asked", "service": {"url": "http://127.0.0.1:9/v1/moderations"}}
+    with guarded([nobody]) as stack:
+        assert ask(stack, "x y")[0] == 503
+        assert failures(stack) == {("asked", "input", "unreachable"): 1}
+
+
+def test_only_the_categories_that_are_named_count(moderator: Moderator) -> None:
+    with guarded([rule(moderator, service={"categories": ["violence"]})]) as stack:
+        stack.engines["e"].reply = answering(chat(content="calm"))
+        assert ask(stack, "words of hate")[0] == 200
+        assert ask(stack, "let us fight")[0] == 400
+
+
+def test_streams_are_refused_where_a_service_must_see_the_whole_answer(closed: Stack) -> None:
+    status, got = ask(closed, "calm", stream=True)
+    assert (status, got["error"]["param"]) == (400, "stream")
+
+
+def test_a_rule_for_prompts_alone_lets_streams_be(moderator: Moderator) -> None:
+    with guarded([rule(moderator, on="input")]) as stack:
+        assert ask(stack, "calm", stream=True)[0] in (200, 502)  # this engine does not stream
+        assert ask(stack, "hate", stream=True)[0] == 400
+
+
+def test_messages_are_told_in_their_own_words(closed: Stack, moderator: Moderator) -> None:
+    body = {"model": "tiny", "max_tokens": 5, "messages": [{"role": "user", "content": "hate"}]}
+    status, _, got = closed.post("/v1/messages", body, key=KEY)
+    assert (status, got["type"], got["error"]["type"]) == (400, "error", "invalid_request_error")
+    moderator.mood = "broken"
+    closed.engines["e"].reply = answering(message(type="text", text="x"))
+    assert closed.post("/v1/messages", body, key=KEY)[0] == 503
+
+
+def test_other_rules_come_first_and_spare_the_question(moderator: Moderator) -> None:
+    words = {"name": "words", "find": {"words": ["bomb"]}}
+    with guarded([rule(moderator), words]) as stack:
+        assert ask(stack, "a bomb")[0] == 400
+    assert moderator.asked == []
+
+
+def test_its_key_comes_from_the_environment_and_its_connections_outlive_a_reload(
+    moderator: Moderator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from router.assembly import build
+    from router.config import ConfigError, loads
+
+    text = {**config([rule(moderator, service={"api_key_env": "MODERATION_KEY"})])}
+    with pytest.raises(ConfigError, match="api_key_env"):
+        loads(__import__("json").dumps(text).replace("ENGINE:e", "http://127.0.0.1:9").encode(), {})
+    monkeypatch.setattr("tests.router.stack.loads", lambda data, env: loads(data, {**env, "MODERATION_KEY": "sk-mod"}))
+    with running(text, ["e"]) as stack:
+        assert ask(stack, "calm")[0] == 200
+        assert moderator.asked[0][1] == "Bearer sk-mod"
+        before = stack.app.runtime
+        assert before.guards is not None
+
+        async def reload() -> None:
+            stack.app.runtime = build(stack.configure(text), stack.process, before)
+            stack.app.runtime.start()
+            await before.stop(stack.app.runtime)
+
+        stack.run(reload())
+        assert stack.app.runtime.guards.services == before.guards.services
+        assert ask(stack, "hate")[0] == 400
+        assert verdicts(stack)[("asked", "input", "block")] == 1
