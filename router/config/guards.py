@@ -57,7 +57,10 @@ class ModerationConfig(Section):
 
 class PresidioConfig(Section):
     language: Word = Field(default="en", description="Language of the texts.")
-    model: Word = Field(default="en_core_web_sm", description="The installed spaCy model that finds names and places.")
+    model: Word = Field(
+        default="en_core_web_sm",
+        description="The spaCy model that finds names and places: a package that is installed, or a folder.",
+    )
     entities: tuple[Entity, ...] | None = Field(default=None, description="Entities to look for; null: all it knows.")
     score: Share = Field(default=0.5, description="How sure it must be, up to 1.")
     timeout: Seconds = Field(default=2.0, description="Seconds that it may take for one request.")

@@ -23,8 +23,8 @@ BEHIND: Final = 4
 MAX_REACH: Final = 512
 # What one search with an operator's pattern may take, in seconds. One that needs more is not answered for.
 PATTERN_SECONDS: Final = 0.05
-# Characters from which on a search lets other threads run.
-LONG_TEXT: Final = 16_384
+# Characters from which on a search lets other threads run; to let them costs a microsecond.
+LONG_TEXT: Final = 4096
 _REFUSED: Final = {
     "AT_BEGINNING": "^", "AT_BEGINNING_STRING": r"\A", "AT_BEGINNING_LINE": "^", "AT_END": "$", "AT_END_STRING": r"\Z",
     "AT_END_LINE": "$",
@@ -66,7 +66,7 @@ class Finder:
         try:
             while True:
                 begin = self._candidate(folded, at, final=final, alone=alone)
-                if begin < 0:
+                if begin < 0 or begin == end:
                     yield end, end
                     return
                 if not final and begin + self.reach > end and not self._ends(folded, begin):
@@ -84,7 +84,7 @@ class Finder:
         partial, leads = not final, self.leads
         while leads is not None:
             led = leads.search(folded, at, partial=partial, concurrent=alone)
-            if led is None:
+            if led is None or led.start() == len(folded):
                 return -1
             at = led.start()
             if self.pattern.match(folded, at, partial=partial, timeout=self.seconds) is not None:

@@ -24,8 +24,9 @@ from router.wire.texts import Replacer, examined, ids_in
 from router.wire.unseen import refuse_unseen
 
 _log = logging.getLogger("promptlane.guards")
-# Bodies above this are examined off the event loop: a kB takes up to 0.3 ms with all recognisers.
-INLINE_BYTES: Final = 16 * 1024
+# Bodies above this are examined off the event loop: a kB takes up to 0.6 ms with every rule that there is, and 5 ms is
+# the most that other requests may wait for one (`make bench-guards`).
+INLINE_BYTES: Final = 8 * 1024
 
 # APIs in which no model sees what is asked.
 _HARMLESS: Final = ("/tokenize", "/detokenize")

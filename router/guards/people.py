@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 # Requests that wait for the one thread; each has its time limit anyway.
@@ -76,7 +77,7 @@ def presidio(
         from presidio_analyzer.nlp_engine import NlpEngineProvider
     except ImportError:
         raise NotInstalled("expected Presidio to be installed: pip install 'promptlane[presidio]'") from None
-    if not spacy.util.is_package(model):
+    if not (spacy.util.is_package(model) or Path(model).is_dir()):
         raise NotInstalled(f"expected a spaCy model that is installed, not {model}: python -m spacy download {model}")
     models = [{"lang_code": language, "model_name": model}]
     provider = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models})
