@@ -68,6 +68,7 @@ class GuardsBuilder:
             tuple(_finders(guard)),
             fails_closed=guard.when_unavailable == "block",
             service=self._service(tenant, guard) if guard.service is not None else None,
+            service_sees=guard.service.stream_characters if guard.service is not None else 0,
             people=self._people(tenant, index, guard.presidio) if guard.presidio is not None else None,
         )
 

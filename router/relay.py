@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from router.calls import Call, Superseded
 from router.errors import BadEngineResponse, EngineError, PolicyError
 from router.guards.answers import AnswerGuard
+from router.guards.stream_asking import StreamAsker
 from router.passage import Passage
 from router.upstream import Response
 from router.wire.continuation import said_usage
@@ -46,7 +47,7 @@ class Answer:
     came. `guard`: what the tenant's rules found in it."""
 
     __slots__ = (
-        "_awaits_token", "_call", "_clock", "_front", "_headers", "_hold_back", "_judge", "_owed", "_passage",
+        "_asker", "_awaits_token", "_call", "_clock", "_front", "_headers", "_hold_back", "_judge", "_owed", "_passage",
         "_response", "_tail", "_timer", "_write", "guard", "token_at",
     )  # fmt: skip
 
@@ -71,6 +72,7 @@ class Answer:
             self.guard.stream() if self.guard is not None and judged else None,
             call.model.alias_rewriter() if call.model is not None else None,
         )
+        self._asker = self.guard.asker if self.guard is not None else None
         self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
         self._awaits_token = True
         self.token_at: float | None = None
@@ -119,6 +121,7 @@ class Answer:
             if self.guard is not None and self._judge is None:
                 body = await self._examined(self.guard, body)
             body = self._passage.feed(body if self._judge is None else self._judge.feed(body)) + self._rest()
+            body = await self._seen(body)
             self._note_usage()
             if self._passage.stopped:
                 body += self._ending()
@@ -160,6 +163,7 @@ class Answer:
         """The end of a stream whose engine did not live to write it."""
         self._tail.append(events)
         rest = self._rest(events)
+        rest = await self._seen(rest)
         self._note_usage()
         if self._passage.stopped:
             rest += self._ending()
@@ -169,6 +173,7 @@ class Answer:
         try:
             await self._relay()
             rest = self._rest(self._front.end() if self._front is not None else b"")
+            rest = await self._seen(rest)
         except _Stopped:
             rest = b""
         finally:
@@ -210,13 +215,30 @@ class Answer:
                 self._wait_for_content(judge)
                 return None
         chunk = self._passage.feed(chunk)
-        if self._passage.screen is not None and self._passage.stopped:
-            return self._stop(chunk)
+        if self._passage.screen is not None:
+            if self._passage.stopped:
+                return self._stop(chunk)
+            if self._asker is not None:
+                return self._asked(self._asker) if self._asker.keep(chunk) else None
         return self._write(chunk) if chunk else None
+
+    async def _asked(self, asker: StreamAsker) -> None:
+        """Passes on what a service lets pass."""
+        chunk = await asker.verdict()
+        if self._passage.stopped:
+            raise _Stopped
+        if chunk and (pending := self._write(chunk)) is not None:
+            await pending
+
+    async def _seen(self, chunk: bytes) -> bytes:
+        """What of it and of what waits for a service may pass."""
+        return chunk if self._asker is None else await self._asker.last(chunk)
 
     async def _stop(self, chunk: bytes) -> None:
         """What may still pass goes to a client that has begun to read. Awaited by `Response.relay`, which lets go of
         the engine."""
+        if self._asker is not None:
+            chunk = b""  # the service has not seen it
         if chunk and self._call.client.started and (pending := self._write(chunk)) is not None:
             await pending
         raise _Stopped
@@ -241,7 +263,7 @@ class Answer:
         anew. Awaited by `Response.relay`, which lets go of the engine."""
         if (
             self._call.client.started
-            and (chunk := self._passage.feed(chunk))
+            and (chunk := await self._seen(self._passage.feed(chunk)))
             and (pending := self._write(chunk)) is not None
         ):
             await pending
@@ -265,7 +287,7 @@ class Answer:
         that has not, another engine may begin anew."""
         if not self._call.client.started:
             return
-        whole = self._passage.give_up()
+        whole = await self._seen(self._passage.give_up())
         if whole and (pending := self._write(whole)) is not None:
             await pending
 

@@ -8,10 +8,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
 from pydantic import AfterValidator, Field
 
 from router.config.section import Section
-from router.config.types import Count, EngineKey, Expect, Name, Seconds, Share, Variable, Word, engine_url, field_name
+from router.config.types import (
+    NO_BOOL,
+    Count,
+    EngineKey,
+    Expect,
+    Name,
+    Seconds,
+    Share,
+    Variable,
+    Word,
+    engine_url,
+    field_name,
+)
 from router.guards.recognisers import PII_KINDS
 
 
@@ -50,6 +63,9 @@ class ModerationConfig(Section):
     api_key: EngineKey | None = Field(default=None, repr=False, description="Key for it. Only by `api_key_env`.")
     api_key_env: Variable | None = Field(default=None, description="Environment variable that holds its key.")
     timeout: Seconds = Field(default=2.0, description="Seconds that an answer may take.")
+    stream_characters: Annotated[int, NO_BOOL, Ge(1), Le(100_000)] = Field(
+        default=400, description="Characters of a stream that wait until it has seen them, with as many before them."
+    )
     categories: tuple[Word, ...] | None = Field(
         default=None, description="Categories that count; null: whatever it flags."
     )

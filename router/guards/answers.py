@@ -5,6 +5,7 @@ Floor: sans-IO, but that a whole answer may be asked about elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -17,10 +18,14 @@ from router.guards.named_streams import MessagesScreen, ResponsesScreen
 from router.guards.openai_streams import ChunkScreen
 from router.guards.parts import Collector, Examiner, suspicious
 from router.guards.rules import Findings, Rule, Search, Side
+from router.guards.stream_asking import StreamAsker
 from router.guards.streams import Screen
 from router.wire.openai import ApiSpec
 from router.wire.texts import Reader, Replacer, walked
 
+# Bodies above this are examined off the event loop: a kB takes up to 0.6 ms with every rule that there is, and 5 ms is
+# the most that other requests may wait for one (`make bench-guards`).
+INLINE_BYTES: Final = 8 * 1024
 # Where an answer has what was generated: the rest is about the request.
 _SAID: Final = ("choices", "output", "output_text", "content")
 _SCREENS: Final[dict[str, Callable[[Sequence[Search], Findings], Screen]]] = {
@@ -34,9 +39,10 @@ _decode = msgspec.json.Decoder().decode
 
 
 class AnswerGuard:
-    """Of one answer. `findings`: what there was; `seconds`: what looking took, of a whole one."""
+    """Of one answer. `findings`: what there was; `seconds`: what looking took, of a whole one. `asker`: of a stream
+    that a service must see, piece by piece."""
 
-    __slots__ = ("_clock", "_rules", "_searches", "_spec", "findings", "screen", "seconds")
+    __slots__ = ("_clock", "_rules", "_searches", "_spec", "asker", "findings", "seconds")
 
     def __init__(
         self, spec: ApiSpec, rules: Sequence[Rule], found: Sequence[Search], clock: Callable[[], float]
@@ -47,12 +53,15 @@ class AnswerGuard:
         self._clock = clock
         self.findings = Findings(Side.OUTPUT)
         self.seconds: float | None = None
-        self.screen: Screen | None = None
+        self.asker: StreamAsker | None = None
 
     def stream(self) -> Screen:
         """For an answer that is a stream of events."""
-        self.screen = _SCREENS[self._spec.name](self._searches, self.findings)
-        return self.screen
+        screen = _SCREENS[self._spec.name](self._searches, self.findings)
+        services = [rule for rule in self._rules if rule.service is not None]
+        if services:
+            self.asker = StreamAsker(services, screen, self.findings)
+        return screen
 
     @property
     def blocked(self) -> bool:
@@ -80,7 +89,8 @@ class AnswerGuard:
             if not isinstance(answer, dict):
                 raise BadEngineResponse("The engine's answer is not an object.")
             said = {name: answer[name] for name in _SAID if name in answer}
-            seen = self._searched(said)
+            inline = len(body) <= INLINE_BYTES
+            seen = self._searched(said) if inline else await asyncio.to_thread(self._searched, said)
             if not self.blocked:
                 seen = await self._asked(seen)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from router.errors import BadRequest
-from router.guards.answers import AnswerGuard
+from router.guards.answers import INLINE_BYTES, AnswerGuard
 from router.guards.asking import ask_presidio, ask_services
 from router.guards.parts import Collector, Examiner, suspicious
 from router.guards.rules import Findings, Rule, Side, Verdict, searches
@@ -24,9 +24,6 @@ from router.wire.texts import Replacer, examined, ids_in
 from router.wire.unseen import refuse_unseen
 
 _log = logging.getLogger("promptlane.guards")
-# Bodies above this are examined off the event loop: a kB takes up to 0.6 ms with every rule that there is, and 5 ms is
-# the most that other requests may wait for one (`make bench-guards`).
-INLINE_BYTES: Final = 8 * 1024
 
 # APIs in which no model sees what is asked.
 _HARMLESS: Final = ("/tokenize", "/detokenize")
@@ -53,11 +50,7 @@ class TenantGuard:
         try:
             if self.output and spec.output_fields:
                 refuse_unseen(spec, body, self.output_acts, self.asks_about_answers)
-            fields = body.fields
-            if self.input:
-                if spec.path not in _HARMLESS and any(rule.acts for rule in self.input) and (name := ids_in(fields)):
-                    raise BadRequest(f"'{name}' must be text: token ids cannot be examined.", param=name)
-                fields = await self._examine(fields, size, findings)
+            fields = await self._examine(spec, body.fields, size, findings) if self.input else body.fields
         finally:
             self.metrics.observe("promptlane_guard_seconds", self.clock() - began, self.tenant, Side.INPUT.value)
         return (body if fields is body.fields else replace(body, fields=fields)), findings
@@ -70,7 +63,7 @@ class TenantGuard:
     @property
     def asks_about_answers(self) -> bool:
         """Whether a rule needs a whole answer, to ask somebody about it."""
-        return any(rule.service is not None or rule.people is not None for rule in self.output)
+        return any(rule.people is not None for rule in self.output)
 
     def answer(self, spec: ApiSpec) -> AnswerGuard | None:
         """For one answer; None where no rule looks at it."""
@@ -97,12 +90,11 @@ class TenantGuard:
             _log.info("rule %s of %s: %s, %s, %d times", verdict.rule, self.tenant, *labels[2:], verdict.found)
         return verdicts
 
-    async def _examine(self, fields: Fields, size: int, findings: Findings) -> Fields:
-        seen = Collector()
+    async def _examine(self, spec: ApiSpec, fields: Fields, size: int, findings: Findings) -> Fields:
         if size <= INLINE_BYTES:
-            fields = self._search(fields, findings, seen)
+            fields = self._search(spec, fields, findings)
         else:
-            fields = await asyncio.to_thread(self._search, fields, findings, seen)
+            fields = await asyncio.to_thread(self._search, spec, fields, findings)
         if not self._asks or findings.blocked_by is not None:
             return fields
         texts = Collector()
@@ -116,9 +108,12 @@ class TenantGuard:
     def _asks(self) -> bool:
         return any(rule.service is not None or rule.people is not None for rule in self.input)
 
-    def _search(self, fields: Fields, findings: Findings, seen: Collector) -> Fields:
+    def _search(self, spec: ApiSpec, fields: Fields, findings: Findings) -> Fields:
+        if spec.path not in _HARMLESS and any(rule.acts for rule in self.input) and (name := ids_in(fields)):
+            raise BadRequest(f"'{name}' must be text: token ids cannot be examined.", param=name)
         if not self._searches:
             return fields
+        seen = Collector()
         examined(fields, seen)
         users = [*seen.users, *seen.names, *seen.joined]
         if not suspicious(users, self._searches) and not suspicious(seen.own, self._in_own):

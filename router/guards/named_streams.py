@@ -99,7 +99,9 @@ class ResponsesScreen(Screen):
         return b"event: %b\ndata: %b\n\n" % (str(data.get("type")).encode(), _encode(numbered))
 
     def _data(self, data: dict[str, Any], event: bytes) -> bytes:
-        kind = str(data.get("type", ""))
+        kind, number = str(data.get("type", "")), data.get("sequence_number")
+        if not self._acts and isinstance(number, int):
+            self._number = number
         response = data.get("response")
         if isinstance(response, dict) and not self._response:
             self._response = {name: value for name, value in response.items() if name != "output"}

@@ -35,7 +35,8 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """`fails_closed`: what cannot be examined is taken for found. `service`, `people`: who is asked besides."""
+    """`fails_closed`: what cannot be examined is taken for found. `service`, `people`: who is asked besides.
+    `service_sees`: characters of a stream that wait until the service has seen them."""
 
     name: str
     action: Action
@@ -43,6 +44,7 @@ class Rule:
     finders: tuple[Finder, ...] = ()
     fails_closed: bool = True
     service: ModerationService | None = None
+    service_sees: int = 0
     people: People | None = None
 
     @property

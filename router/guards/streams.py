@@ -55,7 +55,7 @@ class Screen:
         self._acts = any(search.rule.acts for search in searches)
         self._events = EventSplitter()
         self._texts: dict[Key, Text] = {}
-        self.most_held = 0  # characters, of one text
+        self.passed: list[str] | None = None  # texts that have left, where somebody wants to see them
 
     @property
     def stopped(self) -> bool:
@@ -100,7 +100,7 @@ class Screen:
             if self.stopped:
                 break
             text = self._texts.pop(key)
-            rest = text.window.feed("", final=True)
+            rest = self._seen(text.window.feed("", final=True))
             if rest and text.piece is not None and self._acts:
                 out.append(self._written(text.piece(rest)))
         return b"".join(out)
@@ -119,13 +119,16 @@ class Screen:
             if len(self._texts) > MOST_TEXTS:
                 self._too_long()
         text.piece = again
-        out = text.window.feed(piece)
-        self.most_held = max(self.most_held, text.window.held)
-        return out
+        return self._seen(text.window.feed(piece))
+
+    def _seen(self, passed: str) -> str:
+        if self.passed is not None and passed:
+            self.passed.append(passed)
+        return passed
 
     def _at_once(self, piece: str) -> str:
         """What may stay of a text that comes in one piece."""
-        return Window(self._searches, self._findings).feed(piece, final=True)
+        return self._seen(Window(self._searches, self._findings).feed(piece, final=True))
 
     def _written(self, data: dict[str, Any]) -> bytes:
         return b"data: " + _encode(data) + b"\n\n"

@@ -116,8 +116,8 @@ def ids_in(fields: Fields) -> str | None:
 
 
 def _may_have_text(raw: msgspec.Raw) -> bool:
-    """Numbers and switches are no texts; a number may be a long one."""
-    return bytes(memoryview(raw)[:1]) in (b'"', b"[", b"{") or len(raw) > 8
+    """Numbers and switches are no texts."""
+    return bytes(memoryview(raw)[:1]) in (b'"', b"[", b"{")
 
 
 def _has_numbers(raw: msgspec.Raw) -> bool:

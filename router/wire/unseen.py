@@ -31,7 +31,7 @@ _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def refuse_unseen(spec: ApiSpec, body: Body, acts: bool, asks: bool) -> None:
     """Raises BadRequest naming the field. `acts`: some rule changes answers; `asks`: some rule needs all of one."""
     if asks and body.stream:
-        message = "A content rule of this tenant examines whole answers: ask without 'stream'."
+        message = "A content rule of this tenant must see whole answers: ask without 'stream'."
         raise BadRequest(message, param="stream", code="field_refused")
     if not acts:
         return

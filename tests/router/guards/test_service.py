@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.stack import poll
+from tests.router.guards import events
 from tests.router.guards.moderator import Moderator, running_moderator
-from tests.router.guards.stack import KEY, answering, config, failures, guarded, settled, verdicts
-from tests.router.guards.test_answers import chat, message
+from tests.router.guards.stack import KEY, answering, config, failures, guarded, settled, streaming, verdicts
+from tests.router.guards.test_answers import QUESTIONS, chat, message
 from tests.router.stack import Stack, running
 
 CHAT = "/v1/chat/completions"
@@ -112,15 +114,92 @@ def test_only_the_categories_that_are_named_count(moderator: Moderator) -> None:
         assert ask(stack, "let us fight")[0] == 400
 
 
-def test_streams_are_refused_where_a_service_must_see_the_whole_answer(closed: Stack) -> None:
-    status, got = ask(closed, "calm", stream=True)
-    assert (status, got["error"]["param"]) == (400, "stream")
+STREAMS: dict[str, tuple[str, Any]] = {
+    "chat": (CHAT, events.chat),
+    "completions": ("/v1/completions", events.completions),
+    "messages": ("/v1/messages", events.messages),
+    "responses": ("/v1/responses", events.responses),
+}
+
+
+def stream(stack: Stack, api: str, *said: str) -> tuple[int, Any, list[dict[str, Any]]]:
+    """Status, what came, and its events."""
+    path, make = STREAMS[api]
+    stack.engines["e"].reply = streaming([*make(said), *([events.DONE] if api in ("chat", "completions") else [])])
+    body = {"model": "qwen", "stream": True, **QUESTIONS[path]}
+    status, _, answer = stack.post(path, body, key=KEY)
+    return status, answer, events.read(answer) if isinstance(answer, bytes) else []
+
+
+@pytest.fixture(scope="module")
+def watched(moderator: Moderator) -> Iterator[Stack]:
+    asked = rule(moderator, on="output", service={"stream_characters": 20})
+    with guarded([asked, {"name": "mails", "on": "output", "action": "redact", "find": {"pii": ["email"]}}]) as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("api", STREAMS)
+def test_of_a_stream_only_what_it_has_seen_leaves(watched: Stack, moderator: Moderator, api: str) -> None:
+    said = [f"word {number:02} " for number in range(12)]
+    status, _, got = stream(watched, api, *said)
+    assert status == 200
+    assert list(events.texts(got).values()) == ["".join(said)]
+    asked = [body["input"] for body, _ in moderator.asked]
+    assert all(len(texts) == 1 for texts in asked)
+    assert asked[0] == ["".join(said[:3])[: len(asked[0][0])]]
+    assert max(len(text) for (text,) in asked) <= 20 + 20 + 8 + 9  # what waits, what stood before, and a piece more
+    assert asked[-1][0].endswith("word 11 ")
+
+
+@pytest.mark.parametrize("api", STREAMS)
+def test_of_a_stream_that_it_flags_nothing_from_there_on_leaves(watched: Stack, moderator: Moderator, api: str) -> None:
+    said = [*(f"word {number:02} " for number in range(9)), "words of ha", "te ", *["and more "] * 9]
+    status, answer, got = stream(watched, api, *said)
+    assert status == 200
+    (text,) = events.texts(got).values()
+    assert "".join(said).startswith(text)
+    assert "ha" not in text
+    assert "word 01" in text
+    if api == "responses":
+        assert got[-1]["type"] == "response.incomplete"
+        numbers = [event["sequence_number"] for event in got]
+        assert numbers == sorted(set(numbers))
+    elif api == "messages":
+        assert got[-2]["delta"]["stop_reason"] == "refusal"
+    else:
+        assert got[-1]["choices"][0]["finish_reason"] == "content_filter"
+        assert answer.endswith(events.DONE)
+    assert moderator.asked[-1][0]["input"][0].rstrip().endswith(("hate", "hate and more"))
+    poll("it is counted", lambda: verdicts(watched).get(("asked", "output", "block"), 0) > 0)
+
+
+@MOODS
+def test_a_stream_that_it_cannot_see_does_not_begin(
+    watched: Stack, moderator: Moderator, mood: str, cause: str
+) -> None:
+    moderator.mood = mood
+    _, answer, got = stream(watched, "completions", *["a word "] * 9)
+    assert (got, answer["error"]["code"]) == ([], "guard_unavailable")
+
+
+def test_a_stream_goes_on_unseen_where_the_rule_says_so(opened: Stack, moderator: Moderator) -> None:
+    moderator.mood = "broken"
+    with guarded([rule(moderator, on="output", when_unavailable="allow")]) as stack:
+        status, _, got = stream(stack, "chat", "words of hate")
+        assert (status, list(events.texts(got).values())) == (200, ["words of hate"])
+
+
+def test_other_rules_look_at_the_same_stream(watched: Stack, moderator: Moderator) -> None:
+    _, _, got = stream(watched, "chat", "write to jane", "@acme.com", " soon")
+    assert list(events.texts(got).values()) == ["write to [email] soon"]
+    assert "jane" not in str(moderator.asked)
 
 
 def test_a_rule_for_prompts_alone_lets_streams_be(moderator: Moderator) -> None:
     with guarded([rule(moderator, on="input")]) as stack:
-        assert ask(stack, "calm", stream=True)[0] in (200, 502)  # this engine does not stream
-        assert ask(stack, "hate", stream=True)[0] == 400
+        status, _, got = stream(stack, "chat", "words of hate")
+        assert (status, list(events.texts(got).values())) == (200, ["words of hate"])
+        assert len(moderator.asked) == 1
 
 
 def test_messages_are_told_in_their_own_words(closed: Stack, moderator: Moderator) -> None:
