@@ -44,10 +44,7 @@ class GuardsBuilder:
 
     async def close(self, successor: GuardsBuilder | None = None) -> None:
         """Ends what no successor has taken over; questions under way are answered."""
-        kept = {id(one) for one in (*successor.services.values(), *successor.people.values())} if successor else set()
-        for people in self.people.values():
-            if id(people) not in kept:
-                people.close()
+        kept = {id(one) for one in successor.services.values()} if successor is not None else set()
         for service in self.services.values():
             if id(service) not in kept:
                 await service.close()

@@ -31,7 +31,7 @@ class NotInstalled(Exception):
 
 class People:
     """`analyze`: of a text, what was found: beginning, end, entity. It is called in a thread of its own, one text at a
-    time. `seconds`: what one request may take."""
+    time, and ends with this object. `seconds`: what one request may take."""
 
     def __init__(self, analyze: Callable[[str], Sequence[Span]], seconds: float) -> None:
         self._analyze = analyze
@@ -53,10 +53,6 @@ class People:
             raise PresidioFailed("timeout") from None
         except (ValueError, RuntimeError, KeyError, TypeError, AttributeError):  # of a recogniser, or of its model
             raise PresidioFailed("presidio") from None
-
-    def close(self) -> None:
-        """The thread ends when it has done what it has."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _all(self, texts: list[str]) -> list[list[Span]]:
         return [list(self._analyze(text)) for text in texts]

@@ -49,14 +49,15 @@ class ModerationService:
         self._seconds = seconds
         self._model = model
         self._categories = categories
-        headers = {"authorization": f"Bearer {key}"} if key is not None else {}
-        bounds = httpx2.Limits(max_connections=QUESTIONS)
-        self._http = httpx2.AsyncClient(headers=headers, limits=bounds, timeout=None, follow_redirects=False)
+        self._headers = {"authorization": f"Bearer {key}"} if key is not None else {}
+        self._http = self._client()
         self._asking = 0
         self._closing = False
 
     async def flags(self, texts: Sequence[str]) -> bool:
         """Whether it flags one of the texts. Raises ServiceFailed."""
+        if self._http.is_closed:  # a request that began before a reload goes on
+            self._http = self._client()
         self._asking += 1
         try:
             async with asyncio.timeout(self._seconds):
@@ -75,6 +76,11 @@ class ModerationService:
         self._closing = True
         if not self._asking:
             await self._http.aclose()
+
+    def _client(self) -> httpx2.AsyncClient:
+        bounds = httpx2.Limits(max_connections=QUESTIONS)
+        # A proxy in the environment is for what people browse; the time limit is the question's.
+        return httpx2.AsyncClient(headers=self._headers, limits=bounds, timeout=None, trust_env=False)
 
     async def _ask(self, texts: Sequence[str]) -> bytes:
         question: dict[str, Any] = {"input": list(texts)}

@@ -38,7 +38,6 @@ async def test_what_it_finds_is_taken_out_and_counted() -> None:
     assert findings.counts == {("people", Action.REDACT): 1}
     _, findings = await ask(["Ada"], rule(people, Action.BLOCK))
     assert findings.blocked_by is not None
-    people.close()
 
 
 async def test_two_rules_take_out_one_behind_the_other() -> None:
@@ -49,8 +48,6 @@ async def test_two_rules_take_out_one_behind_the_other() -> None:
     first, second = People(names, 20), People(me, 20)
     changed, _ = await ask(["Ada and I"], rule(first), rule(second))
     assert changed == {"Ada and I": "[person] and [me]"}
-    for people in (first, second):
-        people.close()
 
 
 async def test_one_that_takes_too_long_is_not_waited_for_and_its_queue_is_bounded() -> None:
@@ -72,7 +69,6 @@ async def test_one_that_takes_too_long_is_not_waited_for_and_its_queue_is_bounde
         assert people._waiting <= 32
     finally:
         go.set()
-        people.close()
 
 
 async def test_one_that_fails_is_a_guard_that_cannot_look() -> None:
@@ -82,14 +78,12 @@ async def test_one_that_fails_is_a_guard_that_cannot_look() -> None:
     people = People(broken, 20)
     _, findings = await ask(["text"], rule(people))
     assert [one.cause for one in findings.failures] == ["presidio"]
-    people.close()
 
 
 async def test_a_prompt_that_is_too_long_for_it_is_not_given_to_it() -> None:
     people = People(names, 20)
     _, findings = await ask(["x" * (MOST_CHARACTERS + 1)], rule(people))
     assert [one.cause for one in findings.failures] == ["size"]
-    people.close()
 
 
 @pytest.mark.filterwarnings("default")  # of spaCy's and of Presidio's own

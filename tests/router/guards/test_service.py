@@ -240,6 +240,10 @@ def test_its_key_comes_from_the_environment_and_its_connections_outlive_a_reload
             await before.stop(stack.app.runtime)
 
         stack.run(reload())
-        assert stack.app.runtime.guards.services == before.guards.services
+        (kept,) = stack.app.runtime.guards.services.values()
+        assert [kept] == list(before.guards.services.values())
         assert ask(stack, "hate")[0] == 400
         assert verdicts(stack)[("asked", "input", "block")] == 1
+        stack.run(kept.close())
+        assert stack.run(kept.flags(["hate"])), "a request that began before a reload is examined after it"
+        assert kept._http.is_closed
