@@ -79,9 +79,9 @@ def _positive(most: float) -> Callable[[str], float]:
 
 async def replay(stack: Stack, wanted: Sequence[Order]) -> tuple[list[Exchange], Watch]:
     """All orders through the gateway, watched. Raises OSError when a process is gone."""
-    watch = Watch(stack.gateway.pid, stack.engine_pids)
+    watch = Watch([gateway.pid for gateway in stack.gateways], stack.engine_pids)
     watch.look()
-    client = Client(stack.gateway.port, stack.gateway.headers, PATIENCE_SECONDS)
+    client = Client([gateway.port for gateway in stack.gateways], stack.gateway.headers, PATIENCE_SECONDS)
     watching = asyncio.create_task(watch.run(), name="watch")
     try:
         exchanges = await client.run(wanted)

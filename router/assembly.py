@@ -30,6 +30,7 @@ from router.pool_builder import PRIOR_BYTES_PER_TOKEN, PoolBuilder
 from router.pools import Place, Pool
 from router.probe import Prober
 from router.process import Process
+from router.request_records import RequestRecords
 from router.secret import cache_salt
 from router.standby_builder import StandbyBuilder
 from router.standbys import Standbys
@@ -124,6 +125,7 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
             origin=Origin(config.server.trusted_proxies),
             measurer=Measurer(_measure_settings(config), process.counter, process.chains, process.lengths),
             metrics=process.metrics,
+            records=RequestRecords(process.ledger, process.wall_clock) if process.ledger is not None else None,
         ),
         rules,
     )

@@ -93,8 +93,9 @@ class Call:
     stream's usage was asked for by the gateway alone and is not the client's to see. `refused`: the status of an error
     inside the stream that the request caused. `claim`: asked before the first byte for the client, while another copy
     of the request may be under way. `resume`: what its stream needs to go on elsewhere; None where it cannot.
-    `probe_of`: the request is the gateway's own, sent as this tenant. `guard`: the rules for its texts, None without
-    any; `verdicts`: what came of them.
+    `probe_of`: the request is the gateway's own, sent as this tenant. `error_source`: whose fault `error_code` is;
+    `broken_off`: the answer had begun. `resumes`: how often its stream went on elsewhere. `guard`: the rules for its
+    texts, None without any; `verdicts`: what came of them.
     """
 
     client: Client
@@ -113,9 +114,13 @@ class Call:
     answer: Answer | None = None
     status: int = 0
     error_code: str | None = None
+    error_source: str | None = None
+    broken_off: bool = False
+    finish_reason: str | None = None
     first_byte_at: float | None = None
     usage: Usage | None = None
     attempts: int = 0
+    resumes: int = 0
     tried: set[str] = field(default_factory=set)
     sent_at: float = 0.0
     refused: int = 0
@@ -154,6 +159,7 @@ class Call:
     def adopt(self, twin: Call) -> None:
         """The client got the twin's answer: what is known of it is known of the request."""
         self.ticket, self.answer, self.status = twin.ticket, twin.answer, twin.status
+        self.finish_reason = twin.finish_reason
         self.first_byte_at, self.usage, self.refused, self.sent_at = (
             twin.first_byte_at, twin.usage, twin.refused, twin.sent_at
         )  # fmt: skip

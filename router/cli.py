@@ -17,7 +17,8 @@ from pathlib import Path
 from policies.drill import DrillFault
 from router import __version__
 from router.cli_keys import add_keys, run_keys
-from router.config import Config, ConfigError, load, warnings
+from router.cli_ledger import Listing, add_ledger
+from router.config import Config, ConfigError, load, loads, read, warnings
 from router.errors import GatewayError
 from router.operators import NoAnswer, ask_operators
 
@@ -40,6 +41,10 @@ keys while it runs (state.ledger_url, or keys.at_run_time: true):
   promptlane keys rotate --config promptlane.yaml ID              # a new key; the old one for 24 hours more
   promptlane keys revoke --config promptlane.yaml ID              # refused everywhere in 2 s
 
+records (state.ledger_url, or ledger.enabled: true):
+  promptlane ledger list --config promptlane.yaml --kind failover --tenant acme
+  promptlane ledger verify --config promptlane.yaml               # 0 where no record was changed or is missing
+
 environment:
   PROMPTLANE_CONFIG              the configuration file, where --config is not given
   PROMPTLANE_SECRET              what cache salts derive from, 32 characters or more, the same on every replica
@@ -50,8 +55,10 @@ environment:
 signals (serve):
   SIGHUP   reload the configuration: all of it is built and validated, then swapped; requests under way finish
   SIGTERM  not ready any more; requests under way get server.shutdown_grace seconds to finish
+           with server.workers both go to the process that was started, which tells all workers
 
-exit status: 0 well, 1 a mistake in the configuration or in what was asked, or a drill that failed, 2 wrong arguments
+exit status: 0 well, 1 a mistake in the configuration or in what was asked, a drill that failed or a broken
+  ledger, 2 wrong arguments
 """
 
 
@@ -104,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--live", action="store_true", help="ask the running gateway, by its operator plane: its pools as they are now"
     )
     _add_drill(commands)
+    add_ledger(commands, os.environ.get("PROMPTLANE_CONFIG"))
     return parser
 
 
@@ -135,12 +143,25 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     from router.secret import SecretUnavailable
-    from router.serve import CannotServe, serve
+    from router.serve import serve
+    from router.surroundings import CannotServe
+    from router.workers.assignment import take
 
-    config = load(options.config)
+    handed = take(os.environ)
+    if handed is not None:
+        from router.workers.worker import work
+
+        return work(*handed)
+    data = read(options.config)
+    config = loads(data, name=options.config)
     _print_warnings(config)
     try:
-        serve(Path(options.config), config)
+        if config.server.workers == 1:
+            serve(Path(options.config), config)
+        else:
+            from router.workers.supervisor import supervise
+
+            supervise(Path(options.config), data, config, [sys.executable, *sys.orig_argv[1:]])
     except (CannotServe, SecretUnavailable) as error:
         _complain(str(error))
         return 1
@@ -159,6 +180,13 @@ def _keys(options: argparse.Namespace) -> int:
     for line in run_keys(options):
         print(line)
     return 0
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    listing = Listing()
+    for line in listing.run(options):
+        print(line)
+    return listing.status
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -199,7 +227,7 @@ def _drill(options: argparse.Namespace) -> int:
     return 1 if result["status"] == "failed" else 0
 
 
-_COMMANDS = {"serve": _serve, "check": _check, "keys": _keys, "explain": _explain, "drill": _drill}
+_COMMANDS = {"serve": _serve, "check": _check, "keys": _keys, "explain": _explain, "drill": _drill, "ledger": _ledger}
 
 
 def _print_warnings(config: Config) -> None:

@@ -22,8 +22,10 @@ from router.drill_probe import send_probe
 from router.drill_results import DrillResults
 from router.drill_stage import DrillOrder, Stage, stage_of
 from router.errors import BadRequest
+from router.event_records import drill_record
 from router.injected import InjectedFault
 from router.metrics import Metrics
+from router.wire.record import Record
 
 _log = logging.getLogger("promptlane.drill")
 
@@ -39,11 +41,14 @@ LOST_CODES = (
 
 
 class Drills:
-    """Runs one drill per pool at a time. `runtime`: what serves now."""
+    """Runs one drill per pool at a time. `runtime`: what serves now; `record`: takes records, where they are kept."""
 
-    def __init__(self, runtime: Callable[[], Runtime], metrics: Metrics) -> None:
+    def __init__(
+        self, runtime: Callable[[], Runtime], metrics: Metrics, record: Callable[[Record], None] | None = None
+    ) -> None:
         self._runtime = runtime
         self._metrics = metrics
+        self._record = record
         self._running: set[str] = set()
         self._results = DrillResults()
 
@@ -91,6 +96,8 @@ class Drills:
             *(stage.pool.name, result["status"], result["rto_seconds"], result["target_seconds"]),
             *(verdict.lost, verdict.sent, result["clients_lost"]),
         )
+        if self._record is not None:
+            self._record(drill_record(result))
         await self._results.keep(result, self._runtime().config.state.drills_file)
         return result
 

@@ -33,6 +33,7 @@ from router.limits import Limiter
 from router.measure import INLINE_BYTES, Measurer
 from router.metrics import Metrics
 from router.origin import Origin, credential, request_id
+from router.request_records import RequestRecords
 from router.resume import resumable
 from router.routing_headers import limit_headers, prediction_headers, routing_headers
 from router.tenants import Identity, TenantDirectory
@@ -65,13 +66,15 @@ class TenantRules:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What every request uses. `clock`: monotonic seconds; `wall_clock`: Unix seconds."""
+    """What every request uses. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `records`: None where none are
+    kept."""
 
     clock: Callable[[], float]
     wall_clock: Callable[[], float]
     origin: Origin
     measurer: Measurer
     metrics: Metrics
+    records: RequestRecords | None = None
 
 
 class Gateway:
@@ -116,8 +119,12 @@ class Gateway:
             self._settle(call)
 
     async def _serve(self, call: Call) -> None:
-        identity = call.probe_of or self.identify(call.client, call.spec.name)
+        if call.probe_of is None:
+            self._check_ledger()
+        identity = call.probe_of or self._find(call.client)
         call.tenant, call.key = identity.tenant, identity.key.id if identity.key is not None else ""
+        if call.probe_of is None:
+            self._require(identity, call.client, call.spec.name)
         data = await call.client.body(self.settings.max_body_bytes, self.settings.body_timeout)
         call.client.watch()
         body = await read(call.spec, data)
@@ -135,15 +142,36 @@ class Gateway:
 
     def identify(self, client: Client, api: str) -> Identity:
         """Host and/or key to tenant. Raises InvalidKey or Forbidden."""
-        origin = self.services.origin
+        identity = self._find(client)
+        self._require(identity, client, api)
+        return identity
+
+    def _find(self, client: Client) -> Identity:
         try:
-            identity = self.directory.identify(origin.host(client), credential(client), self.services.wall_clock())
+            host = self.services.origin.host(client)
+            return self.directory.identify(host, credential(client), self.services.wall_clock())
+        except (InvalidKey, Forbidden) as error:
+            self._log_refusal(client, error)
+            raise
+
+    def _require(self, identity: Identity, client: Client, api: str) -> None:
+        """Raises Forbidden where the key is not for this API."""
+        try:
             if identity.key is not None:
                 identity.key.require(api)
-        except (InvalidKey, Forbidden) as error:
-            _log.info("refused a request from %s: %s", origin.address(client), error.code)
+        except Forbidden as error:
+            self._log_refusal(client, error)
             raise
-        return identity
+
+    def _log_refusal(self, client: Client, error: GatewayError) -> None:
+        _log.info("refused a request from %s: %s", self.services.origin.address(client), error.code)
+
+    def _check_ledger(self) -> None:
+        """Raises Overloaded where no record could be kept of an answer, and there must be one."""
+        records = self.services.records
+        if records is not None and not records.accepted:
+            message = "No record of this request could be kept, without which none is answered here."
+            raise Overloaded(message, code="ledger_unavailable", retry_after=5.0)
 
     def _model(self, identity: Identity, body: Body) -> ServedModel:
         served = self.models[identity.tenant.id].get(body.model)
@@ -202,7 +230,7 @@ class Gateway:
         if client.gone:
             call.status = CLIENT_CLOSED
             return
-        call.error_code = error.code
+        call.error_code, call.error_source, call.broken_off = error.code, error.source, client.started
         if client.opened and not client.started:
             call.status = 200
             await client.finish(error_event(error, anthropic=anthropic))
@@ -256,6 +284,8 @@ class Gateway:
                 left = call.status == CLIENT_CLOSED or call.error_code is not None
                 self.services.measurer.learn_length(call.measured, usage.completion_tokens, left=left)
         call.count(self.services.metrics, now)
+        if self.services.records is not None:
+            self.services.records.finished(call, now)
         call.answer = None  # it refers back: without this every request would wait for the garbage collector
 
 

@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from policies.standby import Level, Moved
 from policies.types import InferenceRequest, Tier
@@ -81,6 +81,19 @@ class Event:
         }
 
 
+class Chronicle(Protocol):
+    """Who keeps a record of it for good (`router.event_records`)."""
+
+    def moved(self, event: Event) -> None:
+        """Another level serves the pool."""
+
+    def recovered(self, pool: str, recovery: Recovery) -> None:
+        """A tenant was answered again."""
+
+    def missed(self, pool: str, tenant: str, tier: str, target: float) -> None:
+        """Its target has passed, and it has not been answered yet."""
+
+
 @dataclass(slots=True)
 class _Trouble:
     tier: Tier
@@ -92,12 +105,18 @@ class Recoveries:
     """Of one pool. `clock`: monotonic, `wall_clock`: Unix seconds."""
 
     def __init__(
-        self, pool: str, metrics: Metrics, clock: Callable[[], float], wall_clock: Callable[[], float]
+        self,
+        pool: str,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        chronicle: Chronicle | None = None,
     ) -> None:
         self._pool = pool
         self._metrics = metrics
         self._clock = clock
         self._wall_clock = wall_clock
+        self._chronicle = chronicle
         self.events: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self.listeners: list[Callable[[Event], None]] = []
         self._trouble: dict[str, _Trouble] = {}  # by tenant; bounded by the configuration's tenants
@@ -135,6 +154,8 @@ class Recoveries:
         self._metrics.add("promptlane_failovers", self._pool, change.after.value, change.cause.value)
         event = Event(self._wall_clock(), self._pool, change.before, change.after, change.cause.value)
         self.events.append(event)
+        if self._chronicle is not None:
+            self._chronicle.moved(event)
         self._present = None if change.after is Level.HOT else event
         if self._present is not None:
             for at, recovery in self._early:
@@ -163,6 +184,8 @@ class Recoveries:
 
     def _count(self, event: Event, recovery: Recovery, trouble: _Trouble | None) -> None:
         event.recoveries.append(recovery)
+        if self._chronicle is not None:
+            self._chronicle.recovered(self._pool, recovery)
         self._metrics.observe("promptlane_recovery_seconds", recovery.seconds, recovery.tenant, recovery.tier)
         if not recovery.met and (trouble is None or not trouble.missed):
             self._metrics.add("promptlane_recovery_missed", recovery.tenant, recovery.tier)
@@ -176,6 +199,8 @@ class Recoveries:
     def _miss(self, tenant: str, tier: Tier) -> None:
         self._metrics.add("promptlane_recovery_missed", tenant, tier.name)
         _log.error("tenant %s (%s) is not answered within its target of %g s", tenant, tier.name, tier.rto_seconds)
+        if self._chronicle is not None:
+            self._chronicle.missed(self._pool, tenant, tier.name, tier.rto_seconds)
         if self._present is not None:
             self._present.missed.append(tenant)
             self._tell(self._present)

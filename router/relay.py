@@ -26,7 +26,7 @@ from router.wire.http import Header
 from router.wire.progress import Progress
 from router.wire.stream_usage import UsageRemover
 from router.wire.token_tap import TokenTap
-from router.wire.usage import find_usage
+from router.wire.usage import find_finish, find_usage
 
 # Answers up to this size go out in one piece with their length, so that a failure half-way can still be tried
 # elsewhere. Longer ones (embeddings of many inputs) are passed on as they come.
@@ -255,7 +255,8 @@ class Answer:
             if not call.wins():
                 raise Superseded
             raise refusal
-        call.error_code = refusal.code
+        call.error_code, call.error_source, call.broken_off = refusal.code, refusal.source, True
+        call.finish_reason = "content_filter"
         return self._passage.ending()
 
     async def _break_off(self, chunk: bytes, failure: EngineError) -> None:
@@ -343,8 +344,10 @@ class Answer:
     # -- what is noted on the way ------------------------------------------------------------------------------------
 
     def _note_usage(self) -> None:
-        hidden = self._passage.hidden
-        self._call.usage = find_usage(hidden.removed if hidden is not None and hidden.removed else b"".join(self._tail))
+        hidden, tail = self._passage.hidden, b"".join(self._tail)
+        self._call.usage = find_usage(hidden.removed if hidden is not None and hidden.removed else tail)
+        if self._call.spec.output_fields:
+            self._call.finish_reason = find_finish(tail)
         if hidden is not None and hidden.fingerprint is not None:
             self._call.learn_fingerprint(hidden.fingerprint)
 

@@ -172,6 +172,7 @@ class _Resumer:
         outcome: Outcome | None = None
         try:
             outcome = await self._relay(ticket)
+            call.resumes += 1
             self._count("ok")
             return None
         except EngineDiverged as error:

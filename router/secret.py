@@ -42,6 +42,11 @@ def cache_salt(secret: bytes, tenant: str) -> str:
     return hmac.new(secret, b"cache-salt:" + tenant.encode(), hashlib.sha256).hexdigest()
 
 
+def ledger_key(secret: bytes) -> bytes:
+    """What the ledger's chains and hashes are made by."""
+    return hmac.new(secret, b"ledger", hashlib.sha256).digest()
+
+
 def _read(path: Path) -> bytes:
     secret = path.read_bytes().strip()
     if len(secret) < _BYTES:

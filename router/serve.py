@@ -1,6 +1,7 @@
-"""The running process: two listeners, signals, reload, a graceful end.
+"""The running process: two listeners, reload, a graceful end.
 
-Floor: assembles. Nothing is swapped before all of the new is built and valid.
+Floor: assembles. Nothing is swapped before all of the new is built and valid. Whether it is the only process, or one of
+several that a supervisor keeps, is its surroundings' affair.
 """
 
 from __future__ import annotations
@@ -8,60 +9,68 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import logging
-import resource
-import signal
 import socket
 import sys
-from collections.abc import Callable
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from policies.health import ProbeState
+from policies.types import Role
 from router.admin import admin_app
 from router.app import App, with_cors
 from router.assembly import Runtime, build
-from router.config import Config, ConfigError, Problem, load, warnings
+from router.config import Config, ConfigError, Problem, warnings
 from router.counting import TokenCounter
 from router.database.errors import DatabaseUnusable
 from router.key_builder import key_watch
 from router.key_metrics import KeyCollector
 from router.learned_metrics import LearnedCollector
+from router.ledger_builder import LedgerUnusable, build_ledger
+from router.ledger_metrics import LedgerCollector
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
+from router.pools import Pool
 from router.process import Process
 from router.replicas_builder import build_replicas
-from router.secret import load_secret
-from router.server import Listener, QuietAbort, guarded_protocol, listener, open_socket
+from router.running import configure_logging, raise_file_limit, run
+from router.server import Listener, guarded_protocol, listener
+from router.surroundings import ByItself, CannotServe, Surroundings
 
 _log = logging.getLogger("promptlane.serve")
 
-
-class CannotServe(Exception):
-    """The process cannot start; the message says why and what to do."""
+_LOOK_AGAIN_SECONDS = 0.01
+LOOK_SECONDS = 2.0  # by then an engine that is well has answered a probe, and a free pool has an owner
 
 
 class Serving:
-    """One gateway process from start to end."""
+    """One gateway process from start to end. `first`: the configuration that says what no reload changes; `config`: the
+    one of now, which is another for a worker that is started after a reload."""
 
-    def __init__(self, path: Path, config: Config) -> None:
-        self._path = path
-        server = config.server
-        secret = server.secret.get_secret_value() if server.secret is not None else None
-        key, metrics = load_secret(secret, Path(server.secret_file)), Metrics()
-        self._process = Process(key, TokenCounter(), metrics, replicas=build_replicas(config, key, metrics))
+    def __init__(self, surroundings: Surroundings, first: Config, config: Config) -> None:
+        self._surroundings = surroundings
+        self._first = first
+        key, metrics, worker = surroundings.secret(), Metrics(), surroundings.worker
+        try:
+            ledger = build_ledger(first, key, time.time)
+        except LedgerUnusable as error:
+            raise CannotServe(str(error)) from None
+        replicas = build_replicas(first, key, metrics, worker)
+        self._process = Process(key, TokenCounter(), metrics, replicas=replicas, worker=worker, ledger=ledger)
         self._app = App(build(config, self._process))
         self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
         learned = LearnedCollector(lambda: self._app.runtime.gateway.models, self._process.lengths)
         self._process.metrics.registry.register(learned)
         try:
-            self._keys = key_watch(config, self._process, lambda: self.runtime.config)
+            self._keys = key_watch(first, self._process, lambda: self.runtime.config)
         except DatabaseUnusable as error:
             raise CannotServe(str(error)) from None
         clocks = (self._process.clock, self._process.wall_clock)
         keys = KeyCollector(lambda: self.runtime.gateway.directory, self._keys, *clocks)
         self._process.metrics.registry.register(keys)
+        self._process.metrics.registry.register(LedgerCollector(ledger))
         self._ready = False
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -73,21 +82,23 @@ class Serving:
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises CannotServe when a port cannot be had."""
-        server = self.runtime.config.server
-        tenants = _bind(server.host, server.port, "server.port")
-        operators = _bind(server.admin_host, server.admin_port, "server.admin_port")
-        data, admin = self._data_listener(), listener(self._admin(), timeout_graceful_shutdown=1)
-        self._handle_signals()
+        tenants, operators = self._surroundings.tenants(), self._surroundings.operators()
+        data, admin = self._data_listener(), self._admin_listener(operators)
+        self._surroundings.follow(self._stopping.set, self._reload_by_signal)
         await self._learn_keys()
+        await self._open_ledger()
         await self._join()
         self.runtime.start()
+        if self._surroundings.worker is not None:
+            await self._look_around()
         async with asyncio.TaskGroup() as group:
-            group.create_task(admin.serve([operators]), name="operator plane")
+            sockets = [operators] if isinstance(operators, socket.socket) else None
+            group.create_task(admin.serve(sockets), name="operator plane")
             serving = group.create_task(data.serve([tenants]), name="data plane")
             await asyncio.gather(data.listening.wait(), admin.listening.wait())
             gc.freeze()  # what was made until now lives as long as the process: no collection need look at it
             self._ready = True
-            _announce(tenants, operators, tls=server.tls is not None)
+            self._surroundings.begun(tenants, operators)
             await self._stopping.wait()
             await self._drain(data, serving)
             admin.should_exit = True
@@ -96,22 +107,31 @@ class Serving:
         await self.runtime.stop()
         if self._process.replicas is not None:
             await self._process.replicas.stop()
+        if self._process.ledger is not None:
+            await asyncio.to_thread(self._process.ledger.stop)
 
-    async def reload(self) -> list[Problem]:
-        """Builds all anew from the file, then swaps; returns warnings. A ConfigError changes nothing."""
+    async def reload(self, dry_run: bool = False, said: bytes = b"") -> list[Problem]:
+        """Builds all anew, then swaps; returns warnings. A ConfigError changes nothing, nor does a `dry_run`, which
+        only says what would come of it. `said`: what came with the order."""
         async with self._reloading:
+            before = self.runtime
             try:
-                config = await asyncio.to_thread(load, self._path)
-                following = build(config, self._process, self.runtime)
+                config = await asyncio.to_thread(self._surroundings.config, said)
+                if dry_run:
+                    build(config, Process(self._process.secret, self._process.counter, Metrics()))
+                else:
+                    self._app.runtime = build(config, self._process, before)
             except ConfigError as error:
-                self._process.metrics.add("promptlane_config_reloads", "refused")
-                _log.error("the configuration was not reloaded: %s", error)
+                if not dry_run:
+                    self._process.metrics.add("promptlane_config_reloads", "refused")
+                    _log.error("the configuration was not reloaded: %s", error)
                 raise
-            before, self._app.runtime = self.runtime, following
-            following.start()
-            await before.stop(following)
+            found = [*warnings(config, datetime.now(UTC)), *_needs_restart(before.config, config)]
+            if dry_run:
+                return found
+            self.runtime.start()
+            await before.stop(self.runtime)
         self._process.metrics.add("promptlane_config_reloads", "ok")
-        found = [*warnings(config, datetime.now(UTC)), *_needs_restart(before.config, config)]
         for problem in found:
             _log.warning("%s", problem)
         _log.info("the configuration was reloaded")
@@ -128,8 +148,27 @@ class Serving:
             raise CannotServe(f"state.ledger_url: {error}") from None
         self._keys.start()
 
+    async def _look_around(self) -> None:
+        """Most workers are successors, and clients of the one that died wait already: they are taken when the worker
+        knows who decides for its pools, and of each an engine that is well, or that none is; or after a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                while not (  # noqa: ASYNC110  # nobody tells of a first probe
+                    self._stopping.is_set() or all(map(_known, self.runtime.pools.values()))
+                ):
+                    await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+    async def _open_ledger(self) -> None:
+        """A database that is away only delays records: they wait in the spool."""
+        if self._process.ledger is None:
+            return
+        try:
+            await asyncio.to_thread(self._process.ledger.start)
+        except DatabaseUnusable as error:
+            raise CannotServe(f"state.ledger_url: {error}") from None
+
     def _data_listener(self) -> Listener:
-        server = self.runtime.config.server
+        server = self._first.server
         settings: dict[str, Any] = {
             "http": guarded_protocol(server.header_timeout, server.max_header_bytes),
             "timeout_keep_alive": server.keep_alive_timeout,
@@ -142,14 +181,14 @@ class Serving:
         except OSError as error:
             raise CannotServe(f"server.tls: the certificate or its key cannot be used: {error}") from None
 
-    def _admin(self) -> Any:
-        return admin_app(lambda: self.runtime, lambda: self._ready, self.reload, self._process.metrics, self._keys)
-
-    def _handle_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_by_signal)
+    def _admin_listener(self, operators: socket.socket | str) -> Listener:
+        ledger = self._process.ledger
+        record = ledger.add if ledger is not None else None
+        app = admin_app(
+            lambda: self.runtime, lambda: self._ready, self.reload, self._process.metrics, self._keys, record
+        )
+        where: dict[str, Any] = {"uds": operators} if isinstance(operators, str) else {}
+        return listener(app, timeout_graceful_shutdown=1, **where)
 
     def _reload_by_signal(self) -> None:
         async def reload() -> None:
@@ -167,7 +206,7 @@ class Serving:
         try:
             await self._process.replicas.start()
         except OSError as error:
-            where = self.runtime.config.replicas.listen
+            where = self._process.replicas.settings.listen
             raise CannotServe(f"replicas.listen: cannot listen on {where} ({error.strerror or error})") from None
 
     async def _drain(self, data: Listener, serving: asyncio.Task[None]) -> None:
@@ -185,82 +224,38 @@ class Serving:
 
 def serve(path: Path, config: Config) -> None:
     """Runs the process to its end. Raises CannotServe, SecretUnavailable or ConfigError before it serves."""
+    serve_in(ByItself(path, config), config, config)
+
+
+def serve_in(surroundings: Surroundings, first: Config, config: Config) -> None:
+    """The same anywhere."""
     sys.setswitchinterval(SWITCH_SECONDS)
     raise_file_limit()
-    configure_logging(config.server.log_level, config.server.log_format)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(path, config))
+    worker = surroundings.worker
+    configure_logging(first.server.log_level, first.server.log_format, None if worker is None else worker.index)
+    run(_serve(surroundings, first, config))
 
 
-async def _serve(path: Path, config: Config) -> None:
-    await Serving(path, config).run()
+async def _serve(surroundings: Surroundings, first: Config, config: Config) -> None:
+    await Serving(surroundings, first, config).run()
 
 
-def raise_file_limit() -> int:
-    """Lets the process open as many files as it may, and returns how many. A stream takes two, one to the client and
-    one to the engine; the usual soft limit of 1,024 is for programs that still use select()."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):  # some systems refuse "unlimited": what there was stays
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def configure_logging(level: str, style: str) -> None:
-    """Lines on standard error, for people or as JSON. No line ever holds a prompt, a key or a body."""
-    handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(_JsonFormatter() if style == "json" else text)
-    handler.addFilter(QuietAbort())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for chatty in ("httpx2", "httpcore2", "asyncio", "uvicorn.error"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:  # no wheel for this platform: slower, otherwise the same
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
-
-
-def _bind(host: str, port: int, key: str) -> socket.socket:
-    try:
-        return open_socket(host, port)
-    except OSError as error:
-        raise CannotServe(f"{key}: cannot listen on {host}:{port} ({error.strerror})") from None
-
-
-def _announce(tenants: socket.socket, operators: socket.socket, *, tls: bool) -> None:
-    scheme = "https" if tls else "http"
-    print(f"promptlane ready: tenants {scheme}://{_where(tenants)}, operators http://{_where(operators)}", flush=True)
-
-
-def _where(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _known(pool: Pool) -> bool:
+    """Whether requests for it can be sent somewhere, or it is known that they cannot."""
+    if pool.remote is not None and pool.remote.describe()["part"] == "alone":
+        return False
+    hot = [place.state for place in pool.places if place.state.endpoint.role is Role.HOT]
+    well = any(place.available(pool.clock()) for place in pool.places)
+    return well or all(state.health.probes is not ProbeState.UNKNOWN for state in hot)
 
 
 def _needs_restart(before: Config, after: Config) -> list[Problem]:
     """Keys whose new value a running process cannot take: its listeners, or its database, were made of the old one."""
-    keys = ("host", "port", "admin_host", "admin_port", "tls", "cors", "secret_file", "header_timeout",
+    keys = ("host", "port", "admin_host", "admin_port", "workers", "tls", "cors", "secret_file", "header_timeout",
             "max_header_bytes", "keep_alive_timeout", "shutdown_grace", "log_level", "log_format")  # fmt: skip
     watched = [("server", key) for key in keys]
     watched += [("state", "redis_url"), ("state", "ledger_url"), ("state", "ledger_timeout"), ("keys", "at_run_time")]
+    watched += [("ledger", key) for key in type(before.ledger).model_fields]
     return [
         Problem(f"{section}.{key}", "changed; takes effect at the next restart", None)
         for section, key in watched

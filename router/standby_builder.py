@@ -15,6 +15,7 @@ from policies.overflow import Overflow
 from policies.profile import Profile
 from policies.types import Role
 from router.config import Config, HookConfig, PoolConfig
+from router.event_records import PoolRecords
 from router.hooks import Hook
 from router.keeper import Terms
 from router.mirror import Mirror
@@ -74,7 +75,14 @@ class StandbyBuilder:
         )
         process = self._process
         built = Standbys(
-            pool, settings, control, process.leases, process.metrics, process.wall_clock, self._degraded(config)
+            pool,
+            settings,
+            control,
+            process.leases,
+            process.metrics,
+            process.wall_clock,
+            self._degraded(config),
+            self._chronicle(pool.name),
         )
         before = self._previous.standbys.get(pool.name) if self._previous is not None else None
         self.when_certain.append(lambda: built.take_over(before))
@@ -97,6 +105,16 @@ class StandbyBuilder:
         shared = self._config.pools[degraded.pool].shared
         terms = Terms(degraded.engine_model, degraded.max_tokens, degraded.refuse_batch, shared)
         return self._pools[degraded.pool], terms
+
+    def _chronicle(self, pool: str) -> PoolRecords | None:
+        if self._process.ledger is None:
+            return None
+        served = [
+            (name, tenant.tier)
+            for name, tenant in self._config.tenants.items()
+            if any(model.pool == pool for model in tenant.models.values())
+        ]
+        return PoolRecords(self._process.ledger.add, served, self._process.wall_clock)
 
     def _engine_models(self, pool: str) -> list[str]:
         models = [model for tenant in self._config.tenants.values() for model in tenant.models.values()]

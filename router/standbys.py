@@ -20,7 +20,7 @@ from router.keeper import Detour, Terms
 from router.metrics import Metrics
 from router.pools import Place, Pool
 from router.presence import Presence
-from router.recovery import Event, Recoveries
+from router.recovery import Chronicle, Event, Recoveries
 from router.standby_engines import StandbyEngines, StandbysSettings, Tasks
 from router.wake import EngineControl, Leases
 
@@ -47,6 +47,7 @@ class Standbys:
         metrics: Metrics,
         wall_clock: Callable[[], float],
         degraded: tuple[Pool, Terms] | None = None,
+        chronicle: Chronicle | None = None,
     ) -> None:
         self.pool = pool
         self.settings = settings
@@ -61,7 +62,7 @@ class Standbys:
         levels = [level for level, places in self._by_level.items() if places]
         self.machine = Standby(settings.machine, [*levels, *([Level.DEGRADED] if degraded is not None else [])])
         self.holding = Holding()
-        self.recoveries = Recoveries(pool.name, metrics, pool.clock, wall_clock)
+        self.recoveries = Recoveries(pool.name, metrics, pool.clock, wall_clock, chronicle)
         self._engines = StandbyEngines(
             pool.name, settings, control, leases, pool.clock, on_up=self._up, on_failed=self._failed
         )

@@ -11,8 +11,10 @@ from policies.registry import DEFAULT_FILTERS, PROFILES, PartSpec
 from router.config import documented_keys
 from router.key_metrics import KEY_GAUGES
 from router.learned_metrics import LEARNED
+from router.ledger_metrics import LEDGER_COUNTERS, LEDGER_GAUGES
 from router.metrics import COUNTERS, HISTOGRAMS
 from router.pool_metrics import GAUGES
+from router.workers.metrics import WORKER_COUNTERS, WORKER_GAUGES
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -24,8 +26,10 @@ def config_rows() -> Iterator[str]:
 
 
 def metric_rows() -> Iterator[str]:
-    families = [(f"{name}_total", row) for name, row in COUNTERS.items()]
-    families += [*HISTOGRAMS.items(), *GAUGES.items(), *KEY_GAUGES.items(), *LEARNED.items()]
+    counters = COUNTERS | LEDGER_COUNTERS | WORKER_COUNTERS
+    families = [(f"{name}_total", row) for name, row in counters.items()]
+    families += [*HISTOGRAMS.items(), *GAUGES.items(), *KEY_GAUGES.items(), *LEDGER_GAUGES.items(), *LEARNED.items()]
+    families += WORKER_GAUGES.items()
     for name, (labels, text) in families:
         yield f"| `{name}` | {', '.join(labels)} | {_cell(text)} |"
 

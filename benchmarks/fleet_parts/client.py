@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from time import perf_counter
 from typing import cast
 
@@ -93,14 +94,15 @@ class _Connection(asyncio.Protocol):
 
 
 class Client:
-    """Sends to one port of the loopback. `patience`: seconds that an answer may take; `began`: the run's time 0."""
+    """Sends to ports of the loopback, to each request's at random, in the same way each time. `patience`: seconds that
+    an answer may take; `began`: the run's time 0."""
 
-    def __init__(self, port: int, headers: Mapping[str, str], patience: float) -> None:
-        self._port = port
+    def __init__(self, ports: Sequence[int], headers: Mapping[str, str], patience: float) -> None:
+        self._ports = ports
         self._patience = patience
         self.began = perf_counter()
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        self._head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n{lines}"
+        self._head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n{lines}"
 
     @property
     def now(self) -> float:
@@ -117,7 +119,8 @@ class Client:
         """One order, at its time or now when that is past."""
         await asyncio.sleep(max(0.0, order.at - self.now))
         loop = asyncio.get_running_loop()
-        connecting = loop.create_connection(lambda: _Connection(self.began), "127.0.0.1", self._port)
+        port = Random(order.number).choice(self._ports)
+        connecting = loop.create_connection(lambda: _Connection(self.began), "127.0.0.1", port)
         try:
             _, connection = await asyncio.wait_for(connecting, CONNECT_SECONDS)
         except OSError as error:  # a TimeoutError too

@@ -49,11 +49,15 @@ class ProfiledGateway(SoakGateway):
 
 @dataclass(frozen=True)
 class Stack:
-    """Running."""
+    """Running. `gateways`: one, or replicas."""
 
-    gateway: ProfiledGateway
+    gateways: tuple[ProfiledGateway, ...]
     urls: tuple[str, ...]
     engine_pids: tuple[int, ...]
+
+    @property
+    def gateway(self) -> ProfiledGateway:
+        return self.gateways[0]
 
     def hits(self) -> Hits:
         """Of all engines, since they started. Raises Failed when one does not answer."""
@@ -103,13 +107,15 @@ def gateway_before(urls: Sequence[str], profile: str, requests: int) -> Iterator
 def running(profile: str, setup: Setup, scale: float, requests: int, longest_reply: int) -> Iterator[Stack]:
     """New engines with empty caches, and the gateway. Raises Failed."""
     with ExitStack() as stack:
-        engines = _engines(stack, setup, scale, longest_reply)
+        engines = start_engines(stack, setup, scale, longest_reply)
         urls = tuple(engine.url for engine in engines)
         gateway = stack.enter_context(gateway_before(urls, profile, requests))
-        yield Stack(gateway, urls, tuple(engine.pid for engine in engines))
+        yield Stack((gateway,), urls, tuple(engine.pid for engine in engines))
 
 
-def _engines(stack: ExitStack, setup: Setup, scale: float, longest_reply: int) -> list[Engine]:
+def start_engines(stack: ExitStack, setup: Setup, scale: float, longest_reply: int) -> list[Engine]:
+    """Simulated ones, that end with `stack`. Raises Failed."""
+
     def start(number: int) -> Engine:
         return start_engine(
             ENGINE_MODEL,

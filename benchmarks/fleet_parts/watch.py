@@ -65,10 +65,10 @@ class Load:
 
 
 class Watch:
-    """Looks each second while it runs. `engines`: pids."""
+    """Looks each second while it runs. `gateways`, `engines`: pids."""
 
-    def __init__(self, gateway: int, engines: Sequence[int]) -> None:
-        self._gateway = gateway
+    def __init__(self, gateways: Sequence[int], engines: Sequence[int]) -> None:
+        self._gateways = tuple(gateways)
         self._engines = tuple(engines)
         self.looks: list[Look] = []
 
@@ -78,7 +78,7 @@ class Watch:
             Look(
                 at=perf_counter(),
                 machine=machine_cpu_seconds(),
-                gateway=cpu_seconds([self._gateway]),
+                gateway=cpu_seconds(self._gateways),
                 engines=cpu_seconds(self._engines),
                 client=cpu_seconds([os.getpid()]),
             )

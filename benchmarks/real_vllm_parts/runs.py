@@ -75,9 +75,9 @@ async def _talk(
     gateway: ProfiledGateway, servers: Sequence[Server], turns: Sequence[Turn]
 ) -> tuple[list[Exchange], Watch]:
     """Exchanges in the order of the turns."""
-    watch = Watch(gateway.pid, tree(server.process.pid for server in servers))
+    watch = Watch([gateway.pid], tree(server.process.pid for server in servers))
     watch.look()
-    client = Client(gateway.port, gateway.headers, PATIENCE_SECONDS)
+    client = Client([gateway.port], gateway.headers, PATIENCE_SECONDS)
     watching = asyncio.create_task(watch.run(), name="watch")
     try:
         exchanges = await _conversations(client, turns)

@@ -91,9 +91,7 @@ class Fleet:
         stop: Callable[[Log, Job], bool] = lambda log, job: False,
     ) -> Log:
         """Replay the jobs. `stop` is asked at every first token whether the rest no longer matters."""
-        count = len(jobs)
-        self._router = router
-        self.log = log = Log(list(arrivals), [None] * count, [None] * count, [0] * count, [-1] * count)
+        log, count = self._open(router, arrivals), len(jobs)
         heap, coming = self._heap, 0
         while coming < count or heap:
             if coming < count and (not heap or arrivals[coming] <= heap[0][0]):
@@ -110,6 +108,12 @@ class Fleet:
             if not self._wake(engine, number, stop):
                 break
         return log
+
+    def _open(self, router: Router, arrivals: Sequence[float]) -> Log:
+        count = len(arrivals)
+        self._router = router
+        self.log = Log(list(arrivals), [None] * count, [None] * count, [0] * count, [-1] * count)
+        return self.log
 
     def send(self, engine_number: int, job: Job, priority: int = 0) -> None:
         """Submit now. An idle engine starts when everything that happens at this moment has happened."""

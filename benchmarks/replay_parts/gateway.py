@@ -6,7 +6,9 @@ arrival, first token and finish. What the router learns from answers is told as 
 
 from __future__ import annotations
 
-from benchmarks.replay_parts.fleet import Fleet
+from collections.abc import Sequence
+
+from benchmarks.replay_parts.fleet import Fleet, Log
 from benchmarks.replay_parts.setup import Guess, Setup
 from benchmarks.replay_parts.trace import TRACE_BLOCK, Job
 from policies.admission.desk import Desk, Turn
@@ -37,7 +39,7 @@ class Gateway:
         self._setup = setup
         self._guess = Guess(setup)
         self.profile = make_profile(profile, setup.rng("profile"))
-        self.states = tuple(_state(number, setup) for number in range(setup.endpoints))
+        self.states = tuple(make_state(number, setup) for number in range(setup.endpoints))
         PoolRates(self.states).join()
         self._numbers = {state.endpoint.name: number for number, state in enumerate(self.states)}
         self._desk = Desk(ShortestPrefillFirst(), bounds=dict.fromkeys(Lane, setup.max_waiting))
@@ -46,7 +48,8 @@ class Gateway:
         self._scrape_at = 0.0
 
     def arrive(self, job: Job, now: float) -> None:
-        request = self._request(job, now)
+        prompt, output = self._guess.prompt(job), self._guess.output(job)
+        request = make_request(job, prompt, output, now, self._setup.max_wait)
         if isinstance(self._desk.enter(Waiting(request), self.states, now), Rejection):
             self._fleet.reject(job)
             return
@@ -62,7 +65,7 @@ class Gateway:
         cached = self._fleet.log.cached[job.number]
         reservation.release(now, EngineReport(job.prompt, cached, job.output) if self._setup.learn else None)
         self._desk.ended(turn)
-        self.states[engine].health.record(self._outcome(job, now), now)
+        self.states[engine].health.record(make_outcome(self._fleet.log, job), now)
         self._pass(now)
 
     def _pass(self, now: float) -> None:
@@ -74,9 +77,7 @@ class Gateway:
             pass
 
     def _scrape(self) -> None:
-        for state, engine in zip(self.states, self._fleet.engines, strict=True):
-            model = engine.model
-            state.scraped_usage(model.cache.used / model.cache.capacity, model.waiting)
+        scrape(self.states, self._fleet)
 
     def _commit(self, waiting: Waiting, decision: Decision) -> None:
         request, choice, now = waiting.request, decision.choice, self._fleet.now
@@ -94,39 +95,48 @@ class Gateway:
             self._desk.leave(waiting, now)
             self._fleet.reject(self._jobs.pop(waiting.request.id))
 
-    def _request(self, job: Job, now: float) -> InferenceRequest:
-        tokens = self._guess.prompt(job)
-        return InferenceRequest(
-            id=str(job.number),
-            tenant="acme",
-            tier_priority=0,
-            model="m",
-            api="chat",
-            lane=Lane.SHORT if tokens <= LONG_TOKENS else Lane.LONG,
-            prompt_tokens=tokens,
-            max_output_tokens=self._guess.output(job),
-            prefix_blocks=job.blocks,
-            tokens_per_block=TRACE_BLOCK * tokens / job.prompt,
-            stream=True,
-            arrived_at=now,
-            deadline=now + self._setup.max_wait,
-        )
 
-    def _outcome(self, job: Job, now: float) -> Outcome:
-        log = self._fleet.log
-        first = log.first[job.number]
-        return Outcome(
-            status=200,
-            started=True,
-            ttft_seconds=None if first is None else first - log.arrived[job.number],
-            total_seconds=now - log.arrived[job.number],
-            prompt_tokens=job.prompt,
-            cached_tokens=log.cached[job.number],
-            completion_tokens=job.output,
-        )
+def scrape(states: Sequence[EndpointState], fleet: Fleet) -> None:
+    """What the prober reads of every engine's metrics."""
+    for state, engine in zip(states, fleet.engines, strict=True):
+        model = engine.model
+        state.scraped_usage(model.cache.used / model.cache.capacity, model.waiting)
 
 
-def _state(number: int, setup: Setup) -> EndpointState:
+def make_request(job: Job, prompt: int, output: int, now: float, patience: float) -> InferenceRequest:
+    """`prompt` and `output`: tokens as the gateway believes them; `patience`: seconds that the request may wait."""
+    return InferenceRequest(
+        id=str(job.number),
+        tenant="acme",
+        tier_priority=0,
+        model="m",
+        api="chat",
+        lane=Lane.SHORT if prompt <= LONG_TOKENS else Lane.LONG,
+        prompt_tokens=prompt,
+        max_output_tokens=output,
+        prefix_blocks=job.blocks,
+        tokens_per_block=TRACE_BLOCK * prompt / job.prompt,
+        stream=True,
+        arrived_at=now,
+        deadline=now + patience,
+    )
+
+
+def make_outcome(log: Log, job: Job) -> Outcome:
+    """What a request that ends now has told."""
+    arrived, first, finished = log.arrived[job.number], log.first[job.number], log.finished[job.number]
+    return Outcome(
+        status=200,
+        started=True,
+        ttft_seconds=None if first is None else first - arrived,
+        total_seconds=None if finished is None else finished - arrived,
+        prompt_tokens=job.prompt,
+        cached_tokens=log.cached[job.number],
+        completion_tokens=job.output,
+    )
+
+
+def make_state(number: int, setup: Setup) -> EndpointState:
     """As a probe leaves it: healthy, its cache's size read from the engine."""
     state = EndpointState(Endpoint(f"e{number}", f"http://e{number}"), EndpointHealth(assume_healthy=True))
     state.learn_kv_capacity(setup.kv_tokens, TRACE_BLOCK, setup.index_share)

@@ -12,7 +12,7 @@ below. Nothing here opens what the values name (files, URLs); `assembly` does. W
     profiles                     profiles composed of parts, a part of `routing`
     standby                      what serves when the hot endpoints cannot, a part of `pools`
     guards                       the rules of a tenant for what is said, a part of `tenants`
-    server, keys, routing, lanes, tenants, pools
+    server, keys, ledger, routing, lanes, tenants, pools
                                  the sections: keys with types, bounds, defaults, descriptions
     models                       `Config`, the whole
     environment                  variables laid over the tree
@@ -28,7 +28,8 @@ from router.config.docs import KeyDoc, documented_keys
 from router.config.guards import GuardConfig, ModerationConfig, PresidioConfig, RequestsConfig
 from router.config.keys import KeysConfig
 from router.config.lanes import LaneConfig, LanesConfig, lane_policies
-from router.config.loading import load, loads
+from router.config.ledger import LedgerConfig
+from router.config.loading import load, loads, read
 from router.config.models import Config
 from router.config.pools import EndpointConfig, EngineTlsConfig, HealthConfig, PoolConfig, TimeoutsConfig
 from router.config.problems import ConfigError, Problem
@@ -75,6 +76,7 @@ __all__ = [
     "KeysConfig",
     "LaneConfig",
     "LanesConfig",
+    "LedgerConfig",
     "LimitsConfig",
     "MirrorConfig",
     "ModelConfig",
@@ -102,5 +104,6 @@ __all__ = [
     "loads",
     "profile_specs",
     "queue_order",
+    "read",
     "warnings",
 ]

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from router.config.keys import KeysConfig
 from router.config.lanes import LanesConfig
+from router.config.ledger import LedgerConfig
 from router.config.pools import PoolConfig
 from router.config.routing import RoutingConfig
 from router.config.section import Section
@@ -25,6 +26,7 @@ class Config(Section):
     server: ServerConfig = Field(default=ServerConfig(), description="Listeners and bounds of requests.")
     state: StateConfig = Field(default=StateConfig(), description="Where state is kept.")
     keys: KeysConfig = Field(default=KeysConfig(), description="Keys made at run time.")
+    ledger: LedgerConfig = Field(default=LedgerConfig(), description="Records of requests and events.")
     replicas: ReplicasConfig = Field(default=ReplicasConfig(), description="How replicas reach each other.")
     classify: ClassifyConfig = Field(default=ClassifyConfig(), description="Which lane a request queues in.")
     routing: RoutingConfig = Field(default=RoutingConfig(), description="How endpoints are chosen.")
@@ -39,6 +41,11 @@ class Config(Section):
     def keeps_keys(self) -> bool:
         """Whether keys are made at run time, and kept in the database."""
         return self.keys.at_run_time if self.keys.at_run_time is not None else self.state.ledger_url is not None
+
+    @property
+    def keeps_records(self) -> bool:
+        """Whether there is a ledger."""
+        return self.ledger.enabled if self.ledger.enabled is not None else self.state.ledger_url is not None
 
     @property
     def database_url(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from policies.types import Role
+from router.config.ledger import LedgerConfig
 from router.config.models import Config
 from router.config.problems import Problem
 from router.config.server import ReplicasConfig
@@ -24,6 +25,8 @@ def _warnings(config: Config, now: datetime) -> Iterator[tuple[str, str]]:
         yield "replicas", "has no effect without state.redis_url"
     if config.state.redis_url is not None and config.server.secret is None:
         yield "server.secret", "replicas need the same one: set PROMPTLANE_SECRET, or share server.secret_file"
+    if not config.keeps_records and config.ledger.enabled is None and config.ledger != LedgerConfig():
+        yield "ledger", "has no effect without state.ledger_url, or ledger.enabled: true"
     if not config.tenants:
         yield "tenants", "there are none: every request will be refused"
     for tenant_id, tenant in config.tenants.items():

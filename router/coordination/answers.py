@@ -15,8 +15,8 @@ from router.pools import Pool
 from router.tickets import Ticket
 
 
-def bound(number: int, term: int, ticket: Ticket) -> Bound:
-    """What a follower is told of its ticket."""
+def bound(number: int, term: int, ticket: Ticket, pause: float) -> Bound:
+    """What a follower is told of its ticket. `pause`: seconds."""
     choice, *others = ticket.decision.ranked
     return Bound(
         number,
@@ -30,6 +30,7 @@ def bound(number: int, term: int, ticket: Ticket) -> Bound:
         ticket.priority,
         ticket.session,
         tuple([Ranked(one.state.endpoint.name, *one[1:5]) for one in others]),
+        pause,
     )
 
 

@@ -144,7 +144,7 @@ class Ping(_Frame, frozen=True, tag=7):
 class Bound(_Frame, frozen=True, tag=16):
     """The ticket: `endpoint` (by name), now. `own_seconds` and `ttft_seconds` are predictions, `queued_seconds` and
     `ahead` what the wait was, `priority` and `session` what the engine is to be told. `ranked`: the next best few,
-    where somebody wanted to know."""
+    where somebody wanted to know. `pause`: seconds before it is to be sent, so that it overtakes nobody's."""
 
     id: Id
     term: Count
@@ -157,6 +157,7 @@ class Bound(_Frame, frozen=True, tag=16):
     priority: int | None = None
     session: str | None = None
     ranked: tuple[Ranked, ...] = ()
+    pause: Seconds = 0.0
 
 
 class Refused(_Frame, frozen=True, tag=17):

@@ -70,6 +70,9 @@ class Part(Protocol):
     def term(self) -> int:
         """The highest that is known here."""
 
+    def tell(self, ticket: Ticket, replica: str) -> float:
+        """Another replica is told this ticket; returns its pause in seconds."""
+
     def fenced(self, term: int) -> None:
         """A peer says that there is an owner of this term."""
 
@@ -212,6 +215,9 @@ class Desk:
     async def _wait(self, ask: Ask, part: Part, waiting: Waiting) -> None:
         try:
             ticket = await part.pool.wait(waiting)
+            if not part.leads():  # replaced since it was decided: it must not be told with the new owner's term
+                ticket.settle(None)
+                raise Elsewhere
         except (GatewayError, Detour, Elsewhere) as error:
             self._refuse(ask, part, error)
         else:
@@ -219,7 +225,8 @@ class Desk:
 
     def _give(self, ask: Ask, part: Part, ticket: Ticket) -> None:
         self._follower.seats[ask.id] = Seat(ask.pool, ticket, self._line)
-        self._answer(answers.bound(ask.id, part.term, ticket), "bound")
+        pause = part.tell(ticket, self._line.peer[0])
+        self._answer(answers.bound(ask.id, part.term, ticket, pause), "bound")
 
     def _refuse(self, ask: Ask, part: Part, why: GatewayError | Detour | Elsewhere) -> None:
         result = "not_mine" if isinstance(why, Elsewhere) else "aside" if isinstance(why, Detour) else "refused"

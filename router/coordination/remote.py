@@ -15,15 +15,15 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
-from typing import Protocol
 
+from policies.coordination.order import LeavingOrder
 from policies.coordination.ownership import Lease, Ownership
 from policies.waiting import Waiting
 from router.coordination import answers, seats
 from router.coordination.affinity import Affinity
 from router.coordination.asked import AskedRequest
-from router.coordination.asks import Answered
-from router.coordination.frames import Answer, Aside, Bound, Held, NotMine
+from router.coordination.asking import Asking, Line
+from router.coordination.frames import Bound
 from router.coordination.framing import Unsayable
 from router.coordination.link import Unreachable
 from router.elsewhere import Elsewhere, Part
@@ -36,7 +36,8 @@ from router.tickets import Ticket
 # Whoever waited at an owner that gave the pool up waits so long for the next; it is there within two looks at the
 # store. A dead owner's is free only after its lease: until then it is better to send than to wait.
 PAUSE_SECONDS = 0.5
-# An owner that said that it is none is not asked again for so long, unless another one is seen.
+# An owner that said that it is none, or that it has no endpoint where this replica sees one, is not asked again for so
+# long, unless another one is seen.
 AVOID_SECONDS = 1.0
 # After so long without anybody who decides, standbys are this replica's affair.
 ALONE_SECONDS = 2.0
@@ -51,18 +52,6 @@ class Mode(StrEnum):
     LEADS = "leads"
     FOLLOWS = "follows"
     ALONE = "alone"
-
-
-class Line(seats.Line, Protocol):
-    """A link that is up (`router.coordination.link.Link`)."""
-
-    def ask(
-        self, pool: str, request: AskedRequest, excluded: tuple[str, ...], may_hold: bool, answered: Answered
-    ) -> int: ...
-
-    def cancel(self, number: int) -> None: ...
-
-    def fence(self, pool: str, term: int) -> None: ...
 
 
 class Remote:
@@ -88,6 +77,7 @@ class Remote:
         self.affinity = affinity
         self._pool: Pool | None = None
         self.seats = seats.Seats(ownership.pool, clock)
+        self._order = LeavingOrder()
         self.mode = Mode.ALONE
         self._line: Line | None = None
         self._alone_since = clock()
@@ -135,6 +125,12 @@ class Remote:
     def looks_after(self) -> bool:
         mode = self.look()
         return mode is Mode.LEADS or (mode is Mode.ALONE and self._clock() - self._alone_since > ALONE_SECONDS)
+
+    def tell(self, ticket: Ticket, replica: str) -> float:
+        """Another replica is told this ticket; returns its pause in seconds."""
+        pause = self._pause(ticket, replica)
+        self._order.told(ticket.endpoint, replica, self._clock())
+        return pause
 
     def fenced(self, term: int) -> None:
         """A peer has seen an owner of this term."""
@@ -205,20 +201,29 @@ class Remote:
                 await self._news(until - now)
                 continue
             if again:
-                self._avoided, self._avoided_until = owner, now + AVOID_SECONDS
+                self._avoid(owner)
                 continue
-            denied = None
+            denied, pause = None, PAUSE_SECONDS
             try:
                 ticket = await (self._ask(waiting) if mode is Mode.FOLLOWS else self._decide(waiting, mode))
             except Elsewhere:
                 ticket, denied = None, owner if mode is Mode.FOLLOWS else None
+            except NoEndpoint:
+                if mode is not Mode.FOLLOWS or not self.pool.sees_one(waiting.excluded):
+                    raise
+                self._avoid(owner)  # it reaches no engine, and this replica does: who sees one decides
+                ticket, pause = None, 0.0
             if ticket is not None:
                 if until > began:
                     ticket.queued_seconds = self._clock() - began
                 return ticket
             self._count("again")
-            until = self._clock() + PAUSE_SECONDS
+            until = self._clock() + pause
             waiting = Waiting(waiting.request, waiting.excluded, waiting.on_hold)
+
+    def _avoid(self, owner: Lease | None) -> None:
+        """Until it is asked again this replica is alone."""
+        self._avoided, self._avoided_until = owner, self._clock() + AVOID_SECONDS
 
     async def _news(self, seconds: float) -> None:
         """Until who decides is another one, that long at most."""
@@ -234,7 +239,17 @@ class Remote:
         ticket = self.pool.take(waiting) or await self.pool.wait(waiting)
         self._count("leads" if mode is Mode.LEADS else "alone")
         self.keep(ticket)
+        pause = self._pause(ticket, self.ownership.me) if mode is Mode.LEADS else 0.0
+        if pause:
+            try:
+                await asyncio.sleep(pause)
+            except asyncio.CancelledError:
+                ticket.settle(None)
+                raise
         return ticket
+
+    def _pause(self, ticket: Ticket, replica: str) -> float:
+        return self._order.pause(ticket.endpoint, replica, ticket.choice.own_seconds, self._clock())
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -242,7 +257,7 @@ class Remote:
         """The owner's ticket; None where its connection is lost. Raises Elsewhere where it is not the owner."""
         line, request = self._line, waiting.request
         assert line is not None  # noqa: S101  # this replica follows
-        asking = _Asking(self, line, waiting)
+        asking = Asking(self, line, waiting)
         asked, may_hold = AskedRequest.of(request, self._clock()), waiting.on_hold is not None
         try:
             number = asking.number = line.ask(
@@ -252,10 +267,13 @@ class Remote:
             return None
         except Unsayable:  # no frame can hold a number of it: such a one waits for nobody
             return self._take_unsaid(waiting)
-        ticket = None
+        ticket: Ticket | None = None
         try:
             async with asyncio.timeout(max(0.0, request.deadline - self._clock()) + _LATE_SECONDS):
-                ticket = await asking.answer
+                given = await asking.answer
+                if asking.pause:
+                    await asyncio.sleep(asking.pause)
+                ticket = given
             if ticket is not None:
                 self._count("follows")
             return ticket
@@ -296,49 +314,3 @@ class Remote:
 
     def _count(self, by: str) -> None:
         self._metrics.add("promptlane_replica_decisions", self.ownership.pool, by)
-
-
-class _Asking:
-    """One request at the owner, until its answer is here: what came of it is done in the turn in which it came."""
-
-    __slots__ = ("_line", "_remote", "_waiting", "answer", "number")
-
-    def __init__(self, remote: Remote, line: Line, waiting: Waiting) -> None:
-        self._remote = remote
-        self._line = line
-        self._waiting = waiting
-        self.answer: asyncio.Future[Ticket | None] = asyncio.get_running_loop().create_future()
-        self.number = 0
-
-    def answered(self, frame: Answer | None) -> None:
-        answer = self.answer
-        if isinstance(frame, Held):
-            if self._waiting.on_hold is not None and not answer.done():
-                self._waiting.on_hold(frame.seconds)
-        elif answer.done():  # nobody waits any more
-            if isinstance(frame, Bound):
-                self._line.done(frame.id, None)
-        elif frame is None:
-            answer.set_result(None)
-        elif isinstance(frame, Bound):
-            self._take(frame)
-        elif isinstance(frame, NotMine):
-            answer.set_exception(Elsewhere())
-            self._remote.fenced(frame.term)
-        else:
-            answer.set_exception(self._remote.aside() if isinstance(frame, Aside) else answers.error(frame))
-
-    def _take(self, frame: Bound) -> None:
-        try:
-            self.answer.set_result(self._remote.bound(frame, self._line, self._waiting))
-        except Elsewhere as elsewhere:
-            self.answer.set_exception(elsewhere)
-
-    def give_up(self, number: int) -> None:
-        """Nobody has taken the answer: what it gave is given back, what is still to come is not wanted."""
-        answer = self.answer
-        if not answer.done() or answer.cancelled():
-            answer.cancel()
-            self._line.cancel(number)
-        elif answer.exception() is None and (ticket := answer.result()) is not None:
-            ticket.settle(None)

@@ -5,9 +5,22 @@ Floor: declarations only. Moments are Unix seconds: the same number in SQLite an
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Double, LargeBinary, MetaData, String, Table
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    text,
+)
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest step of `migrations/`. Known here so that a database that is up to date needs no Alembic."""
 
 # Names that a later step can refer to, on every database.
@@ -44,4 +57,67 @@ changes = Table(
     Column("subject", String(32), primary_key=True),
     Column("number", BigInteger, nullable=False),
     Column("mark", String(32), nullable=False),
+)
+
+# One row per record, its columns in the order of `router.wire.record.Record`. Text has no bound here: what PostgreSQL
+# refused as too long would stand before all that comes behind it.
+ledger_records = Table(
+    "ledger_records",
+    metadata,
+    Column("replica", String, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("tenant", String),
+    Column("tier", String),
+    Column("key", String),
+    Column("request_id", String),
+    Column("api", String),
+    Column("model", String),
+    Column("engine_model", String),
+    Column("pool", String),
+    Column("endpoint", String),
+    Column("lane", String),
+    Column("stream", Boolean, nullable=False),
+    Column("outcome", String),
+    Column("status", BigInteger, nullable=False),
+    Column("error", String),
+    Column("finish_reason", String),
+    Column("prompt_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("usage_from", String),
+    Column("queue_seconds", Double),
+    Column("first_byte_seconds", Double),
+    Column("total_seconds", Double),
+    Column("attempts", BigInteger, nullable=False),
+    Column("resumes", BigInteger, nullable=False),
+    Column("prefix_hash", String),
+    Column("detail", JSON(none_as_null=True)),
+    Column("previous", LargeBinary(32), nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+    PrimaryKeyConstraint("replica", "sequence", name="pk_ledger_records"),
+)
+Index("ix_ledger_records_tenant_at", ledger_records.c.tenant, ledger_records.c.at)
+Index("ix_ledger_records_at", ledger_records.c.at)
+# Failovers and their like are few among many requests.
+_EVENTS = text("kind <> 'request'")
+Index(
+    "ix_ledger_records_events", ledger_records.c.kind, ledger_records.c.at,
+    sqlite_where=_EVENTS, postgresql_where=_EVENTS,
+)  # fmt: skip
+
+# What is here of each replica's chain: the records behind the cut, where older ones were deleted on purpose, up to the
+# head. Both are sealed, so that who deletes records cannot move them along. `at`: the head's moment.
+ledger_chains = Table(
+    "ledger_chains",
+    metadata,
+    Column("replica", String, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("head_sequence", BigInteger, nullable=False),
+    Column("head_hash", LargeBinary(32), nullable=False),
+    Column("head_seal", LargeBinary(32), nullable=False),
+    Column("cut_sequence", BigInteger, nullable=False),
+    Column("cut_hash", LargeBinary(32), nullable=False),
+    Column("cut_seal", LargeBinary(32), nullable=False),
 )

@@ -1,6 +1,6 @@
 """The rules for answers, at one answer: whole, or in pieces.
 
-Floor: sans-IO, but that a whole answer may be asked about elsewhere.
+Floor: an adapter; long answers are read off the event loop, and others may be asked about one.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ import msgspec
 _OBJECT = re.compile(rb"\s*+(\{(?:[^{}]++|\{[^{}]*+\})*+\})")
 
 
+_FINISHES = (b'"finish_reason":"', b'"stop_reason":"', b'"finish_reason": "', b'"stop_reason": "')
+_LONGEST_WORD = 40  # bytes; `content_filter` has 14
+
 # No engine has counted more than this, and a counter must never go down: anything else is not believed.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)] | None
 
@@ -62,6 +65,18 @@ def find_usage(data: bytes) -> Usage | None:
         if usage is not None:
             return usage
         end = start
+    return None
+
+
+def find_finish(data: bytes) -> str | None:
+    """Why the answer ends here, in the engine's word: of the last choice in `data`; None where it does not say."""
+    for name in _FINISHES:
+        start = data.rfind(name)
+        if start >= 0:
+            start += len(name)
+            end = data.find(b'"', start, start + _LONGEST_WORD)
+            word = data[start:end] if end > start else b""
+            return word.decode() if word.replace(b"_", b"").isalnum() else None
     return None
 
 

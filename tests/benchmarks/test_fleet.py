@@ -154,7 +154,7 @@ def test_what_is_no_whole_answer_says_why(data: bytes, status: int, reason: str)
 
 
 async def test_a_gateway_that_is_not_there_is_an_answer_that_failed() -> None:
-    exchange = await Client(1, {}, 1.0).send(Order(0, 0.0, b"{}"))
+    exchange = await Client([1], {}, 1.0).send(Order(0, 0.0, b"{}"))
     assert exchange.answer.failed.startswith("no connection")
     assert exchange.ttft is None
 

@@ -113,10 +113,12 @@ def sha256(key: str) -> str:
 
 
 class Stack:
-    """Engines and a gateway built from a configuration; `config` may say `ENGINE:<name>` for an engine's URL."""
+    """Engines and a gateway built from a configuration; `config` may say `ENGINE:<name>` for an engine's URL. `ledger`:
+    takes records, where there is one."""
 
-    def __init__(self, config: dict[str, Any], engines: list[str], *, wait: bool = True) -> None:
+    def __init__(self, config: dict[str, Any], engines: list[str], *, wait: bool = True, ledger: Any = None) -> None:
         self._wait = wait
+        self._ledger = ledger
         self.engines = {name: RecordingEngine() for name in engines}
         self._config = config
         self.loop = asyncio.new_event_loop()
@@ -148,7 +150,7 @@ class Stack:
         for engine in self.engines.values():
             await engine.start()
         config = self.configure(self._config)
-        self.process = Process(SECRET, COUNTER, Metrics())
+        self.process = Process(SECRET, COUNTER, Metrics(), ledger=self._ledger)
         self.app = App(build(config, self.process))
         self.process.metrics.watch_pools(lambda: self.app.runtime.pools.values())
         learned = LearnedCollector(lambda: self.app.runtime.gateway.models, self.process.lengths)
@@ -290,7 +292,11 @@ def chat(model: str = "tiny", content: str = "hello", **fields: Any) -> dict[str
 
 @contextlib.contextmanager
 def running(
-    config: dict[str, Any] | None = None, engines: list[str] | None = None, *, wait: bool = True
+    config: dict[str, Any] | None = None,
+    engines: list[str] | None = None,
+    *,
+    wait: bool = True,
+    ledger: Any = None,
 ) -> Iterator[Stack]:
-    with Stack(config or two_tenants(), engines or ENGINES, wait=wait) as stack:
+    with Stack(config or two_tenants(), engines or ENGINES, wait=wait, ledger=ledger) as stack:
         yield stack

@@ -311,3 +311,41 @@ def test_keys_are_made_at_run_time_where_there_is_a_database_unless_it_is_said_o
 ) -> None:
     config = build(text)
     assert (config.keeps_keys, config.database_url) == (kept, url)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("{}", False),
+        ("ledger: {enabled: true}", True),
+        ("state: {ledger_url: 'sqlite:///a.db'}", True),
+        ("state: {ledger_url: 'sqlite:///a.db'}\nledger: {enabled: false}", False),
+    ],
+)
+def test_records_are_kept_where_there_is_a_database_unless_it_is_said_otherwise(text: str, kept: bool) -> None:
+    assert build(text).keeps_records is kept
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ("{max_spool_bytes: 1000}", "ledger.max_spool_bytes"),
+        ("{on_full: maybe}", "ledger.on_full"),
+        ("{retention_days: 0}", "ledger.retention_days"),
+        ("{max_rows: 0}", "ledger.max_rows"),
+        ("{spool_dir: ''}", "ledger.spool_dir"),
+        ("{spool: x}", "ledger.spool"),
+    ],
+)
+def test_a_mistake_in_the_ledgers_section_is_told_by_its_key(value: str, place: str) -> None:
+    with pytest.raises(ConfigError, match=f"{place} "):
+        build(f"ledger: {value}")
+
+
+def test_a_ledgers_section_without_a_database_is_warned_of() -> None:
+    def warned(text: str) -> list[str]:
+        return [problem.path for problem in warnings(build(text), NOW) if problem.path == "ledger"]
+
+    assert warned("ledger: {on_full: refuse}") == ["ledger"]
+    assert warned("ledger: {on_full: refuse, enabled: true}") == []
+    assert warned("ledger: {on_full: refuse}\nstate: {ledger_url: 'sqlite:///a.db'}") == []

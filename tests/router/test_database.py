@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -63,6 +64,21 @@ def test_preparing_again_keeps_what_is_there(database: Database) -> None:
     add(database, "mine")
     prepare(database)
     assert numbers(database) == {"keys": 0, "mine": 1}
+
+
+def test_a_database_of_an_older_program_is_brought_up_to_date_with_all_that_it_holds(database: Database) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    database.make_file()
+    with database.writing() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    add(database, "mine")
+    prepare(database)
+    assert numbers(database) == {"keys": 0, "mine": 1}
+    with database.reading() as connection:
+        assert connection.execute(select(version.c.version_num)).scalar() == HEAD
+        assert {"ledger_records", "ledger_chains"} <= set(inspect(connection).get_table_names())
 
 
 def test_replicas_that_start_together_take_turns(database_url: str) -> None:

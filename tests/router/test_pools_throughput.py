@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.router.virtual import Fleet, run
+from benchmarks.virtual_loop import run
+from tests.router.virtual import Fleet
 
 CLIENTS, REQUESTS = 64, 640
 NOISE = 0.93

@@ -371,8 +371,10 @@ def test_a_reload_says_that_another_database_needs_a_restart_and_keeps_the_one_t
     config["state"] = {"ledger_url": f"sqlite:///{tmp_path}/one.db"}
     with serving(tmp_path, config) as gateway:
         key = gateway.admin("/admin/keys", "POST", {"tenant": "acme"}).json()["key"]
-        gateway.write({**config, "state": {"ledger_url": f"sqlite:///{tmp_path}/two.db"}})
+        ledger = {"on_full": "refuse"}
+        gateway.write({**config, "state": {"ledger_url": f"sqlite:///{tmp_path}/two.db"}, "ledger": ledger})
         answer = gateway.admin("/admin/reload", "POST").json()
+        assert "ledger.on_full: changed; takes effect at the next restart" in answer["warnings"]
         assert "state.ledger_url: changed; takes effect at the next restart" in answer["warnings"]
         gateway.wait_healthy("e0")
         assert gateway.post(ASK, key=key)[0] == 200, "keys outlive a reload"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.wire.usage import Usage, find_usage
+from router.wire.usage import Usage, find_finish, find_usage
 
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
@@ -147,3 +147,21 @@ def test_a_usage_nested_without_end_is_none(opening: bytes) -> None:
 def test_counts_that_no_engine_can_have_are_not_believed(count: bytes) -> None:
     found = find_usage(b'{"usage":{"prompt_tokens":' + count + b',"completion_tokens":' + count + b"}}")
     assert found is None or 0 <= found.total_tokens < 2**53
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b'data: {"choices":[{"delta":{},"finish_reason":"length"}]}\n\ndata: [DONE]\n\n', "length"),
+        (b'{"choices":[{"finish_reason":"stop"},{"finish_reason":"tool_calls"}]}', "tool_calls"),
+        (b'{"choices": [{"finish_reason": "stop", "stop_reason": null}]}', "stop"),
+        (b'{"content":[],"stop_reason":"end_turn","usage":{}}', "end_turn"),
+        (b'{"choices":[{"delta":{"content":"\\"finish_reason\\":\\"stop\\""},"finish_reason":null}]}', None),
+        (b'{"finish_reason":"' + b"x" * 50 + b'"}', None),
+        (b'{"finish_reason":"st', None),
+        (b'{"finish_reason":"\xff"}', None),
+        (b"", None),
+    ],
+)
+def test_why_an_answer_ended_is_read_in_the_engines_word(data: bytes, word: str | None) -> None:
+    assert find_finish(data) == word

@@ -6,11 +6,8 @@ Floor: tests only. Pool, desk, profile and engine model are the very ones that s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
 from itertools import count
 from random import Random
-from selectors import BaseSelector, SelectorKey
-from typing import Any, TypeVar
 
 from benchmarks.engine.config import EngineConfig
 from benchmarks.engine.faults import FaultSwitch
@@ -22,50 +19,7 @@ from router.pools import Pool
 from tests.policies.builders import make_state
 from tests.router.builders import make_pool
 
-T = TypeVar("T")
 _BLOCK_TOKENS = 64
-
-
-class _Nowhere(BaseSelector):
-    """Waits for nothing but time, which it lets pass at once."""
-
-    loop: VirtualLoop
-
-    def register(self, *_: Any) -> SelectorKey:
-        return SelectorKey(None, 0, 0, None)  # type: ignore[arg-type]  # the loop's own pipe: nobody writes to it
-
-    def unregister(self, *_: Any) -> SelectorKey:
-        return self.register()
-
-    def get_map(self) -> dict[Any, SelectorKey]:
-        return {}
-
-    def get_key(self, _: Any) -> SelectorKey:
-        raise KeyError
-
-    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
-        assert timeout is not None, "everybody waits, and nothing will ever happen"
-        self.loop.now += max(0.0, timeout)
-        return []
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Whoever sleeps wakes at the right time, without anybody waiting for it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        nowhere = _Nowhere()
-        nowhere.loop = self
-        super().__init__(nowhere)
-
-    def time(self) -> float:
-        return self.now
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Its result, on a clock of its own."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(work)
 
 
 class _Listener:
