@@ -20,7 +20,7 @@ from router.guards.injection import injection
 from router.guards.recognisers import PII
 from router.guards.rules import Action, Findings, Rule, Side, searches
 from router.guards.window import Window
-from router.guards.words import deny_list
+from router.guards.words import deny_list, deny_lists
 from router.metrics import Metrics
 from router.wire.openai import APIS, read_body
 
@@ -38,7 +38,7 @@ def rules() -> dict[str, list[Rule]]:
     """Sets of rules, by what they are called in the tables."""
     draw = random.Random(SEED)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(5, 10))) for _ in range(1000)]
-    deny = Rule("deny", Action.BLOCK, frozenset(Side), (deny_list(["project starfish", "bombshell", *words[:8]]),))
+    deny = Rule("deny", Action.BLOCK, frozenset(Side), tuple(deny_lists(["project starfish", "bombshell", *words[:8]])))
     long = Rule("long", Action.BLOCK, frozenset(Side), (deny_list(words),))
     pii = Rule("pii", Action.REDACT, frozenset(Side), tuple(PII.values()))
     attack = Rule("injection", Action.BLOCK, frozenset({Side.INPUT}), (injection(),))

@@ -16,7 +16,7 @@ from router.guards.people import NotInstalled, People, presidio
 from router.guards.recognisers import PII
 from router.guards.rules import Action, Rule, Side
 from router.guards.service import ModerationService
-from router.guards.words import deny_list
+from router.guards.words import deny_lists
 from router.metrics import Metrics
 from router.wire.bounds import RequestBounds
 
@@ -99,8 +99,7 @@ class GuardsBuilder:
 def _finders(guard: GuardConfig) -> list[Finder]:
     find = guard.find
     finders = [PII[kind] for kind in dict.fromkeys(find.pii)]
-    if find.words:
-        finders.append(deny_list(find.words))
+    finders += deny_lists(find.words)
     finders += [custom(pattern, "redacted") for pattern in find.patterns]
     if find.injection:
         finders.append(injection())

@@ -179,7 +179,7 @@ class Answer:
         finally:
             self._note_usage()
         if self._passage.stopped:
-            rest += self._ending()
+            rest += self._ending(begins=bool(rest))
         self._begin()
         if self._owed is not None:
             owed, self._owed = self._owed, None
@@ -235,23 +235,22 @@ class Answer:
         return chunk if self._asker is None else await self._asker.last(chunk)
 
     async def _stop(self, chunk: bytes) -> None:
-        """What may still pass goes to a client that has begun to read. Awaited by `Response.relay`, which lets go of
-        the engine."""
+        """What may still pass goes to the client. Awaited by `Response.relay`, which lets go of the engine."""
         if self._asker is not None:
             chunk = b""  # the service has not seen it
-        if chunk and self._call.client.started and (pending := self._write(chunk)) is not None:
+        if chunk and (pending := self._write(chunk)) is not None:
             await pending
         raise _Stopped
 
-    def _ending(self) -> bytes:
+    def _ending(self, *, begins: bool = False) -> bytes:
         """The end of a stream that the rules have stopped. Raises PolicyError where the client has seen nothing of it:
-        it is told so instead."""
+        it is told so instead. `begins`: it is about to."""
         call, guard = self._call, self.guard
         assert guard is not None  # noqa: S101  # only of a stream that is stopped
         refusal = guard.refusal()
         if call.usage is None and self._front is not None:
             call.usage = said_usage(self._front.progress)
-        if not call.client.started:
+        if not (call.client.started or begins):
             if not call.wins():
                 raise Superseded
             raise refusal

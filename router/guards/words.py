@@ -25,6 +25,14 @@ _Tree = dict[str, "_Tree"]
 _END: Final = ""
 
 
+def deny_lists(words: Iterable[str], label: str = "redacted") -> list[Finder]:
+    """Single words by themselves, as in a stream it is known sooner of them that they end. Raises ValueError as
+    `deny_list`."""
+    words = list(words)
+    groups = ([word for word in words if len(_pieces(word)) == 1], [word for word in words if len(_pieces(word)) != 1])
+    return [deny_list(group, label) for group in groups if group]
+
+
 def deny_list(words: Iterable[str], label: str = "redacted") -> Finder:
     """Finds any of the words and phrases. Raises ValueError where one has no letter and no digit."""
     groups: dict[tuple[bool, bool], _Tree] = {}

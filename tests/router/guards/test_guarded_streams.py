@@ -85,6 +85,15 @@ def test_a_stream_that_is_blocked_before_its_first_text_is_an_error(stack: Stack
     settled(stack, {("deny", "output", "block"): 1})
 
 
+def test_events_that_come_together_end_as_those_that_do_not(stack: Stack) -> None:
+    said = [*events.completions(["it is a ", "bomb", " and more"]), DONE]
+    for pieces in (said, [b"".join(said)]):
+        stack.engines["e"].reply = streaming(pieces)
+        status, answer = ask(stack, "/v1/completions")
+        assert (status, texts(read(answer))) == (200, {(0, "", "text"): "it is a "})
+        assert read(answer)[-1]["choices"][0]["finish_reason"] == "content_filter"
+
+
 def test_a_stream_in_one_piece_with_its_length_is_examined(stack: Stack) -> None:
     for said, want in ((["to jane@acme.com"], "to [email]"), (["hello. ", "a bomb."], None)):
         body = b"".join([*events.chat(said), DONE])

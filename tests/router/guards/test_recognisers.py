@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from router.guards.finder import Finder
 from router.guards.injection import injection
 from router.guards.recognisers import PII, iban, luhn
-from router.guards.words import deny_list
+from router.guards.words import deny_list, deny_lists
 
 
 def found(finder: Finder, text: str) -> list[str]:
@@ -114,6 +114,13 @@ def test_every_word_of_a_list_is_found_by_itself_and_in_a_sentence(words: list[s
     for word in words:
         assert found(finder, word)
         assert found(finder, f"so, {word.upper()}! it is")
+
+
+def test_single_words_are_decided_without_waiting_for_a_phrase() -> None:
+    words, phrases = deny_lists(["bomb", "a very long phrase of words"])
+    assert list(words.decide("a bomb ", 0, final=False)) == [(2, 6), (7, 7)]
+    assert found(phrases, "a very -- long phrase of words") == ["a very -- long phrase of words"]
+    assert [len(deny_lists(list_)) for list_ in ([], ["a"], ["a b"], ["a", "a b"])] == [0, 1, 1, 2]
 
 
 def test_a_word_without_a_letter_is_none() -> None:
