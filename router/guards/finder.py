@@ -29,6 +29,8 @@ _REFUSED: Final = {
     "AT_BEGINNING": "^", "AT_BEGINNING_STRING": r"\A", "AT_BEGINNING_LINE": "^", "AT_END": "$", "AT_END_STRING": r"\Z",
     "AT_END_LINE": "$",
 }  # fmt: skip
+# What `re` reads as a sign, and `regex` as a match with errors in it, of any length.
+_BRACE: Final = re.compile(r"(?<!\\)(?:\\\\)*\{(?!\d*,?\d*\})")
 
 
 class TooSlow(Exception):
@@ -112,6 +114,8 @@ def custom(source: str, label: str) -> Finder:
         pattern = regex.compile(source, regex.V0)
     except (re.error, regex.error, RecursionError, OverflowError) as error:
         raise BadPattern(f"expected a regular expression of Python's; {getattr(error, 'msg', 'too deep')}") from None
+    if _BRACE.search(source):
+        raise BadPattern(r"expected braces only for a bound, as in {0,40}; write \{ for the sign")
     least, most = parsed.getwidth()
     behind, ahead = _looks(parsed)
     if least == 0:

@@ -50,6 +50,8 @@ def test_names_are_a_rules_own() -> None:
         ("hush$", r"without \$"),
         ("hush?x*", "at most 512"),
         ("(?:hush)?", "one character at least"),
+        ("(?:hush){e}", "braces only for a bound"),
+        ("(?:hush){i<=3}", "braces only for a bound"),
         ("(?<=hush12)x", "looks back at most 4"),
         ("hush(?=.{600})", "at most 512"),
     ],
@@ -62,7 +64,9 @@ def test_a_pattern_that_cannot_be_used_in_a_stream_is_refused_without_being_show
     assert "hush" not in told
 
 
-@pytest.mark.parametrize("pattern", [r"\bproj-\d{2,6}\b", "(?i)abc", "a(?!b)", "(?<!x)y", "[é-ü]{1,9}", "(a|b){1,30}"])
+@pytest.mark.parametrize(
+    "pattern", [r"\bproj-\d{2,6}\b", "(?i)abc", "a(?!b)", "(?<!x)y", "[é-ü]{1,9}", "(a|b){1,30}", r"\{x\}"]
+)
 def test_other_patterns_are_fine(pattern: str) -> None:
     parse({"name": "r", "find": {"patterns": [pattern]}})
 
