@@ -48,7 +48,7 @@ class Answer:
 
     __slots__ = (
         "_asker", "_awaits_token", "_call", "_clock", "_front", "_headers", "_hold_back", "_judge", "_owed", "_passage",
-        "_response", "_tail", "_timer", "_write", "guard", "token_at",
+        "_plain", "_response", "_tail", "_timer", "_write", "guard", "token_at",
     )  # fmt: skip
 
     def __init__(self, call: Call, response: Response, clock: Callable[[], float], hold_back: float) -> None:
@@ -72,6 +72,7 @@ class Answer:
             self.guard.stream() if self.guard is not None and judged else None,
             call.model.alias_rewriter() if call.model is not None else None,
         )
+        self._plain = self._passage.plain
         self._asker = self.guard.asker if self.guard is not None else None
         self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
         self._awaits_token = True
@@ -145,7 +146,7 @@ class Answer:
     # -- in pieces --------------------------------------------------------------------------------------------------
 
     async def _pass_pieces(self) -> None:
-        if self._passage.plain and self._judge is None and self._response.content_length is not None:
+        if self._plain and self._judge is None and self._response.content_length is not None:
             self._headers = [*self._headers, (b"content-length", b"%d" % self._response.content_length)]
         try:
             await self._pass_stream()
@@ -214,6 +215,8 @@ class Answer:
             if not chunk:
                 self._wait_for_content(judge)
                 return None
+        if self._plain:
+            return self._write(chunk) if chunk else None
         chunk = self._passage.feed(chunk)
         if self._passage.screen is not None:
             if self._passage.stopped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +27,7 @@ MOODS = pytest.mark.parametrize(
 
 
 def rule(moderator: Moderator, name: str = "asked", **fields: Any) -> dict[str, Any]:
-    service = {"url": moderator.url, "model": "omni", "timeout": 0.5, **fields.pop("service", {})}
+    service = {"url": moderator.url, "model": "omni", "timeout": 60, **fields.pop("service", {})}
     return {"name": name, "action": "block", "service": service, **fields}
 
 
@@ -86,19 +87,20 @@ def test_what_it_flags_is_refused_on_both_sides(closed: Stack) -> None:
 
 @MOODS
 def test_without_its_word_nothing_passes(closed: Stack, moderator: Moderator, mood: str, cause: str) -> None:
-    moderator.mood = mood
-    status, got = ask(closed, "a calm question")
-    assert (status, got["error"]["code"]) == (503, "guard_unavailable")
-    assert closed.engines["e"].received == []
-    assert failures(closed) == {("asked", "input", cause): 1}
+    with facing(moderator, mood, closed) as stack:
+        status, got = ask(stack, "a calm question")
+        assert (status, got["error"]["code"]) == (503, "guard_unavailable")
+        assert stack.engines["e"].received == []
+        assert failures(stack) == {("asked", "input", cause): 1}
 
 
 @MOODS
 def test_or_all_passes_where_the_rule_says_so(opened: Stack, moderator: Moderator, mood: str, cause: str) -> None:
-    moderator.mood = mood
-    assert ask(opened, "words of hate")[0] == 200
-    settled(opened, {})
-    assert failures(opened) == {("asked", "input", cause): 1, ("asked", "output", cause): 1}
+    with facing(moderator, mood, opened, when_unavailable="allow") as stack:
+        assert ask(stack, "words of hate")[0] == 200
+        both = {("asked", "input", cause): 1, ("asked", "output", cause): 1}
+        poll("both sides are counted", lambda: failures(stack) == both)
+        assert verdicts(stack) == {}
 
 
 def test_a_service_that_nobody_runs_is_unreachable() -> None:
@@ -113,6 +115,19 @@ def test_only_the_categories_that_are_named_count(moderator: Moderator) -> None:
         stack.engines["e"].reply = answering(chat(content="calm"))
         assert ask(stack, "words of hate")[0] == 200
         assert ask(stack, "let us fight")[0] == 400
+
+
+@contextmanager
+def facing(moderator: Moderator, mood: str, usual: Stack, **fields: Any) -> Iterator[Stack]:
+    """The stack for a mood: one that is not patient with a silent service, else the usual one."""
+    moderator.mood = mood
+    if mood != "silent":
+        yield usual
+        return
+    service = {**fields.pop("service", {}), "timeout": 0.2}
+    with guarded([rule(moderator, service=service, **fields)]) as stack:
+        stack.engines["e"].reply = answering(chat(content="a calm answer"))
+        yield stack
 
 
 STREAMS: dict[str, tuple[str, Any]] = {
@@ -181,9 +196,9 @@ def test_of_a_stream_that_it_flags_nothing_from_there_on_leaves(watched: Stack, 
 def test_a_stream_that_it_cannot_see_does_not_begin(
     watched: Stack, moderator: Moderator, mood: str, cause: str
 ) -> None:
-    moderator.mood = mood
-    _, answer, got = stream(watched, "completions", *["a word "] * 9)
-    assert (got, answer["error"]["code"]) == ([], "guard_unavailable")
+    with facing(moderator, mood, watched, on="output", service={"stream_characters": 20}) as stack:
+        _, answer, got = stream(stack, "completions", *["a word "] * 9)
+        assert (got, answer["error"]["code"]) == ([], "guard_unavailable")
 
 
 def test_a_stream_goes_on_unseen_where_the_rule_says_so(opened: Stack, moderator: Moderator) -> None:
