@@ -14,7 +14,7 @@ import msgspec
 
 from router.guards.parts import Examiner
 from router.guards.rules import Findings, Search
-from router.guards.streams import Key, Screen, leaves
+from router.guards.streams import Key, Screen, comes_whole, leaves
 from router.wire.texts import walked
 
 _encode = msgspec.json.Encoder().encode
@@ -48,7 +48,7 @@ class MessagesScreen(Screen):
             return self._delta(data, index, event)
         if kind == "content_block_start":
             self._block = index
-            return self._start(data, event)
+            return self._start(data, index, event)
         if kind == "content_block_stop":
             out = self._before(event, lambda key: key[0] == index)
             self._block = self._block if self.stopped else None
@@ -62,18 +62,25 @@ class MessagesScreen(Screen):
         self._pieces += 1
         for holder, name, path in leaves(delta) if isinstance(delta, dict) else ():
             said = holder[name]
-            passed = self._passed((index, *path), said, partial(_with, data, path))
+            if comes_whole(name):
+                passed = self._at_once(said)
+            else:
+                passed = self._passed((index, *path), said, partial(_with, data, path))
             changed, says = changed or passed != said, says or bool(passed)
             holder[name] = passed
         if not changed or not self._acts:
             return event
         return self._written(data) if says else b""
 
-    def _start(self, data: dict[str, Any], event: bytes) -> bytes:
+    def _start(self, data: dict[str, Any], index: int, event: bytes) -> bytes:
         block, changed = data.get("content_block"), False
         for holder, name, _ in leaves(block) if isinstance(block, dict) else ():
-            passed = self._at_once(holder[name])
-            changed = changed or passed != holder[name]
+            said = holder[name]
+            if name in _DELTAS:  # what follows goes on with it
+                passed = self._passed((index, name), said, partial(_block_delta, index, name))
+            else:
+                passed = self._at_once(said)
+            changed = changed or passed != said
             holder[name] = passed
         return self._written(data) if changed and self._acts else event
 
@@ -146,8 +153,14 @@ class ResponsesScreen(Screen):
         return out
 
 
+# Texts of a block that may begin with it, and the kind of event that goes on with each.
+_DELTAS: Final = {"text": "text_delta", "thinking": "thinking_delta"}
 # Members of events that have texts as wholes.
 _WHOLES: Final = ("text", "refusal", "arguments", "item", "part", "input", "code", "annotation")
+
+
+def _block_delta(index: int, name: str, text: str) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": {"type": _DELTAS[name], name: text}}
 
 
 def _place(kind: str, data: dict[str, Any]) -> Key:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from router.guards.rules import Findings, Search
-from router.guards.streams import Key, Screen, leaves, nested
+from router.guards.streams import Key, Screen, comes_whole, leaves, nested
 
 _HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
@@ -65,7 +65,7 @@ class ChunkScreen(Screen):
             said = holder[name]
             if not said:
                 continue
-            if name == "name":
+            if comes_whole(name):
                 passed = self._at_once(said)
             else:
                 passed = self._passed((index, *path), said, partial(self._more, index, path))

@@ -30,7 +30,7 @@ _MARKS: Final = frozenset(
 # Texts that are JSON.
 _JSON: Final = frozenset({"arguments", "partial_json", "response.function_call_arguments.delta"})
 Key = tuple[Any, ...]
-Leaf = tuple[dict[str, Any], str, Key]
+Leaf = tuple[Any, Any, Key]
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -170,7 +170,8 @@ class Screen:
 
 
 def leaves(node: dict[str, Any], above: Key = ()) -> Iterator[Leaf]:
-    """The texts in an event's part: where each stands, and a key that is the same in the next event."""
+    """The texts in an event's part: what holds each, under which name or number, and a key that is the same in the next
+    event."""
     for name, value in node.items():
         if isinstance(value, str) and name not in _MARKS:
             yield node, name, (*above, name)
@@ -180,6 +181,13 @@ def leaves(node: dict[str, Any], above: Key = ()) -> Iterator[Leaf]:
             for place, item in enumerate(value):
                 if isinstance(item, dict):
                     yield from leaves(item, (*above, name, item.get("index", place)))
+                elif isinstance(item, str):
+                    yield value, place, (*above, name, place)
+
+
+def comes_whole(name: Any) -> bool:
+    """Whether a text comes in one piece: a function's name, or one of a list."""
+    return name == "name" or isinstance(name, int)
 
 
 def nested(key: Key, text: str) -> dict[str, Any]:

@@ -204,6 +204,28 @@ def test_text_that_is_divided_by_other_texts_is_found() -> None:
     assert watched.stopped
 
 
+def test_a_text_that_begins_with_its_block_is_one_with_what_follows() -> None:
+    def start(text: str) -> bytes:
+        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": text}}
+        return events.data(block, "content_block_start")
+
+    message = events.messages(["mb."])
+    watched = screen("messages", BLOCK)
+    out = through(watched, b"".join([message[0], start("a bo"), *message[2:]]))
+    assert watched.stopped
+    assert b"mb." not in out
+    out = through(screen("messages", BLOCK), b"".join([message[0], start("a bo"), *message[3:]]))
+    assert texts(read(out)) == {(0, "text"): "bo"}  # the rest of "a bo", as a piece of its own
+
+
+@pytest.mark.parametrize("content", [["a bomb"], [{"type": "text", "text": "a bomb."}], {"deep": {"text": "a bomb."}}])
+def test_texts_in_shapes_that_no_engine_has_are_found_too(content: Any) -> None:
+    chunk = {**events.HEAD, "choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]}
+    watched = screen("chat", BLOCK)
+    assert b"bomb" not in through(watched, events.data(chunk) + DONE)
+    assert watched.stopped
+
+
 def test_what_is_held_goes_out_when_a_stream_breaks() -> None:
     watched = screen("chat", REDACT)
     events_so_far = events.chat(["write to jane@acme.com", " or bo"])[:-1]
