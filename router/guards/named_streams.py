@@ -6,7 +6,7 @@ Floor: sans-IO.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import msgspec
 from router.guards.parts import Examiner
 from router.guards.rules import Findings, Search
 from router.guards.streams import Key, Screen, comes_whole, leaves
-from router.wire.texts import walked
+from router.wire.texts import Reader, walked
 
 _encode = msgspec.json.Encoder().encode
 
@@ -85,6 +85,24 @@ class MessagesScreen(Screen):
         return self._written(data) if changed and self._acts else event
 
 
+class _Again:
+    """Reads texts that have been examined in pieces by what was left of them then, and others as `reader` does."""
+
+    def __init__(self, reader: Reader, wholes: Mapping[str, str]) -> None:
+        self._reader = reader
+        self._wholes = wholes
+
+    def text(self, text: str, *, own: bool = False) -> str:
+        left = self._wholes.get(text)
+        return left if left is not None else self._reader.text(text, own=own)
+
+    def name(self, name: str, *, own: bool = False) -> str:
+        return self._reader.name(name, own=own)
+
+    def parts(self, texts: Sequence[str], *, own: bool = False) -> Sequence[str]:
+        return self._reader.parts(texts, own=own)
+
+
 class ResponsesScreen(Screen):
     """Of OpenAI's Responses: pieces, and what repeats them (`*.done`, the items, the whole answer at the end)."""
 
@@ -92,6 +110,8 @@ class ResponsesScreen(Screen):
         super().__init__(searches, findings)
         self._response: dict[str, Any] = {}
         self._number = -1
+        if self._acts:
+            self._wholes = {}
 
     def ending(self) -> bytes:
         """The answer is incomplete, for its content."""
@@ -140,7 +160,7 @@ class ResponsesScreen(Screen):
         if not self._acts:
             return data
         again = Findings(self._findings.side)
-        reader = Examiner(self._searches, self._searches, again)
+        reader = _Again(Examiner(self._searches, self._searches, again), self._wholes or {})
         out = dict(data)
         for name in _WHOLES:
             if name in data:

@@ -28,7 +28,9 @@ class ChunkScreen(Screen):
         """A last chunk for each choice that was under way, and `[DONE]`."""
         body: dict[str, Any] = {"delta": {}} if self._within else {"text": ""}
         chunks = [
-            self._written(self._chunk({"index": index, **body, "logprobs": None, "finish_reason": "content_filter"}))
+            self._written(
+                _chunk(self._head, {"index": index, **body, "logprobs": None, "finish_reason": "content_filter"})
+            )
             for index in (self._open or {0: None})
         ]
         return b"".join((*chunks, b"data: [DONE]\n\n"))
@@ -68,7 +70,7 @@ class ChunkScreen(Screen):
             if comes_whole(name):
                 passed = self._at_once(said)
             else:
-                passed = self._passed((index, *path), said, partial(self._more, index, path))
+                passed = self._passed((index, *path), said, partial(_more, self._head, self._within, index, path))
             changed = changed or passed != said
             holder[name] = passed
         before = b""
@@ -87,13 +89,17 @@ class ChunkScreen(Screen):
             return True
         return any(holder[name] for holder, name, _ in leaves(node))
 
-    def _more(self, index: int, path: Key, text: str) -> dict[str, Any]:
-        part = nested(path, text)
-        body = {self._within: part} if self._within else part
-        return self._chunk({"index": index, **body, "logprobs": None, "finish_reason": None})
 
-    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
-        return {**self._head, "choices": [choice]}
+def _more(head: dict[str, Any], within: str, index: int, path: Key, text: str) -> dict[str, Any]:
+    """A chunk that brings more of one text. No method: a screen whose texts refer to it would wait for the garbage
+    collector."""
+    part = nested(path, text)
+    body = {within: part} if within else part
+    return _chunk(head, {"index": index, **body, "logprobs": None, "finish_reason": None})
+
+
+def _chunk(head: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+    return {**head, "choices": [choice]}
 
 
 def _has_marks(node: dict[str, Any]) -> bool:

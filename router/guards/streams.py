@@ -36,13 +36,16 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Text:
-    """One text of a stream. `piece`: makes the event's data that brings more of it."""
+    """One text of a stream. `piece`: makes the event's data that brings more of it. `came`, `left`: of a stream that
+    repeats its texts, what the engine said and what left."""
 
-    __slots__ = ("piece", "window")
+    __slots__ = ("came", "left", "piece", "window")
 
     def __init__(self, window: Window) -> None:
         self.window = window
         self.piece: Callable[[str], dict[str, Any]] | None = None
+        self.came: list[str] = []
+        self.left: list[str] = []
 
 
 class Screen:
@@ -55,6 +58,7 @@ class Screen:
         self._acts = any(search.rule.acts for search in searches)
         self._events = EventSplitter()
         self._texts: dict[Key, Text] = {}
+        self._wholes: dict[str, str] | None = None  # of texts that are over, where they will be repeated
         self.passed: list[str] | None = None  # texts that have left, where somebody wants to see them
 
     @property
@@ -101,6 +105,8 @@ class Screen:
                 break
             text = self._texts.pop(key)
             rest = self._seen(text.window.feed("", final=True))
+            if self._wholes is not None:
+                self._wholes["".join(text.came)] = "".join((*text.left, rest))
             if rest and text.piece is not None and self._acts:
                 out.append(self._written(text.piece(rest)))
         return b"".join(out)
@@ -119,7 +125,11 @@ class Screen:
             if len(self._texts) > MOST_TEXTS:
                 self._too_long()
         text.piece = again
-        return self._seen(text.window.feed(piece))
+        out = self._seen(text.window.feed(piece))
+        if self._wholes is not None:
+            text.came.append(piece)
+            text.left.append(out)
+        return out
 
     def _seen(self, passed: str) -> str:
         if self.passed is not None and passed:

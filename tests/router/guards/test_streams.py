@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -248,6 +250,20 @@ def test_an_event_without_end_is_not_kept_without_end() -> None:
         assert watched.feed(piece) == b""
     assert watched.stopped
     assert len(watched._events.part) == 0
+
+
+@ALL
+def test_a_stream_that_is_left_alone_needs_no_garbage_collector(shape: str) -> None:
+    api, make = SHAPES[shape]
+    watched = screen(api, REDACT)
+    watched.feed(b"".join(make(["a bo"])[:-3]))
+    gone = weakref.ref(watched)
+    gc.disable()
+    try:
+        del watched
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_an_error_of_the_engine_passes() -> None:
