@@ -16,6 +16,8 @@ from policies.tokens import TokenEstimator
 from policies.types import InferenceRequest, ModelRoute, Outcome, Tenant
 from router.client import Client
 from router.errors import EngineError, EngineStatus
+from router.guards.guard import TenantGuard
+from router.guards.rules import Verdict
 from router.heartbeat import Heartbeat
 from router.keeper import Detour
 from router.measure import Measured
@@ -94,7 +96,8 @@ class Call:
     inside the stream that the request caused. `claim`: asked before the first byte for the client, while another copy
     of the request may be under way. `resume`: what its stream needs to go on elsewhere; None where it cannot.
     `probe_of`: the request is the gateway's own, sent as this tenant. `error_source`: whose fault `error_code` is;
-    `broken_off`: the answer had begun. `resumes`: how often its stream went on elsewhere.
+    `broken_off`: the answer had begun. `resumes`: how often its stream went on elsewhere. `guard`: the rules for its
+    texts, None without any; `verdicts`: what came of them.
     """
 
     client: Client
@@ -126,6 +129,8 @@ class Call:
     claim: Callable[[Call], bool] | None = None
     heartbeat: Heartbeat | None = None
     degraded: Detour | None = None
+    guard: TenantGuard | None = None
+    verdicts: list[Verdict] = field(default_factory=list)
 
     @property
     def request(self) -> InferenceRequest:

@@ -17,6 +17,8 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     ├── PolicyError               source policy
     │   ├── RateLimited           429 rate_limit_exceeded | insufficient_quota
     │   │   └── QueueFull         429 rate_limit_exceeded
+    │   ├── ContentBlocked        400 content_policy_violation
+    │   ├── GuardUnavailable      503 guard_unavailable
     │   ├── Overloaded            503 queue_full | deadline_exceeded | limits_unavailable | usage_busy
     │   └── NoEndpoint            503 no_endpoint
     ├── EngineError               source engine, retryable elsewhere
@@ -171,6 +173,32 @@ class QueueFull(RateLimited):
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message, kind="requests", retry_after=retry_after)
+
+
+class ContentBlocked(PolicyError):
+    """A rule of the tenant's found what it forbids, in the prompt or in the answer."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "content_policy_violation"
+
+    @classmethod
+    def by(cls, rule: str, what: Literal["prompt", "answer"]) -> ContentBlocked:
+        """`rule`: its name."""
+        return cls(f"The {what} was blocked by the content rule '{rule}'.", final=True)
+
+
+class GuardUnavailable(PolicyError):
+    """A rule of the tenant's could not examine the prompt or the answer, and lets nothing through unseen."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "guard_unavailable"
+
+    @classmethod
+    def of(cls, rule: str) -> GuardUnavailable:
+        """`rule`: its name."""
+        return cls(f"The content rule '{rule}' cannot be applied now.", retry_after=1.0)
 
 
 class Overloaded(PolicyError):

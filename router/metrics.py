@@ -72,6 +72,15 @@ COUNTERS = {
         "Requests sent without a prefix block, which affinity could not help: their prompt is shorter than one "
         "(reason=short), or none was found in the body (reason=no_prompt).",
     ),
+    "promptlane_guard_verdicts": (
+        ("tenant", "rule", "side", "action"),
+        "Things that a tenant's rules found (side=input|output; action=log|redact|block); block also where a rule that "
+        "fails closed could not look.",
+    ),
+    "promptlane_guard_failures": (
+        ("tenant", "rule", "side", "cause"),
+        "Times that a rule could not examine something (cause=timeout|unreachable|status|nonsense|size|presidio).",
+    ),
     "promptlane_kv_events": (("pool", "endpoint"), "KV events received from the engine (pools with kv_events)."),
     "promptlane_kv_gaps": (("pool", "endpoint"), "Times that messages with KV events were missing."),
     "promptlane_kv_replays": (("pool", "endpoint"), "Times that the engine told older KV events again."),
@@ -121,6 +130,10 @@ HISTOGRAMS = {
     "promptlane_request_seconds": (_LABELS, "From the request's arrival to the end of its answer."),
     "promptlane_first_byte_seconds": (_LABELS, "From the request's arrival to the first byte of its answer."),
     "promptlane_resume_seconds": (("pool",), "From the failure of a stream's engine to the next token, by another."),
+    "promptlane_guard_seconds": (
+        ("tenant", "side"),
+        "Time that a tenant's rules took for a prompt (side=input) or a whole answer (output), services included.",
+    ),
     "promptlane_queue_seconds": (("pool", "lane"), "Time a request waited for an endpoint with room."),
     "promptlane_recovery_seconds": (
         ("tenant", "tier"),

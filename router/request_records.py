@@ -96,10 +96,12 @@ class RequestRecords:
 
 def _charged(call: Call, prompt: int | None) -> tuple[int, int]:
     """Microseconds of the engine and micro-units of money, by the tokens that the record has: what is not known of an
-    answer is not charged. Nothing for a request without a byte of an answer, and for one that was refused."""
+    answer is not charged. Nothing for a request that no engine has answered; an answer that the tenant's content rules
+    withheld is one."""
     ticket, usage = call.ticket, call.usage
     refused = call.refused or (call.status >= 400 and call.status != CLIENT_CLOSED)
-    if ticket is None or call.first_byte_at is None or refused or call.model is None:
+    unanswered = usage is None and (call.first_byte_at is None or refused)
+    if ticket is None or call.model is None or unanswered:
         return 0, 0
     output, cached = (usage.completion_tokens or 0, usage.cached_tokens or 0) if usage is not None else (0, 0)
     return charged(ticket.choice.state, Use(prompt or 0, output, cached), call.model.prices)
@@ -123,11 +125,14 @@ def _outcome(call: Call) -> str:
 
 
 def _detail(call: Call) -> dict[str, Any] | None:
-    """What few requests have: the client's bound of its answer, several choices, several prompts, other terms."""
+    """What few requests have: the client's bound of its answer, several choices, several prompts, other terms, and what
+    content rules found: rule, side, action, how often."""
     measured = call.measured
-    if measured is None or (measured.output_bound is None and measured.request.choices == 1 and call.degraded is None):
-        return None
     detail: dict[str, Any] = {}
+    if call.verdicts:
+        detail["verdicts"] = [[one.rule, one.side.value, one.action.value, one.found] for one in call.verdicts]
+    if measured is None or (measured.output_bound is None and measured.request.choices == 1 and call.degraded is None):
+        return detail or None
     if measured.output_bound is not None:
         detail["max_tokens"] = measured.output_bound
     if measured.request.choices != 1:

@@ -22,7 +22,7 @@ FLOORS = {
     "router.config": 4,
     "router.gateway": 3,
     "router.assembly": 5, "router.pool_builder": 5, "router.standby_builder": 5, "router.limits_builder": 5,
-    "router.replicas_builder": 5,
+    "router.replicas_builder": 5, "router.guards_builder": 5,
     "router.process": 4,
     "router.drill": 6, "router.drill_probe": 6, "router.drill_report": 6, "router.drill_stage": 6,
     "router.operators": 5,
@@ -59,8 +59,11 @@ NEIGHBOURS = {
     "measure": {"counting"},
     "origin": {"client"},
     "degraded": {"calls", "keeper"},
-    "calls": {"client", "heartbeat", "keeper", "measure", "metrics", "pools", "relay", "resume", "tenants", "tickets"},
-    "relay": {"calls", "upstream"},
+    "calls": {"client", "guards", "heartbeat", "keeper", "measure", "metrics", "pools", "relay", "resume", "tenants"}
+    | {"tickets"},
+    "guards": {"metrics"},
+    "passage": {"guards"},
+    "relay": {"calls", "guards", "passage", "upstream"},
     "attempts": {"calls", "degraded", "heartbeat", "hedging", "keeper", "metrics", "pools", "relay", "resume"}
     | {"tickets"},
     "hedging": {"calls", "tickets"},

@@ -25,6 +25,8 @@ PAUSE_SECONDS = 0.2
 """What a client waits after an error: 503 is answered in a millisecond, and would be all that a schedule sees."""
 LEAD_SECONDS = 0.3
 """Served without a fault before the first one and after the last."""
+LOOK_SECONDS = 0.2
+"""Between two looks at the gateway's state, and what one takes."""
 SHOWN = 12
 """Problems of one schedule that are printed: one fault fails many requests alike."""
 
@@ -146,7 +148,8 @@ class Play:
             spell.ended = self._loop.time()
 
     async def _until_found(self, fault: Fault, began: float, bound: float) -> None:
-        """For as long as it lasts. Where others of the pool are ill too, it may have to stay in."""
+        """For as long as it lasts. Where others of the pool are ill too, it may have to stay in. `bound`: seconds
+        within which it is to be found, what the machine itself held up taken off."""
         while self._loop.time() < began + fault.seconds:
             if any(
                 spell.pool == fault.pool and spell.ended > began for spell in self._spells if spell.host != fault.host
@@ -158,6 +161,8 @@ class Play:
                 stood = self._controls.stalls.seconds(began, now, (GATEWAY,))
                 figures = f"{now - began:.2f} s, {stood:.2f} s of it the machine's; bound {bound:.2f} s"
                 self._report.found.append(f"{fault.host} {status} after {figures}")
+                if now - began - stood > bound + LOOK_SECONDS:
+                    self._report.problems.append(f"{fault.host}, which computes nothing, was found after {figures}")
                 return
             await asyncio.sleep(0.05)
 
