@@ -48,9 +48,10 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A transaction that may change everything; committed at the end of the block. Raises DatabaseAway."""
-        with self._transaction(writes=True) as connection:
+    def writing(self, seconds: float | None = None) -> Iterator[Connection]:
+        """A transaction that may change everything; committed at the end of the block. `seconds` that it may take,
+        where not `timeout`. Raises DatabaseAway."""
+        with self._transaction(writes=True, seconds=seconds) as connection:
             yield connection
 
     def make_file(self) -> None:
@@ -68,10 +69,11 @@ class Database:
         self._engine.dispose()
 
     @contextlib.contextmanager
-    def _transaction(self, *, writes: bool) -> Iterator[Connection]:
+    def _transaction(self, *, writes: bool, seconds: float | None = None) -> Iterator[Connection]:
         with _told_as_away(), self._connected() as connection:
             connection.execution_options(**{_WRITES: writes})
-            with broken_off_after(self.timeout, _descriptor(connection)), connection.begin():
+            patience = self.timeout if seconds is None else seconds
+            with broken_off_after(patience, _descriptor(connection)), connection.begin():
                 yield connection
 
     @contextlib.contextmanager

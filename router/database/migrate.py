@@ -18,6 +18,9 @@ VERSION_TABLE = "promptlane_version"  # not Alembic's own name: the database may
 version = table(VERSION_TABLE, column("version_num"))
 _LOCK = 0x70726F6D70746C6E  # "promptln": PostgreSQL's advisory locks are numbers, the same for all of a database
 
+# A step may have to read every record that there is; broken off, it would begin anew at each start, and never end.
+_UPGRADE_SECONDS = 1800.0
+
 
 def prepare(database: Database) -> None:
     """Makes the database fit the program. Raises DatabaseTooNew or DatabaseAway; then nothing was changed."""
@@ -25,7 +28,7 @@ def prepare(database: Database) -> None:
     with database.reading() as connection:
         if _version(connection) == HEAD:
             return
-    with database.writing() as connection:
+    with database.writing(_UPGRADE_SECONDS) as connection:
         _lock(connection, database.timeout)
         found = _version(connection)  # another process may have been here meanwhile
         if found != HEAD:

@@ -13,8 +13,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import insert, inspect, select, text
+from sqlalchemy import Connection, insert, inspect, select, text
 
+from router.database import migrate
 from router.database.engine import Database
 from router.database.errors import DatabaseAway, DatabaseTooNew, DatabaseUnusable
 from router.database.migrate import MIGRATIONS, VERSION_TABLE, prepare, version
@@ -252,3 +253,20 @@ def test_a_server_that_was_restarted_is_found_at_the_first_try(own_postgres: Pos
     own_postgres.psql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'promptlane'")
     assert numbers(database) == {"keys": 0}
     database.close()
+
+
+def test_a_step_that_reads_all_there_is_may_take_longer_than_a_transaction(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade = migrate._upgrade
+
+    def slow(connection: Connection, found: str | None) -> None:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("select pg_sleep(1.5)"))
+        upgrade(connection, found)
+
+    monkeypatch.setattr(migrate, "_upgrade", slow)
+    hasty = Database(database_url, 1.0)
+    prepare(hasty)
+    assert numbers(hasty) == {"keys": 0}
+    hasty.close()
