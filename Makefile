@@ -10,7 +10,7 @@ SHARED := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,agents c
 PROCESSES := tests/e2e tests/benchmarks tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-guards bench-replicas bench-ledger soak docs lock clean
+.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-guards bench-replicas bench-ledger bench-usage soak docs lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -106,6 +106,9 @@ bench-replicas: $(READY) $(SHARED)  ## several gateways that share a pool beside
 
 bench-ledger: $(READY)  ## what a record of the ledger costs: on the event loop, and in the threads that write and move it
 	$(BIN)/python -m benchmarks.ledger
+
+bench-usage: $(READY)  ## how long reports of a month take beside very many records: RECORDS=10000000 make bench-usage
+	$(BIN)/python -m benchmarks.usage $(if $(RECORDS),--records $(RECORDS))
 
 soak: $(READY)  ## 2,000 concurrent streams through one gateway process for a minute
 	$(BIN)/python -m benchmarks.soak

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from policies.endpoint_state import EndpointState
 from policies.ledger.chain import Mark
-from policies.types import InferenceRequest, Lane, ModelRoute, Tenant, Tier
+from policies.types import Endpoint, InferenceRequest, Lane, ModelRoute, Tenant, Tier
 from router.calls import Call
 from router.database.engine import Database
 from router.ledger.mover import Mover
@@ -41,7 +42,9 @@ def call() -> Call:
         64.0, True, 10.0, 40.0,
     )  # fmt: skip
     model = SimpleNamespace(
-        route=ModelRoute("qwen2-7b", "acme-qwen", "Qwen/Qwen2-7B-Instruct"), pool=SimpleNamespace(name="acme-qwen")
+        route=ModelRoute("qwen2-7b", "acme-qwen", "Qwen/Qwen2-7B-Instruct"),
+        pool=SimpleNamespace(name="acme-qwen"),
+        prices=None,
     )
     made = Call(cast("Any", None), APIS["/v1/chat/completions"], request.id, 10.0)
     made.tenant, made.key, made.model, made.measured = (
@@ -50,7 +53,8 @@ def call() -> Call:
         cast("Any", model),
         Measured(request, 4000, 0, False),
     )
-    made.ticket = cast("Any", SimpleNamespace(endpoint="acme-0", queued_seconds=0.0123))
+    choice = SimpleNamespace(state=EndpointState(Endpoint("acme-0", "http://acme-0", hourly_cost=2.5)))
+    made.ticket = cast("Any", SimpleNamespace(endpoint="acme-0", queued_seconds=0.0123, choice=choice))
     made.status, made.first_byte_at, made.usage = 200, 10.2, Usage(1000, 300, 500)
     made.attempts, made.finish_reason = 1, "stop"
     return made

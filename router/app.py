@@ -16,10 +16,12 @@ from router.config import CorsConfig
 from router.errors import GatewayError, MethodNotAllowed, ModelNotFound, NotFound
 from router.origin import request_id
 from router.tenants import Identity
+from router.usage_api import TenantUsage
 from router.wire.errors import error_body, error_headers
 from router.wire.openai import APIS
 
 _MODELS = "/v1/models"
+_USAGE = "/v1/usage"
 _JSON = (b"content-type", b"application/json")
 # What a browser's page may read of an answer, where CORS is on.
 _EXPOSED = (
@@ -39,10 +41,11 @@ _EXPOSED = (
 
 
 class App:
-    """Raw ASGI: the byte path has no framework in it."""
+    """Raw ASGI: the byte path has no framework in it. `usage`: None where no records are kept."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, usage: TenantUsage | None = None) -> None:
         self.runtime = runtime
+        self._usage = usage
         self._created = int(time.time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,13 +60,17 @@ class App:
         headers = [(b"x-request-id", request_id(client).encode())]
         tenant, api, status = "", "unknown", 200
         try:
-            if path != _MODELS and not path.startswith(_MODELS + "/"):
+            if path != _USAGE and path != _MODELS and not path.startswith(_MODELS + "/"):
                 raise _not_served(method, path)
-            api = "models"
+            api = "usage" if path == _USAGE else "models"
             if method != "GET":
                 raise _wrong_method(method, "GET")
-            identity = self.runtime.gateway.identify(client, "models")
-            tenant, body = identity.tenant.id, self._models(identity, path[len(_MODELS) + 1 :])
+            identity = self.runtime.gateway.identify(client, api)
+            tenant = identity.tenant.id
+            if path == _USAGE:
+                body = await self._used(identity, client)
+            else:
+                body = self._models(identity, path[len(_MODELS) + 1 :])
             headers.append(_JSON)
         except GatewayError as error:
             anthropic = path in APIS and APIS[path].anthropic
@@ -71,6 +78,11 @@ class App:
             headers += error_headers(error)
         await client.respond(status, headers, body)
         self.runtime.gateway.services.metrics.add("promptlane_requests", tenant, api, "", str(status))
+
+    async def _used(self, identity: Identity, client: Client) -> bytes:
+        if self._usage is None:
+            raise NotFound("No usage is kept here.", code="usage_off")
+        return await self._usage.answer(identity, client.scope.get("query_string", b""))
 
     def _models(self, identity: Identity, wanted: str) -> bytes:
         """The tenant's models that the key may use, in OpenAI's shape; or the wanted one."""

@@ -22,7 +22,7 @@ from router.coordination.replicas import Replicas
 from router.gateway import Gateway, GatewaySettings, Services
 from router.guards_builder import GuardsBuilder
 from router.kv_events import KvEventListener
-from router.limits_builder import LimitsBuilder, metered_models, rules_of
+from router.limits_builder import LimitsBuilder, metered_models, prices_of, rules_of
 from router.limits_sync import SharedLimits
 from router.measure import Measurer, MeasureSettings
 from router.origin import Origin
@@ -191,7 +191,7 @@ class _TenantBuilder:
         before = self._previous.gateway.models.get(tenant.id, {}) if self._previous is not None else {}
         served, metered = {}, metered_models(self._config.tenants[tenant.id])
         for alias, route in tenant.models.items():
-            known = before.get(alias)
+            known, prices = before.get(alias), self._config.tenants[tenant.id].models[alias].prices
             served[alias] = ServedModel(
                 route=route,
                 pool=pools[route.pool],
@@ -203,6 +203,7 @@ class _TenantBuilder:
                 ),
                 shared=self._config.pools[route.pool].shared,
                 metered=alias in metered,
+                prices=prices_of(prices) if prices is not None else None,
             )
         return served
 

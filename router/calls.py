@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from policies.admission.engine_time import engine_cost, highest_cost
-from policies.admission.limit import Use
+from policies.admission.limit import Prices, Use
 from policies.admission.limits import LimitGrant
 from policies.tokens import TokenEstimator
 from policies.types import InferenceRequest, ModelRoute, Outcome, Tenant
@@ -48,6 +48,7 @@ class ServedModel:
 
     `root`: where its prefix chains begin (salted by tenant and engine model). `shared`: other tenants use the pool too.
     `metered`: a limit of money counts what it costs by its engines' time.
+    `prices`: what its tokens cost; None: what its engines' time does.
     `fingerprints`: by endpoint, what `router.wire.stream_usage` learned in the last stream from there.
     """
 
@@ -57,6 +58,7 @@ class ServedModel:
     estimator: TokenEstimator
     shared: bool = False
     metered: bool = False
+    prices: Prices | None = None
     fingerprints: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def alias_rewriter(self) -> AliasRewriter | None:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from policies.drill import DrillFault
 from router import __version__
 from router.cli_keys import add_keys, run_keys
 from router.cli_ledger import Listing, add_ledger
+from router.cli_usage import add_usage, run_cost, run_usage
 from router.config import Config, ConfigError, load, loads, read, warnings
 from router.errors import GatewayError
 from router.operators import NoAnswer, ask_operators
@@ -44,6 +45,8 @@ keys while it runs (state.ledger_url, or keys.at_run_time: true):
 records (state.ledger_url, or ledger.enabled: true):
   promptlane ledger list --config promptlane.yaml --kind failover --tenant acme
   promptlane ledger verify --config promptlane.yaml               # 0 where no record was changed or is missing
+  promptlane usage --config promptlane.yaml --from 2027-01-01 --to 2027-02-01 --format csv
+  promptlane cost --config promptlane.yaml --demand 50M           # what tokens cost, and how many endpoints those need
 
 environment:
   PROMPTLANE_CONFIG              the configuration file, where --config is not given
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     command: str = options.command
     try:
-        return int(_COMMANDS[command](options))
+        return _COMMANDS[command](options)
     except ConfigError as error:
         _print_problems(error)
     except GatewayError as error:
@@ -112,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_drill(commands)
     add_ledger(commands, os.environ.get("PROMPTLANE_CONFIG"))
+    add_usage(commands, os.environ.get("PROMPTLANE_CONFIG"))
     return parser
 
 
@@ -176,10 +180,13 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _keys(options: argparse.Namespace) -> int:
-    for line in run_keys(options):
-        print(line)
-    return 0
+def _printed(run: Callable[[argparse.Namespace], Iterable[str]]) -> Callable[[argparse.Namespace], int]:
+    def command(options: argparse.Namespace) -> int:
+        for line in run(options):
+            print(line)
+        return 0
+
+    return command
 
 
 def _ledger(options: argparse.Namespace) -> int:
@@ -227,7 +234,16 @@ def _drill(options: argparse.Namespace) -> int:
     return 1 if result["status"] == "failed" else 0
 
 
-_COMMANDS = {"serve": _serve, "check": _check, "keys": _keys, "explain": _explain, "drill": _drill, "ledger": _ledger}
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "serve": _serve,
+    "check": _check,
+    "keys": _printed(run_keys),
+    "explain": _explain,
+    "drill": _drill,
+    "ledger": _ledger,
+    "usage": _printed(run_usage),
+    "cost": _printed(run_cost),
+}
 
 
 def _print_warnings(config: Config) -> None:

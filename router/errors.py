@@ -7,7 +7,7 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     │   ├── BadRequest            400 invalid_request
     │   ├── InvalidKey            401 invalid_api_key
     │   ├── Forbidden             403 wrong_tenant | scope_denied
-    │   ├── NotFound              404 not_found | key_not_found
+    │   ├── NotFound              404 not_found | key_not_found | usage_off
     │   │   └── ModelNotFound     404 model_not_found
     │   ├── MethodNotAllowed      405 method_not_allowed
     │   ├── Conflict              409 key_conflict | keys_off
@@ -19,7 +19,7 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     │   │   └── QueueFull         429 rate_limit_exceeded
     │   ├── ContentBlocked        400 content_policy_violation
     │   ├── GuardUnavailable      503 guard_unavailable
-    │   ├── Overloaded            503 queue_full | deadline_exceeded | limits_unavailable
+    │   ├── Overloaded            503 queue_full | deadline_exceeded | limits_unavailable | usage_busy
     │   └── NoEndpoint            503 no_endpoint
     ├── EngineError               source engine, retryable elsewhere
     │   ├── ConnectFailed         502 engine_unreachable
@@ -321,7 +321,7 @@ class StreamInterrupted(GatewayError):
 
 
 class DatabaseUnavailable(GatewayError):
-    """What an operator asked for needs the database, and it is away. No request of a tenant fails so."""
+    """What was asked for needs the database, and it is away. No request for an engine fails so."""
 
     status = 503
     type = "service_unavailable_error"

@@ -5,19 +5,23 @@ Floor: with `router.assembly`. SQLAlchemy is imported with what is built here, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policies.ledger.retention import Retention
 from router.config import Config
 from router.database.errors import DatabaseAway, DatabaseUnusable
+from router.endpoint_records import EndpointRecords
 from router.errors import Conflict, DatabaseUnavailable
+from router.pools import Pool
 from router.secret import ledger_key
+from router.usage_api import TenantUsage
 
 if TYPE_CHECKING:
     from router.ledger.books import Ledger
     from router.ledger.store import LedgerStore
+    from router.process import Process
 
 
 class LedgerUnusable(Exception):
@@ -43,6 +47,23 @@ def build_ledger(config: Config, secret: bytes, wall_clock: Callable[[], float])
         raise LedgerUnusable(str(error)) from None
     except OSError as error:
         raise LedgerUnusable(f"ledger.spool_dir: '{spool}' cannot be used ({error.strerror or error})") from None
+
+
+def tenant_usage(ledger: Ledger | None, wall_clock: Callable[[], float]) -> TenantUsage | None:
+    """For a process: what tenants ask of their usage; None where no records are kept."""
+    if ledger is None:
+        return None
+    from router.ledger.usage import UsageTables
+
+    database = ledger.store.database
+    return TenantUsage(UsageTables(database), database.timeout, wall_clock)
+
+
+def endpoint_records(process: Process, pools: Callable[[], Iterable[Pool]]) -> EndpointRecords | None:
+    """For a process: who writes down the time of its `pools`' endpoints; None where no records are kept."""
+    if process.ledger is None:
+        return None
+    return EndpointRecords(pools, process.ledger.add, process.metrics, process.clock, process.wall_clock)
 
 
 def open_ledger(config: Config, key: bytes) -> LedgerStore:

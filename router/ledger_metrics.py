@@ -15,7 +15,7 @@ from router.ledger.books import Ledger
 LEDGER_COUNTERS = {
     "promptlane_ledger_records": (
         ("kind",),
-        "Records written through to the disk (kind=request|failover|recovery|drill|gap).",
+        "Records written through to the disk (kind=request|failover|recovery|drill|gap|endpoint).",
     ),
     "promptlane_ledger_lost": ((), "Records lost, as they could be written nowhere; a record of kind gap counts them."),
     "promptlane_ledger_write_errors": (

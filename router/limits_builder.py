@@ -96,7 +96,7 @@ def rules_of(tenant: TenantConfig) -> LimitRules:
     own = _spec(tenant.limits)
     keys = {key.id: spec for key in tenant.api_keys if any(amounts(spec := _spec(key.limits)))}
     models = {name: spec for name, model in tenant.models.items() if any(amounts(spec := _spec(model.limits)))}
-    prices = {name: _prices(model.prices) for name, model in tenant.models.items() if model.prices is not None}
+    prices = {name: prices_of(model.prices) for name, model in tenant.models.items() if model.prices is not None}
     counted = any(spec.money_per_month is not None for spec in (own, *keys.values(), *models.values()))
     return LimitRules(own, keys, models, prices if counted else None)
 
@@ -115,5 +115,6 @@ def _spec(limits: LimitsConfig) -> LimitSpec:
     )
 
 
-def _prices(prices: PricesConfig) -> Prices:
+def prices_of(prices: PricesConfig) -> Prices:
+    """Of a model; what was cached costs what all of the prompt does where nothing else is said."""
     return Prices(prices.input, prices.output, prices.input if prices.cached is None else prices.cached)

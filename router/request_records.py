@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from policies.admission.engine_time import charged
+from policies.admission.limit import Use
 from router.calls import CLIENT_CLOSED, Call
 from router.wire.record import Ending, Kind, Record
 
@@ -48,6 +50,8 @@ class RequestRecords:
         first_byte = call.first_byte_at
         reported = usage is not None and usage.prompt_tokens is not None
         estimate = request.prompt_tokens if request is not None else None
+        prompt = usage.prompt_tokens if usage is not None and reported else estimate
+        engine_micro_seconds, cost = _charged(call, prompt)
         self._add(
             Record(
                 replica="",
@@ -69,7 +73,7 @@ class RequestRecords:
                 status=call.status,
                 error=call.error_code,
                 finish_reason=call.finish_reason,
-                prompt_tokens=usage.prompt_tokens if usage is not None and reported else estimate,
+                prompt_tokens=prompt,
                 cached_tokens=usage.cached_tokens if usage is not None else None,
                 completion_tokens=usage.completion_tokens if usage is not None else None,
                 usage_from="engine" if reported else "estimate" if estimate is not None else None,
@@ -84,8 +88,23 @@ class RequestRecords:
                 if request is not None and request.prefix_blocks
                 else None,
                 detail=_detail(call),
+                engine_micro_seconds=engine_micro_seconds,
+                cost_micro=cost,
             )
         )
+
+
+def _charged(call: Call, prompt: int | None) -> tuple[int, int]:
+    """Microseconds of the engine and micro-units of money, by the tokens that the record has: what is not known of an
+    answer is not charged. Nothing for a request that no engine has answered; an answer that the tenant's content rules
+    withheld is one."""
+    ticket, usage = call.ticket, call.usage
+    refused = call.refused or (call.status >= 400 and call.status != CLIENT_CLOSED)
+    unanswered = usage is None and (call.first_byte_at is None or refused)
+    if ticket is None or call.model is None or unanswered:
+        return 0, 0
+    output, cached = (usage.completion_tokens or 0, usage.cached_tokens or 0) if usage is not None else (0, 0)
+    return charged(ticket.choice.state, Use(prompt or 0, output, cached), call.model.prices)
 
 
 def _pool(call: Call) -> str | None:

@@ -28,7 +28,7 @@ from router.database.errors import DatabaseUnusable
 from router.key_builder import key_watch
 from router.key_metrics import KeyCollector
 from router.learned_metrics import LearnedCollector
-from router.ledger_builder import LedgerUnusable, build_ledger
+from router.ledger_builder import LedgerUnusable, build_ledger, endpoint_records, tenant_usage
 from router.ledger_metrics import LedgerCollector
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
@@ -59,7 +59,8 @@ class Serving:
             raise CannotServe(str(error)) from None
         replicas = build_replicas(first, key, metrics, worker)
         self._process = Process(key, TokenCounter(), metrics, replicas=replicas, worker=worker, ledger=ledger)
-        self._app = App(build(config, self._process))
+        self._usage = tenant_usage(ledger, time.time)
+        self._app = App(build(config, self._process), self._usage)
         self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
         learned = LearnedCollector(lambda: self._app.runtime.gateway.models, self._process.lengths)
         self._process.metrics.registry.register(learned)
@@ -71,6 +72,7 @@ class Serving:
         keys = KeyCollector(lambda: self.runtime.gateway.directory, self._keys, *clocks)
         self._process.metrics.registry.register(keys)
         self._process.metrics.registry.register(LedgerCollector(ledger))
+        self._endpoints = endpoint_records(self._process, lambda: self.runtime.pools.values())
         self._ready = False
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -89,6 +91,8 @@ class Serving:
         await self._open_ledger()
         await self._join()
         self.runtime.start()
+        if self._endpoints is not None:
+            self._endpoints.start()
         if self._surroundings.worker is not None:
             await self._look_around()
         async with asyncio.TaskGroup() as group:
@@ -104,9 +108,13 @@ class Serving:
             admin.should_exit = True
         if self._keys is not None:
             await self._keys.stop()
+        if self._endpoints is not None:
+            await self._endpoints.stop()
         await self.runtime.stop()
         if self._process.replicas is not None:
             await self._process.replicas.stop()
+        if self._usage is not None:
+            self._usage.close()
         if self._process.ledger is not None:
             await asyncio.to_thread(self._process.ledger.stop)
 
@@ -214,6 +222,8 @@ class Serving:
         get their grace."""
         server = self.runtime.config.server
         self._ready = False
+        if self._endpoints is not None:
+            self._endpoints.look()  # up to now they were this process's to count
         if self._process.replicas is not None:
             await self._process.replicas.hand_over()
         _log.info("stopping: up to %g seconds for requests under way", server.shutdown_grace)

@@ -28,6 +28,7 @@ FLOORS = {
     "router.operators": 5,
     "router.ledger_builder": 5,
     "router.cli_ledger": 7,
+    "router.usage_report": 5, "router.usage_api": 5, "router.cli_usage": 7, "router.cli_amounts": 2,
     "router.key_builder": 5, "router.key_orders": 5,
     "router.admin_keys": 6, "router.operator_bodies": 6, "router.cli_keys": 7,
     "router.app": 6, "router.admin": 6, "router.explain": 6, "router.live_state": 6, "router.serve": 7,
@@ -80,6 +81,7 @@ NEIGHBOURS = {
     "ledger_metrics": {"ledger"},
     "request_records": {"calls"},
     "event_records": {"recovery"},
+    "endpoint_records": {"metrics", "pools"},
     "standbys": {"keeper", "metrics", "pools", "presence", "recovery", "standby_engines", "wake"},
     "presence": {"standby_engines", "wake"},
     "wake": {"canary"},
@@ -157,6 +159,7 @@ def test_what_calls_itself_sans_io_does_no_io() -> None:
 def test_only_the_mapper_and_background_loops_catch_everything() -> None:
     allowed = {"router.gateway", "router.probe", "router.watch", "router.kv_events", "router.response", "router.client"}
     allowed |= {"router.hooks", "router.key_watch", "router.limits_line", "router.limits_sync", "router.standbys"}
+    allowed |= {"router.endpoint_records"}
     allowed |= {"router.ledger.shipper", "router.ledger.writer"}
     allowed |= {"router.coordination.replicas"}
     for name, _, tree in MODULES:
@@ -221,7 +224,7 @@ def test_what_the_configuration_allows_is_what_the_policies_have() -> None:
     from router.wire.openai import APIS
 
     assert set(KNOWN_PROFILES) == set(PROFILES)
-    assert set(API_NAMES) == {spec.name for spec in APIS.values()} | {"models"}
+    assert set(API_NAMES) == {spec.name for spec in APIS.values()} | {"models", "usage"}
 
 
 def test_importing_the_command_has_no_effects_and_starts_nothing() -> None:

@@ -21,8 +21,8 @@ _LONGEST = 36_500.0  # days
 class LedgerConfig(Section):
     enabled: bool | None = Field(
         default=None,
-        description="Whether a record is kept of every finished request, failover and drill; null: where "
-        "state.ledger_url is given. Without a URL: sqlite:///promptlane.db.",
+        description="Whether a record is kept of every finished request, failover, drill and of endpoints' time; null: "
+        "where state.ledger_url is given. Without a URL: sqlite:///promptlane.db.",
     )
     spool_dir: FileName = Field(
         default="promptlane.spool",

@@ -21,7 +21,16 @@ from policies.registry import PROFILES
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 ApiName: TypeAlias = Literal[
-    "chat", "completions", "embeddings", "responses", "messages", "rerank", "score", "tokenize", "models"
+    "chat",
+    "completions",
+    "embeddings",
+    "responses",
+    "messages",
+    "rerank",
+    "score",
+    "tokenize",
+    "models",
+    "usage",
 ]
 KNOWN_PROFILES: tuple[str, ...] = tuple(PROFILES)
 API_NAMES: tuple[str, ...] = get_args(ApiName)

@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest step of `migrations/`. Known here so that a database that is up to date needs no Alembic."""
 
 # Names that a later step can refer to, on every database.
@@ -94,6 +94,8 @@ ledger_records = Table(
     Column("resumes", BigInteger, nullable=False),
     Column("prefix_hash", String),
     Column("detail", JSON(none_as_null=True)),
+    Column("engine_micro_seconds", BigInteger, nullable=False, server_default="0"),
+    Column("cost_micro", BigInteger, nullable=False, server_default="0"),
     Column("previous", LargeBinary(32), nullable=False),
     Column("hash", LargeBinary(32), nullable=False),
     PrimaryKeyConstraint("replica", "sequence", name="pk_ledger_records"),
@@ -120,4 +122,40 @@ ledger_chains = Table(
     Column("cut_sequence", BigInteger, nullable=False),
     Column("cut_hash", LargeBinary(32), nullable=False),
     Column("cut_seal", LargeBinary(32), nullable=False),
+)
+
+# What the records of a day (UTC, counted from 1970-01-01) add up to; they change with the records, in one transaction,
+# and stay when those are deleted. Unknown names are empty. Tokens are of requests that an engine has worked on.
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("day", BigInteger, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("pool", String, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("engine_micro_seconds", BigInteger, nullable=False),
+    Column("cost_micro", BigInteger, nullable=False),
+    PrimaryKeyConstraint("day", "tenant", "model", "pool", name="pk_usage_days"),
+)
+
+# The same of records of kind `endpoint`: for how long engines were there and paid for, and what that cost.
+endpoint_days = Table(
+    "endpoint_days",
+    metadata,
+    Column("day", BigInteger, nullable=False),
+    Column("pool", String, nullable=False),
+    Column("endpoint", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("awake", BigInteger, nullable=False),
+    Column("asleep", BigInteger, nullable=False),
+    Column("absent", BigInteger, nullable=False),
+    Column("engine_micro_seconds", BigInteger, nullable=False),
+    Column("cost_micro", BigInteger, nullable=False),
+    PrimaryKeyConstraint("day", "pool", "endpoint", "role", name="pk_endpoint_days"),
 )

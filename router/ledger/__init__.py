@@ -6,6 +6,7 @@ Floor: an adapter; its threads wait, the event loop only puts records into a que
     segments                     the files in it: read, and set right after a crash
     spool                        records chained and appended; written through to the disk before they count
     writer                       the thread that empties the queue, and what happens when the disk is full
+    usage                        what records add up to each day: for reports, which read no records
     store                        the tables: records put in, found, verified, deleted when they are old
     mover                        from one folder's files to the tables, each record once
     shipper                      the thread that moves and, now and then, deletes

@@ -43,6 +43,7 @@ class Ledger:
 
     def __init__(self, settings: LedgerSettings, store: LedgerStore, wall_clock: Callable[[], float]) -> None:
         """Takes a folder and sets its files right. Raises OSError."""
+        self.store = store
         self._settings = settings
         self._folder: SpoolFolder = take_folder(settings.spool, fingerprint(settings.key))
         path, key = self._folder.path, settings.key

@@ -18,6 +18,7 @@ from policies.ledger.retention import DAY, Retention, Span, due, leading
 from router.database.engine import Database
 from router.database.migrate import prepare
 from router.database.tables import ledger_chains, ledger_records
+from router.ledger.usage import add_up
 from router.wire.record import Record
 
 _PAGE = 2000  # records of one read: SQLite lets nobody write meanwhile
@@ -79,6 +80,7 @@ class LedgerStore:
             if not new:
                 return head
             _insert(connection, new)
+            add_up(connection, (record for record, _ in new))
             (first, before), (last, link) = new[0], new[-1]
             begin = Mark(first.sequence - 1, before.previous)
             self._move_head(connection, replica, begin if chain is None else None, link.mark, last.at)

@@ -1,4 +1,4 @@
-"""What the ledger keeps of a finished request, a failover, a recovery or a drill; and the bytes that are hashed of it.
+"""What the ledger keeps of a finished request, a failover, an endpoint's time; and the bytes that are hashed of it.
 
 Floor: sans-IO. Never any text of a prompt or an answer. The canonical bytes are JSON with the fields in their order
 here and without those that have their default: a field that is added at the end changes no record that there is.
@@ -21,6 +21,7 @@ class Kind(StrEnum):
     RECOVERY = "recovery"
     DRILL = "drill"
     GAP = "gap"
+    ENDPOINT = "endpoint"
 
 
 class Ending(StrEnum):
@@ -40,6 +41,8 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     `replica` and `sequence` are given when it is written. `model` is what the client asked for, `engine_model` what the
     engine knows it by, `key` the id of an API key. `usage_from`: engine (it reported the tokens) or estimate (the
     gateway counted the prompt). `prefix_hash`: keyed, of the prompt up to its last whole prefix block.
+    `engine_micro_seconds`: of an engine's time, as work that was done for a request (`policies.admission.fairness`), or
+    as what an endpoint was paid for (kind endpoint); `cost_micro`: and what it cost, in millionths of the currency.
     """
 
     replica: str
@@ -72,6 +75,8 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     resumes: int = 0
     prefix_hash: str | None = None
     detail: dict[str, Any] | None = None
+    engine_micro_seconds: int = 0
+    cost_micro: int = 0
 
     def body(self) -> bytes:
         """The canonical bytes."""

@@ -30,6 +30,7 @@ from router.database.tables import ledger_records
 from router.ledger.store import LedgerStore, Wanted
 from router.wire.record import Record
 from tests.router.gateway_process import ROOT, SECRET, Engines, Gateway, configuration
+from tests.router.stack import read_answer
 from tests.servers import PostgresServer, ServerFailed, start_postgres
 
 ASK = {"model": "qwen", "messages": [{"role": "user", "content": "who keeps the books?"}]}
@@ -88,16 +89,10 @@ class Books:
             database.close()
 
     def command(self, *arguments: str, status: int = 0) -> str:
-        """What `promptlane ledger …` prints."""
-        argv = [
-            sys.executable,
-            "-m",
-            "router.cli",
-            "ledger",
-            arguments[0],
-            "--config",
-            str(self.folder / "promptlane.yaml"),
-        ]
+        """What `promptlane ledger …` prints, or `usage` and `cost`."""
+        room = [] if arguments[0] in ("usage", "cost") else ["ledger"]
+        config = str(self.folder / "promptlane.yaml")
+        argv = [sys.executable, "-m", "router.cli", *room, arguments[0], "--config", config]
         env = {**os.environ, "PROMPTLANE_SECRET": SECRET}
         ran = subprocess.run([*argv, *arguments[1:]], cwd=ROOT, env=env, capture_output=True, text=True, timeout=SLOW)
         assert (ran.returncode, ran.stderr) == (status, ""), ran.stdout + ran.stderr
@@ -389,3 +384,35 @@ def test_a_spool_that_cannot_be_made_is_said_at_the_start(engines: Engines, tmp_
         assert "Traceback" not in gateway.output
     finally:
         gateway.stop()
+
+
+@on_sqlite
+def test_usage_and_cost_of_a_gateway_are_what_its_records_say(books: Books) -> None:
+    books.config["pools"]["acme"]["endpoints"][0]["hourly_cost"] = 3600
+    books.config["tenants"]["acme"]["models"]["qwen"]["prices"] = {"input": 1, "output": 10}
+    gateway = books.start()
+    for _ in range(20):
+        assert gateway.post(ASK)[0] == 200
+
+    def used() -> dict[str, Any]:
+        with gateway.connect() as sock:
+            sock.sendall(b"GET /v1/usage?from=2020-01-01 HTTP/1.1\r\nhost: g\r\nauthorization: Bearer acme-key\r\n\r\n")
+            status, _, body = read_answer(sock)
+        assert status == 200, body
+        rows: list[dict[str, Any]] = json.loads(body)["rows"]
+        return rows[0] if rows else {"requests": 0}
+
+    books.until(lambda: used()["requests"] == 20, "all are in the sums")
+    row = used()
+    assert (row["tenant"], row["model"], row["failed"]) == ("acme", "qwen", 0)
+    assert row["cost_micro_usd"] == row["prompt_tokens"] + 10 * row["completion_tokens"] > 0
+    books.stop()
+    since = ("--from", "2020-01-01", "--format", "json")
+    told = json.loads(books.command("usage", *since))
+    assert told["rows"] == [row]
+    assert json.loads(books.command("usage", *since, "--from-records"))["rows"] == [row]
+    kept = [one for one in books.listed() if one["kind"] == "endpoint"]
+    assert {(one["endpoint"], one["detail"]["role"]) for one in kept} == {("e0", "hot")}
+    borne = json.loads(books.command("cost", *since))
+    assert borne["total"]["cost_micro_usd"] == sum(one["cost_micro"] for one in kept) > 0
+    assert borne["rows"][0]["cost_micro_usd"] == borne["total"]["cost_micro_usd"], "nobody else bears any of it"

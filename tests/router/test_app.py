@@ -163,3 +163,19 @@ def test_a_page_may_read_every_header_that_sdks_act_on(cors_app: Any) -> None:
     exposed = {name.strip() for name in headers["access-control-expose-headers"].lower().split(",")}
     assert {"x-request-id", "retry-after", "x-promptlane-lane", "x-promptlane-endpoint"} <= exposed
     assert {"retry-after-ms", "x-should-retry", "x-ratelimit-remaining-requests", "x-ratelimit-reset-tokens"} <= exposed
+
+
+# -- usage (what it says: tests/router/test_cli_usage.py)
+
+
+def test_usage_is_for_keys_that_may_ask_for_it(app: Any) -> None:
+    assert ask(app, "GET", "/v1/usage")[0] == 401
+    status, _, body = ask(app, "GET", "/v1/usage", authorization="Bearer acme-scoped")
+    assert (status, body["error"]["code"]) == (403, "scope_denied")
+    status, headers, _ = ask(app, "POST", "/v1/usage", authorization="Bearer acme-key")
+    assert (status, headers["allow"]) == (405, "GET")
+
+
+def test_where_no_records_are_kept_there_is_no_usage(app: Any) -> None:
+    status, _, body = ask(app, "GET", "/v1/usage", authorization="Bearer acme-key")
+    assert (status, body["error"]["code"]) == (404, "usage_off")

@@ -97,7 +97,7 @@ def test_the_base_of_these_tests_has_no_mistake() -> None:
             f'"{KEY}"}}]',
             f'"{KEY}", apis: [chat, chatt]}}]',
             "tenants.acme.api_keys[0].apis[1] (line 5): expected one of chat, completions, embeddings, responses, "
-            "messages, rerank, score, tokenize, models; got 'chatt'",
+            "messages, rerank, score, tokenize, models, usage; got 'chatt'",
         ),
         (
             f'"{KEY}"}}]',

@@ -41,6 +41,9 @@ def stack(drawer: Drawer) -> Iterator[Stack]:
     config = two_tenants()
     config["tenants"]["globex"]["limits"] = {"requests_per_minute": 1}
     config["tiers"] = {"platinum": {"resume": False}}
+    config["tenants"]["acme"]["models"]["tiny"]["prices"] = {"input": 2, "output": 10, "cached": 0.5}
+    for endpoint in config["pools"]["acme"]["endpoints"]:
+        endpoint["hourly_cost"] = 3.6e5  # 100 micro-units for each microsecond
     with running(config, ledger=drawer) as one:
         yield one
 
@@ -101,6 +104,28 @@ def test_an_answer_is_recorded_with_all_that_is_known_of_it(stack: Stack, drawer
     assert record.queue_seconds is not None
     assert 0 <= record.queue_seconds <= record.first_byte_seconds <= record.total_seconds < 60
     assert record.prefix_hash is not None
+
+
+def test_a_request_is_charged_by_its_models_prices_or_by_its_engines_time(stack: Stack, drawer: Drawer) -> None:
+    for model in ("tiny", "qwen2-7b"):
+        assert stack.post(CHAT, chat(model), key="acme-key")[0] == 200
+    priced, timed = recorded(stack, drawer, 2)
+    assert priced.cost_micro == 2 * 5 + 0.5 * 4 + 10 * 1, "9 tokens of a prompt, 4 of them cached, and 1 of an answer"
+    assert priced.engine_micro_seconds > 0
+    assert timed.engine_micro_seconds > 0
+    assert timed.cost_micro == pytest.approx(100 * timed.engine_micro_seconds, abs=51)
+
+
+@pytest.mark.parametrize("status", [b"400 Bad Request", b"500 Internal Server Error"])
+def test_without_an_answer_nothing_is_charged(stack: Stack, drawer: Drawer, status: bytes) -> None:
+    async def reply(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(b'{"error":{"message":"no"}}', status))
+
+    for name in ("acme-0", "acme-1"):
+        stack.engines[name].reply = reply
+    stack.post(CHAT, chat(), key="acme-key")
+    record = only(stack, drawer)
+    assert (record.engine_micro_seconds, record.cost_micro) == (0, 0)
 
 
 def test_equal_prefixes_have_equal_hashes_within_a_tenant_alone(stack: Stack, drawer: Drawer) -> None:

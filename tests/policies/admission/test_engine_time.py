@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from policies.admission.engine_time import engine_cost, highest_cost
+from policies.admission.engine_time import MOST, charged, engine_cost, highest_cost
 from policies.admission.fairness import work_seconds
-from policies.admission.limit import Use
+from policies.admission.limit import Prices, Use
 from policies.admission.limits import LimitGrant, LimitRules, TenantLimits, in_memory
 from policies.endpoint_state import EndpointState
 from policies.types import LimitSpec, Rejection, RejectReason
@@ -35,6 +35,18 @@ def test_an_hour_of_work_costs_what_the_hour_does() -> None:
 def test_more_cached_than_there_is_of_a_prompt_is_all_of_it() -> None:
     one = state(4.0)
     assert engine_cost(one, Use(100, 0, cached=1_000)) == engine_cost(one, Use(100, 0, cached=100))
+
+
+def test_a_finished_request_is_charged_by_its_prices_or_by_its_engines_time() -> None:
+    one, use = state(4.0), Use(2_000, 300, cached=500)
+    micro_seconds = round(work_seconds(one.rates, 1_500, 500, 300) * 1e6)
+    assert charged(one, use, None) == (micro_seconds, engine_cost(one, use))
+    assert charged(one, use, Prices(2.0, 10.0, 0.5)) == (micro_seconds, 2 * 1_500 + 250 + 3_000)
+
+
+def test_absurd_counts_make_no_sum_that_a_database_cannot_hold() -> None:
+    assert charged(state(1e6), Use(2**40, 2**40), None) == (MOST, MOST)
+    assert charged(state(1e6), Use(2**40, 2**40), Prices(1e6, 1e6, 1e6))[1] == MOST
 
 
 def test_before_an_endpoint_is_chosen_the_dearest_counts() -> None:

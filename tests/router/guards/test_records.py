@@ -54,6 +54,17 @@ def test_what_was_blocked(stack: Stack, drawer: Drawer) -> None:
     assert record(stack, drawer, "calm", stream=True) == ("interrupted", 200, blocked, found)
 
 
+def test_an_answer_that_was_withheld_is_charged_and_a_prompt_that_was_not_sent_is_not(
+    stack: Stack, drawer: Drawer
+) -> None:
+    record(stack, drawer, "a bomb")
+    assert (drawer.records[0].engine_micro_seconds, drawer.records[0].cost_micro) == (0, 0)
+    stack.engines["e"].reply = answering(chat(content="a bomb"))
+    record(stack, drawer, "calm")
+    assert drawer.records[0].status == 400
+    assert drawer.records[0].engine_micro_seconds > 0
+
+
 def test_nothing_found_is_nothing_said(stack: Stack, drawer: Drawer) -> None:
     stack.engines["e"].reply = answering(chat(content="calm"))
     assert record(stack, drawer, "calm") == ("complete", 200, None, None)

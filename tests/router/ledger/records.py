@@ -61,5 +61,7 @@ any_record = st.builds(
     total_seconds=_seconds,
     attempts=st.integers(0, 10),
     resumes=st.integers(0, 10),
+    engine_micro_seconds=st.integers(0, 2**50),
+    cost_micro=st.integers(0, 2**50),
     detail=st.none() | st.dictionaries(_text.filter(bool), _json, min_size=1, max_size=3),
 )

@@ -44,4 +44,4 @@ def test_the_sequence_alone_is_read_of_a_record_that_has_more_than_this_program_
 
 
 def test_kinds_are_a_closed_set() -> None:
-    assert {kind.value for kind in Kind} == {"request", "failover", "recovery", "drill", "gap"}
+    assert {kind.value for kind in Kind} == {"request", "failover", "recovery", "drill", "gap", "endpoint"}
