@@ -37,6 +37,7 @@ from router.process import Process
 from router.replicas_builder import build_replicas
 from router.secret import load_secret
 from router.server import Listener, QuietAbort, guarded_protocol, listener, open_socket
+from router.service_metrics import ServiceCollector
 
 _log = logging.getLogger("promptlane.serve")
 
@@ -61,6 +62,8 @@ class Serving:
         self._process = Process(key, TokenCounter(), metrics, replicas=replicas, ledger=ledger)
         self._app = App(build(config, self._process))
         self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
+        tenants = ServiceCollector(lambda: self.runtime.gateway.directory.by_id.values())
+        self._process.metrics.registry.register(tenants)
         learned = LearnedCollector(lambda: self._app.runtime.gateway.models, self._process.lengths)
         self._process.metrics.registry.register(learned)
         try:

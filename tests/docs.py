@@ -14,6 +14,7 @@ from router.learned_metrics import LEARNED
 from router.ledger_metrics import LEDGER_COUNTERS, LEDGER_GAUGES
 from router.metrics import COUNTERS, HISTOGRAMS
 from router.pool_metrics import GAUGES
+from router.service_metrics import SERVICE_GAUGES
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -26,8 +27,9 @@ def config_rows() -> Iterator[str]:
 
 def metric_rows() -> Iterator[str]:
     counters = COUNTERS | LEDGER_COUNTERS
+    gauges = GAUGES | SERVICE_GAUGES | KEY_GAUGES | LEDGER_GAUGES | LEARNED
     families = [(f"{name}_total", row) for name, row in counters.items()]
-    families += [*HISTOGRAMS.items(), *GAUGES.items(), *KEY_GAUGES.items(), *LEDGER_GAUGES.items(), *LEARNED.items()]
+    families += [*HISTOGRAMS.items(), *gauges.items()]
     for name, (labels, text) in families:
         yield f"| `{name}` | {', '.join(labels)} | {_cell(text)} |"
 
