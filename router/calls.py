@@ -16,7 +16,7 @@ from policies.slo import ending, judge
 from policies.tokens import TokenEstimator
 from policies.types import InferenceRequest, Lane, ModelRoute, Outcome, Slo, Tenant
 from router.client import Client
-from router.errors import EngineError, EngineStatus
+from router.errors import EngineError, EngineStatus, TurnedAway
 from router.heartbeat import Heartbeat
 from router.keeper import Detour
 from router.measure import Measured
@@ -93,8 +93,8 @@ class Call:
     inside the stream that the request caused. `claim`: asked before the first byte for the client, while another copy
     of the request may be under way. `resume`: what its stream needs to go on elsewhere; None where it cannot.
     `probe_of`: the request is the gateway's own, sent as this tenant. `error_source`: whose fault `error_code` is;
-    `limited`: a limit of the tenant refused it; `broken_off`: the answer had begun. `resumes`: how often its stream
-    went on elsewhere.
+    `turned_away`: a limit of the tenant did it, or its lane had no room, or none in time; `broken_off`: the answer had
+    begun. `resumes`: how often its stream went on elsewhere.
     """
 
     client: Client
@@ -114,7 +114,7 @@ class Call:
     status: int = 0
     error_code: str | None = None
     error_source: str | None = None
-    limited: bool = False
+    turned_away: TurnedAway | None = None
     broken_off: bool = False
     finish_reason: str | None = None
     first_byte_at: float | None = None
@@ -194,6 +194,8 @@ class Call:
             metrics.add("promptlane_rejections", tenant, self.error_code)
         if self.first_byte_at is not None:
             metrics.observe("promptlane_first_byte_seconds", self.first_byte_at - self.arrived_at, *labels)
+        if self.turned_away in ("full", "deadline") and self.model is not None:
+            metrics.add("promptlane_queue_refusals", self.model.pool.name, labels[-1], self.turned_away)
         if self.tenant is not None and self.tenant.tier.slo is not None:
             self._count_objectives(metrics, self.tenant.id, self.tenant.tier.slo, now)
         if self.ticket is not None and self.model is not None:
@@ -208,7 +210,7 @@ class Call:
 
     def _count_objectives(self, metrics: Metrics, tenant: str, slo: Slo, now: float) -> None:
         refused = self.refused > 0 or (self.error_code is None and self.status >= 400)  # by an engine, as wrong
-        exempt = refused or self.limited or self.error_source == "client"
+        exempt = refused or self.turned_away == "limit" or self.error_source == "client"
         end = ending(left=self.status == CLIENT_CLOSED, exempt=exempt, failed=self.error_code is not None)
         first_byte = None if self.first_byte_at is None else self.first_byte_at - self.arrived_at
         timed = self.streams and self.request.lane is not Lane.BATCH

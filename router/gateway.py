@@ -27,8 +27,6 @@ from router.errors import (
     InvalidKey,
     ModelNotFound,
     Overloaded,
-    QueueFull,
-    RateLimited,
 )
 from router.limits import Limiter
 from router.measure import INLINE_BYTES, Measurer
@@ -205,7 +203,7 @@ class Gateway:
             call.status = CLIENT_CLOSED
             return
         call.error_code, call.error_source, call.broken_off = error.code, error.source, client.started
-        call.limited = isinstance(error, RateLimited) and not isinstance(error, QueueFull)
+        call.turned_away = error.turned_away
         if client.opened and not client.started:
             call.status = 200
             await client.finish(error_event(error, anthropic=anthropic))

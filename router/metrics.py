@@ -28,6 +28,10 @@ _LABELS = ("tenant", "api", "lane")
 COUNTERS = {
     "promptlane_requests": ((*_LABELS, "status"), "Requests answered, by HTTP status (499: the client left)."),
     "promptlane_rejections": (("tenant", "reason"), "Requests refused by the gateway, by error code."),
+    "promptlane_queue_refusals": (
+        ("pool", "lane", "reason"),
+        "Requests that found no room in the lane (reason=full), or no endpoint in time (reason=deadline).",
+    ),
     "promptlane_limit_refusals": (
         ("tenant", "scope", "limit", "mode"),
         "Requests that a limit refused (mode=enforced), or would have if it were no shadow (mode=shadow), by whose "
