@@ -118,6 +118,7 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
             origin=Origin(config.server.trusted_proxies),
             measurer=Measurer(_measure_settings(config), process.counter, process.chains, process.lengths),
             metrics=process.metrics,
+            access=process.access,
             records=RequestRecords(process.ledger, process.wall_clock) if process.ledger is not None else None,
         ),
     )

@@ -14,6 +14,7 @@ from functools import partial
 
 from policies.admission.limit import Use
 from policies.types import Tenant
+from router.access_log import AccessLog, line_of
 from router.attempts import Attempts
 from router.calls import CLIENT_CLOSED, Call, ServedModel
 from router.client import Client, ClientGone
@@ -57,7 +58,7 @@ class GatewaySettings:
 @dataclass(frozen=True, slots=True)
 class Services:
     """What every request uses. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `records`: None where none are
-    kept."""
+    kept; `access`: None where requests are not logged."""
 
     clock: Callable[[], float]
     wall_clock: Callable[[], float]
@@ -65,6 +66,7 @@ class Services:
     measurer: Measurer
     metrics: Metrics
     records: RequestRecords | None = None
+    access: AccessLog | None = None
 
 
 class Gateway:
@@ -257,6 +259,8 @@ class Gateway:
         call.count(self.services.metrics, now)
         if self.services.records is not None:
             self.services.records.finished(call, now)
+        if (access := self.services.access) is not None:
+            access.add(line_of(call, self.services.origin.address(call.client), self.services.wall_clock(), now))
         call.answer = None  # it refers back: without this every request would wait for the garbage collector
 
 

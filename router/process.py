@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from policies.output_length import OutputLengths
 from policies.prefix_blocks import ChainMemo
+from router.access_log import AccessLog
 from router.coordination.replicas import Replicas
 from router.counting import TokenCounter
 from router.ledger.books import Ledger
@@ -23,7 +24,8 @@ from router.wake import Leases
 @dataclass(frozen=True, slots=True)
 class Process:
     """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`;
-    `replicas`: None where this process is the only one; `ledger`: None where no records are kept."""
+    `replicas`: None where this process is the only one; `ledger`: None where no records are kept; `access`: None
+    where requests are not logged."""
 
     secret: bytes
     counter: TokenCounter
@@ -36,3 +38,4 @@ class Process:
     leases: Leases = field(default_factory=Leases)
     replicas: Replicas | None = None
     ledger: Ledger | None = None
+    access: AccessLog | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import logging
 import resource
 import signal
@@ -20,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from router.access_log import AccessLog
 from router.admin import admin_app
 from router.app import App, with_cors
 from router.assembly import Runtime, build
@@ -31,12 +31,13 @@ from router.key_metrics import KeyCollector
 from router.learned_metrics import LearnedCollector
 from router.ledger_builder import LedgerUnusable, build_ledger
 from router.ledger_metrics import LedgerCollector
+from router.logs import configure_logging
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
 from router.process import Process
 from router.replicas_builder import build_replicas
 from router.secret import load_secret
-from router.server import Listener, QuietAbort, guarded_protocol, listener, open_socket
+from router.server import Listener, guarded_protocol, listener, open_socket
 from router.service_metrics import ServiceCollector
 
 _log = logging.getLogger("promptlane.serve")
@@ -59,7 +60,8 @@ class Serving:
         except LedgerUnusable as error:
             raise CannotServe(str(error)) from None
         replicas = build_replicas(config, key, metrics)
-        self._process = Process(key, TokenCounter(), metrics, replicas=replicas, ledger=ledger)
+        access = AccessLog(server.access_log) if server.access_log is not None else None
+        self._process = Process(key, TokenCounter(), metrics, replicas=replicas, ledger=ledger, access=access)
         self._app = App(build(config, self._process))
         self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
         tenants = ServiceCollector(lambda: self.runtime.gateway.directory.by_id.values())
@@ -74,6 +76,8 @@ class Serving:
         keys = KeyCollector(lambda: self.runtime.gateway.directory, self._keys, *clocks)
         self._process.metrics.registry.register(keys)
         self._process.metrics.registry.register(LedgerCollector(ledger))
+        if access is not None:
+            self._process.metrics.registry.register(access)
         self._ready = False
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -90,6 +94,7 @@ class Serving:
         operators = _bind(server.admin_host, server.admin_port, "server.admin_port")
         data, admin = self._data_listener(), listener(self._admin(), timeout_graceful_shutdown=1)
         self._handle_signals()
+        self._open_access_log()
         await self._learn_keys()
         await self._open_ledger()
         await self._join()
@@ -111,6 +116,8 @@ class Serving:
             await self._process.replicas.stop()
         if self._process.ledger is not None:
             await asyncio.to_thread(self._process.ledger.stop)
+        if self._process.access is not None:
+            await asyncio.to_thread(self._process.access.stop)
 
     async def reload(self) -> list[Problem]:
         """Builds all anew from the file, then swaps; returns warnings. A ConfigError changes nothing."""
@@ -142,6 +149,15 @@ class Serving:
         except DatabaseUnusable as error:
             raise CannotServe(f"state.ledger_url: {error}") from None
         self._keys.start()
+
+    def _open_access_log(self) -> None:
+        if self._process.access is None:
+            return
+        try:
+            self._process.access.open()
+        except OSError as error:
+            where = self.runtime.config.server.access_log
+            raise CannotServe(f"server.access_log: {where} cannot be written ({error.strerror})") from None
 
     async def _open_ledger(self) -> None:
         """A database that is away only delays records: they wait in the spool."""
@@ -234,30 +250,6 @@ def raise_file_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def configure_logging(level: str, style: str) -> None:
-    """Lines on standard error, for people or as JSON. No line ever holds a prompt, a key or a body."""
-    handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(_JsonFormatter() if style == "json" else text)
-    handler.addFilter(QuietAbort())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for chatty in ("httpx2", "httpcore2", "asyncio", "uvicorn.error"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
-
-
-class _JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
-
-
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         import uvloop
@@ -286,7 +278,8 @@ def _where(listening: socket.socket) -> str:
 def _needs_restart(before: Config, after: Config) -> list[Problem]:
     """Keys whose new value a running process cannot take: its listeners, or its database, were made of the old one."""
     keys = ("host", "port", "admin_host", "admin_port", "tls", "cors", "secret_file", "header_timeout",
-            "max_header_bytes", "keep_alive_timeout", "shutdown_grace", "log_level", "log_format")  # fmt: skip
+            "max_header_bytes", "keep_alive_timeout", "shutdown_grace", "log_level", "log_format",
+            "access_log")  # fmt: skip
     watched = [("server", key) for key in keys]
     watched += [("state", "redis_url"), ("state", "ledger_url"), ("state", "ledger_timeout"), ("keys", "at_run_time")]
     watched += [("ledger", key) for key in type(before.ledger).model_fields]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from policies.parts import FILTERS, PICKERS, SCORERS
 from policies.registry import DEFAULT_FILTERS, PROFILES, PartSpec
+from router.access_log import ACCESS_COUNTERS
 from router.config import documented_keys
 from router.key_metrics import KEY_GAUGES
 from router.learned_metrics import LEARNED
@@ -26,7 +27,7 @@ def config_rows() -> Iterator[str]:
 
 
 def metric_rows() -> Iterator[str]:
-    counters = COUNTERS | LEDGER_COUNTERS
+    counters = COUNTERS | LEDGER_COUNTERS | ACCESS_COUNTERS
     gauges = GAUGES | SERVICE_GAUGES | KEY_GAUGES | LEDGER_GAUGES | LEARNED
     families = [(f"{name}_total", row) for name, row in counters.items()]
     families += [*HISTOGRAMS.items(), *gauges.items()]

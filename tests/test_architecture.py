@@ -72,6 +72,8 @@ NEIGHBOURS = {
     "ledger": {"database"},
     "ledger_metrics": {"ledger"},
     "request_records": {"calls"},
+    "access_log": {"calls"},
+    "logs": {"server"},
     "event_records": {"recovery"},
     "standbys": {"keeper", "metrics", "pools", "presence", "recovery", "standby_engines", "wake"},
     "presence": {"standby_engines", "wake"},

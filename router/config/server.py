@@ -93,6 +93,11 @@ class ServerConfig(Section):
         default="info", description="Least level that is logged."
     )
     log_format: Literal["text", "json"] = Field(default="text", description="Lines for people or for a log store.")
+    access_log: FileName | None = Field(
+        default=None,
+        description="File that gets a line of JSON for each request of a tenant; `-`: standard output; null: none is "
+        "written.",
+    )
 
 
 class StateConfig(Section):
