@@ -78,6 +78,7 @@ def line_of(call: Call, client: str, wall: float, now: float) -> Line:
         client=client,
         api=call.spec.name,
         status=call.status,
+        trace_id=call.trace.id if call.trace is not None else None,
         total_seconds=now - call.arrived_at,
         tenant=call.tenant.id if call.tenant is not None else None,
         key=call.key or None,

@@ -119,6 +119,7 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
             measurer=Measurer(_measure_settings(config), process.counter, process.chains, process.lengths),
             metrics=process.metrics,
             access=process.access,
+            tracing=process.tracing,
             records=RequestRecords(process.ledger, process.wall_clock) if process.ledger is not None else None,
         ),
     )

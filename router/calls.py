@@ -25,12 +25,14 @@ from router.pools import Pool
 from router.tenants import Identity
 from router.tickets import Ticket
 from router.wire.alias import AliasRewriter, rename_in_error
+from router.wire.http import Header
 from router.wire.openai import ApiSpec
 from router.wire.usage import Usage
 
 if TYPE_CHECKING:
     from router.relay import Answer
     from router.resume import Resumable
+    from router.tracing import Trace
 
 # What is counted as status when the client closed its connection first (nginx's convention).
 CLIENT_CLOSED = 499
@@ -127,6 +129,12 @@ class Call:
     claim: Callable[[Call], bool] | None = None
     heartbeat: Heartbeat | None = None
     degraded: Detour | None = None
+    trace: Trace | None = None
+
+    @property
+    def trace_headers(self) -> list[Header] | None:
+        """The trace context for engines; None where the client's own passes."""
+        return self.trace.headers if self.trace is not None else None
 
     @property
     def request(self) -> InferenceRequest:

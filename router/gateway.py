@@ -37,6 +37,7 @@ from router.request_records import RequestRecords
 from router.resume import resumable
 from router.routing_headers import limit_headers, prediction_headers, routing_headers
 from router.tenants import Identity, TenantDirectory
+from router.tracing import Tracing
 from router.wire.errors import advice, error_body, error_event, error_headers, says_what
 from router.wire.http import Header, response_headers
 from router.wire.openai import ApiSpec, Body, engine_body, read_body
@@ -58,7 +59,7 @@ class GatewaySettings:
 @dataclass(frozen=True, slots=True)
 class Services:
     """What every request uses. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `records`: None where none are
-    kept; `access`: None where requests are not logged."""
+    kept; `access`: None where requests are not logged; `tracing`: None where they are not traced."""
 
     clock: Callable[[], float]
     wall_clock: Callable[[], float]
@@ -67,6 +68,7 @@ class Services:
     metrics: Metrics
     records: RequestRecords | None = None
     access: AccessLog | None = None
+    tracing: Tracing | None = None
 
 
 class Gateway:
@@ -92,6 +94,9 @@ class Gateway:
         """Answers one request of one API, whatever happens to it. `probe_of`: it is the gateway's own, sent as this
         tenant: neither limited nor counted."""
         call = Call(client, spec, request_id(client), self._clock(), probe_of=probe_of)
+        if self.services.tracing is not None and probe_of is None:
+            context = client.header(b"traceparent"), client.header(b"tracestate")
+            call.trace = self.services.tracing.begin(spec.name, call.arrived_at, *context)
         try:
             await self._serve(call)
         except GatewayError as error:
@@ -259,6 +264,8 @@ class Gateway:
         call.count(self.services.metrics, now)
         if self.services.records is not None:
             self.services.records.finished(call, now)
+        if call.trace is not None:
+            call.trace.finished(call, now)
         if (access := self.services.access) is not None:
             access.add(line_of(call, self.services.origin.address(call.client), self.services.wall_clock(), now))
         call.answer = None  # it refers back: without this every request would wait for the garbage collector

@@ -18,6 +18,7 @@ from router.counting import TokenCounter
 from router.ledger.books import Ledger
 from router.metrics import Metrics
 from router.tenants import KeyRing
+from router.tracing import Tracing
 from router.wake import Leases
 
 
@@ -25,7 +26,7 @@ from router.wake import Leases
 class Process:
     """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`;
     `replicas`: None where this process is the only one; `ledger`: None where no records are kept; `access`: None
-    where requests are not logged."""
+    where requests are not logged; `tracing`: None where they are not traced."""
 
     secret: bytes
     counter: TokenCounter
@@ -39,3 +40,4 @@ class Process:
     replicas: Replicas | None = None
     ledger: Ledger | None = None
     access: AccessLog | None = None
+    tracing: Tracing | None = None

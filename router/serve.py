@@ -39,6 +39,7 @@ from router.replicas_builder import build_replicas
 from router.secret import load_secret
 from router.server import Listener, guarded_protocol, listener, open_socket
 from router.service_metrics import ServiceCollector
+from router.tracing import Tracing, TracingUnusable
 
 _log = logging.getLogger("promptlane.serve")
 
@@ -61,7 +62,9 @@ class Serving:
             raise CannotServe(str(error)) from None
         replicas = build_replicas(config, key, metrics)
         access = AccessLog(server.access_log) if server.access_log is not None else None
-        self._process = Process(key, TokenCounter(), metrics, replicas=replicas, ledger=ledger, access=access)
+        self._process = Process(
+            key, TokenCounter(), metrics, replicas=replicas, ledger=ledger, access=access, tracing=_tracing(config)
+        )
         self._app = App(build(config, self._process))
         self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
         tenants = ServiceCollector(lambda: self.runtime.gateway.directory.by_id.values())
@@ -118,6 +121,8 @@ class Serving:
             await asyncio.to_thread(self._process.ledger.stop)
         if self._process.access is not None:
             await asyncio.to_thread(self._process.access.stop)
+        if self._process.tracing is not None:
+            await asyncio.to_thread(self._process.tracing.stop)
 
     async def reload(self) -> list[Problem]:
         """Builds all anew from the file, then swaps; returns warnings. A ConfigError changes nothing."""
@@ -258,6 +263,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
+def _tracing(config: Config) -> Tracing | None:
+    if (found := config.tracing) is None:
+        return None
+    try:
+        return Tracing(found.endpoint, found.sample, time.monotonic, time.time)
+    except TracingUnusable as error:
+        raise CannotServe(f"tracing: {error}") from None
+
+
 def _bind(host: str, port: int, key: str) -> socket.socket:
     try:
         return open_socket(host, port)
@@ -288,6 +302,7 @@ def _needs_restart(before: Config, after: Config) -> list[Problem]:
         for section, key in watched
         if getattr(getattr(before, section), key) != getattr(getattr(after, section), key)
     ] + [
-        Problem("replicas", "changed; takes effect at the next restart", None)
-        for _ in range(before.replicas != after.replicas)
+        Problem(section, "changed; takes effect at the next restart", None)
+        for section in ("replicas", "tracing")
+        if getattr(before, section) != getattr(after, section)
     ]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from router.secret import cache_salt
+from tests.router.collector import collecting
 from tests.router.gateway_process import SECRET, Engines, Gateway, configuration, request
 from tests.router.stack import read_answer, whole
 
@@ -120,6 +121,25 @@ def spellings(text: str) -> list[bytes]:
     return [raw, raw.hex().encode(), *coded]
 
 
+def run(folder: Path, config: dict[str, Any], engines: Engines) -> tuple[list[int], dict[str, bytes], str, Gateway]:
+    """A process from start to end: statuses of its answers, all that it wrote but its configuration, and a new key."""
+    gateway = Gateway(folder, config, PROMPTLANE_SECRET=SECRET)
+    try:
+        gateway.wait_ready()
+        gateway.wait_healthy("e0")
+        statuses = traffic(gateway, engines)
+        made = gateway.admin("/admin/keys", "POST", {"tenant": "acme"}).json()["key"]
+        pages = {path: gateway.admin(path).content for path in ("/metrics", "/admin/state", "/admin/keys")}
+        meanwhile = {f"{file}, while it ran": file.read_bytes() for file in written_to(gateway)}
+    finally:
+        gateway.stop()
+    return statuses, pages | meanwhile | {str(file): file.read_bytes() for file in written_to(gateway)}, made, gateway
+
+
+def written_to(gateway: Gateway) -> list[Path]:
+    return [file for file in gateway.folder.rglob("*") if file.is_file() and file != gateway.file]
+
+
 def test_no_prompt_answer_or_key_is_in_anything_that_a_run_writes(tmp_path: Path, engines: Engines) -> None:
     config = configuration(
         {"e0": engines.url("e0")},
@@ -130,20 +150,14 @@ def test_no_prompt_answer_or_key_is_in_anything_that_a_run_writes(tmp_path: Path
     )
     config["state"] = {"ledger_url": "sqlite:///records.db"}
     config["tiers"] = {"silver": {"slo": {"ttft_seconds": 2}}}
-    gateway = Gateway(tmp_path, config, PROMPTLANE_SECRET=SECRET)
-    try:
-        gateway.wait_ready()
-        gateway.wait_healthy("e0")
-        statuses = traffic(gateway, engines)
-        made = gateway.admin("/admin/keys", "POST", {"tenant": "acme"}).json()["key"]
-        pages = {path: gateway.admin(path).content for path in ("/metrics", "/admin/state", "/admin/keys")}
-        spooled = {str(file): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    finally:
-        gateway.stop()
+    with collecting() as collector:
+        config["tracing"] = {"endpoint": collector.url, "sample": 1}
+        statuses, written, made, gateway = run(tmp_path, config, engines)
+        spans = collector.spans()
+        written |= {f"spans {number}": body for number, body in enumerate(collector.bodies)}
+    assert len(spans) >= 15
     assert {200, 400, 401, 404, 405, 413} <= set(statuses), statuses
     assert any(MARK.encode() in one for one in engines["e0"].received), "the engine had it"
-    left = {str(file): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() and file != gateway.file}
-    written = pages | {f"{name}, while running": data for name, data in spooled.items() if name in left} | left
 
     assert len((tmp_path / "access.jsonl").read_text().splitlines()) >= len(statuses) - 1
     with sqlite3.connect(tmp_path / "records.db") as database:
