@@ -10,10 +10,10 @@ SHARED := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,agents c
 PROCESSES := tests/e2e tests/benchmarks tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-replicas bench-ledger soak docs dashboards lock clean
+.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-replicas bench-ledger soak docs dashboards lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Promptlane needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.11")'
@@ -57,6 +57,12 @@ chaos-long: $(READY)  ## 200 of them
 
 chaos-kill: $(READY)  ## one of two engines killed at full load: requests lost, and the pause that clients see
 	$(BIN)/python -m tests.chaos.kill
+
+chaos-replicas: $(READY)  ## 14 of faults on three replicas, their Redis and the network between (3 min); SEED=7 as above
+	$(BIN)/python -m tests.chaos.replicas
+
+chaos-replicas-long: $(READY)  ## 100 of them
+	$(BIN)/python -m tests.chaos.replicas --schedules 100
 
 bench-overhead: $(READY)  ## CPU per request and per streamed chunk, beside nginx and the Rust routers
 	$(BIN)/python -m benchmarks.overhead

@@ -11,9 +11,10 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from select import PIPE_BUF
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -107,6 +108,20 @@ def encoded(line: Line) -> bytes:
     return msgspec.json.encode({"time": at, **rounded}) + b"\n"
 
 
+def _blocks(lines: Iterable[Line]) -> Iterator[list[bytes]]:
+    """As many at once as a pipe takes whole: other workers write to the same."""
+    block: list[bytes] = []
+    size = 0
+    for line in map(encoded, lines):
+        if block and size + len(line) > PIPE_BUF:
+            yield block
+            block, size = [], 0
+        block.append(line)
+        size += len(line)
+    if block:
+        yield block
+
+
 class AccessLog(Collector):
     """To the file `path`, which may be moved away meanwhile (as logrotate does), or to standard output (`-`)."""
 
@@ -155,15 +170,18 @@ class AccessLog(Collector):
         lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not lines:
             return well
+        left = len(lines)
         try:
             self._reopen()
-            self._out(b"".join(map(encoded, lines)))
+            for block in _blocks(lines):
+                self._out(b"".join(block))
+                self.counts["written"] += len(block)
+                left -= len(block)
         except OSError as error:
-            self.counts["failed"] += len(lines)
+            self.counts["failed"] += left
             if well:
                 _log.error("the access log cannot be written (%s); its lines are lost", error.strerror)
             return False
-        self.counts["written"] += len(lines)
         if not well:
             _log.warning("the access log is written again")
         return True

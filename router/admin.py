@@ -22,14 +22,16 @@ from router.drill_stage import DrillOrder
 from router.errors import BadRequest, GatewayError
 from router.explain import explain
 from router.key_watch import KeyWatch
-from router.live_state import describe
+from router.live_state import describe, describe_pools
 from router.metrics import CONTENT_TYPE, Metrics
 from router.operator_bodies import OwnPagesOnly, read_body, refusal
 from router.wire.record import Record
 
 _ORDER_BYTES = 64 * 1024  # far more than an order for a drill has
 
-Reload = Callable[[], Awaitable[list[Problem]]]
+_CONFIG_BYTES = 64 * 1024 * 1024  # more than a file may have
+
+Reload = Callable[[bool, bytes], Awaitable[list[Problem]]]
 
 
 def admin_app(
@@ -40,8 +42,9 @@ def admin_app(
     keys: KeyWatch | None = None,
     record: Callable[[Record], None] | None = None,
 ) -> Starlette:
-    """The ASGI app. `reload` returns warnings or raises ConfigError; `ready`: neither starting nor draining; `keys`:
-    None where they are not made at run time; `record`: takes the ledger's records, where there is one."""
+    """The ASGI app. `reload` is told whether it is a dry run, and the request's body; it returns warnings or raises
+    ConfigError; `ready`: neither starting nor draining; `keys`: None where they are not made at run time; `record`:
+    takes the ledger's records, where there is one."""
 
     drills = Drills(runtime, metrics, record)
 
@@ -54,15 +57,22 @@ def admin_app(
     async def scrape(_: Request) -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
-    async def state(_: Request) -> Response:
+    async def state(request: Request) -> Response:
+        pool = request.query_params.get("pool")
+        if pool is not None:
+            return JSONResponse({"pools": describe_pools(runtime(), {pool})})
         return JSONResponse(describe(runtime()) | {"drills": list(drills.results)})
 
-    async def reload_now(_: Request) -> Response:
+    async def reload_now(request: Request) -> Response:
+        dry_run = request.query_params.get("dry_run") in ("1", "true")
         try:
-            warnings = await reload()
+            warnings = await reload(dry_run, await read_body(request, _CONFIG_BYTES))
         except ConfigError as error:
             return JSONResponse({"status": "refused", "problems": [str(problem) for problem in error.problems]}, 400)
-        return JSONResponse({"status": "reloaded", "warnings": [str(problem) for problem in warnings]})
+        except GatewayError as error:
+            return refusal(error)
+        done = "good" if dry_run else "reloaded"
+        return JSONResponse({"status": done, "warnings": [str(problem) for problem in warnings]})
 
     async def explain_now(request: Request) -> Response:
         asked = request.query_params

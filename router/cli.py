@@ -18,7 +18,7 @@ from policies.drill import DrillFault
 from router import __version__
 from router.cli_keys import add_keys, run_keys
 from router.cli_ledger import Listing, add_ledger
-from router.config import Config, ConfigError, load, warnings
+from router.config import Config, ConfigError, load, loads, read, warnings
 from router.errors import GatewayError
 from router.operators import NoAnswer, ask_operators
 
@@ -55,6 +55,7 @@ environment:
 signals (serve):
   SIGHUP   reload the configuration: all of it is built and validated, then swapped; requests under way finish
   SIGTERM  not ready any more; requests under way get server.shutdown_grace seconds to finish
+           with server.workers both go to the process that was started, which tells all workers
 
 exit status: 0 well, 1 a mistake in the configuration or in what was asked, a drill that failed or a broken
   ledger, 2 wrong arguments
@@ -142,12 +143,25 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     from router.secret import SecretUnavailable
-    from router.serve import CannotServe, serve
+    from router.serve import serve
+    from router.surroundings import CannotServe
+    from router.workers.assignment import take
 
-    config = load(options.config)
+    handed = take(os.environ)
+    if handed is not None:
+        from router.workers.worker import work
+
+        return work(*handed)
+    data = read(options.config)
+    config = loads(data, name=options.config)
     _print_warnings(config)
     try:
-        serve(Path(options.config), config)
+        if config.server.workers == 1:
+            serve(Path(options.config), config)
+        else:
+            from router.workers.supervisor import supervise
+
+            supervise(Path(options.config), data, config, [sys.executable, *sys.orig_argv[1:]])
     except (CannotServe, SecretUnavailable) as error:
         _complain(str(error))
         return 1

@@ -31,6 +31,7 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     │   │   └── EngineDiverged    502 bad_engine_response
     │   └── EngineStatus          the engine's own 5xx answer
     ├── DatabaseUnavailable       503 database_unavailable, source gateway
+    ├── WorkerUnavailable         503 worker_unavailable, source gateway
     ├── StreamInterrupted         502 stream_interrupted, source engine
     └── InternalError             500 internal_error, source gateway
 """
@@ -316,6 +317,13 @@ class DatabaseUnavailable(GatewayError):
     status = 503
     type = "service_unavailable_error"
     code = "database_unavailable"
+
+
+class WorkerUnavailable(GatewayError):
+    """Operators only: no worker serves at the moment, or the one that was asked does not answer."""
+
+    status = 503
+    code = "worker_unavailable"
 
 
 class InternalError(GatewayError):

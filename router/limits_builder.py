@@ -1,4 +1,4 @@
-"""A tenant's configuration to its limits: in this process, or shared by Redis.
+"""A tenant's configuration to its limits: in this process, or shared by Redis, or by the supervisor of workers.
 
 Floor: part of `router.assembly`. What is the same as before a reload is taken over, so that a reload frees nothing.
 """
@@ -12,6 +12,7 @@ from policies.admission.limits import LimitRules, TenantLimits, in_memory
 from policies.types import Alone, LimitSpec, Weights
 from router.config import Config, ConfigError, LimitsConfig, PricesConfig, Problem, TenantConfig
 from router.limits import Limiter
+from router.limits_line import LineStore
 from router.limits_redis import SharedBook
 from router.limits_sync import SharedLimits
 from router.process import Process
@@ -49,23 +50,32 @@ class LimitsBuilder:
             process.clock,
             process.wall_clock,
             process.metrics,
-            replicas=self._config.state.replicas,
+            replicas=self._sharers(),
             prefix=self.shared.prefix,
         )
         return Limiter(name, TenantLimits(rules, book.make), book, process.metrics)
 
     def _shared(self) -> SharedLimits | None:
-        url = self._config.state.redis_url
-        if url is None:
+        url, worker = self._config.state.redis_url, self._process.worker
+        if url is None and worker is None:
             return None
         if self._previous is not None and self._same_store():
             return self._previous.shared_limits
+        if url is None:
+            assert worker is not None  # noqa: S101  # see above
+            return SharedLimits(LineStore(worker.limits), self._process.metrics)
         from router.coordination.redis_client import RedisClient  # who has no Redis need not load its client
 
         try:
             return SharedLimits(RedisClient(url), self._process.metrics, self._config.replicas.prefix)
         except ValueError:  # its text may hold the password
             raise ConfigError([Problem("state.redis_url", "expected a URL that can be read")]) from None
+
+    def _sharers(self) -> int:
+        """Processes that share them, at least."""
+        state, worker = self._config.state, self._process.worker
+        workers = worker.count if worker is not None else 1
+        return workers * (state.replicas if state.redis_url is not None else 1)
 
     def _same_store(self) -> bool:
         if self._previous is None:

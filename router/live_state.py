@@ -5,6 +5,7 @@ Floor: assembles; figures only, never a prompt, a key or a salt.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from policies.admission.saturation import pool_load
@@ -25,7 +26,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         "profile": runtime.config.routing.profile,
         "replicas": None if runtime.replicas is None else runtime.replicas.describe(),
         "tenants": {name: _tenant(tenant) for name, tenant in runtime.gateway.directory.by_id.items()},
-        "pools": {name: _pool(pool, runtime.standbys.get(name)) for name, pool in runtime.pools.items()},
+        "pools": describe_pools(runtime, runtime.pools),
         "calibration": {
             f"{tenant}/{name}": _calibration(served)
             for tenant, models in runtime.gateway.models.items()
@@ -33,6 +34,11 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         },
         "answers": [_lengths(one) for one in runtime.gateway.services.measurer.lengths.snapshot()],
     }
+
+
+def describe_pools(runtime: Runtime, names: Collection[str]) -> dict[str, Any]:
+    """Those of them that there are."""
+    return {name: _pool(pool, runtime.standbys.get(name)) for name, pool in runtime.pools.items() if name in names}
 
 
 def _calibration(served: ServedModel) -> dict[str, Any]:

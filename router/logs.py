@@ -19,10 +19,10 @@ _CHATTY = ("httpx2", "httpcore2", "asyncio", "uvicorn.error", "opentelemetry")
 _CHAIN = 8
 
 
-def configure_logging(level: str, style: str) -> None:
-    """For the whole process. `style`: text or json."""
+def configure_logging(level: str, style: str, worker: int | None = None) -> None:
+    """For the whole process. `style`: text or json; `worker`: its number, where several write to the same place."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if style == "json" else TextLines())
+    handler.setFormatter(JsonLines(worker) if style == "json" else TextLines(worker))
     handler.addFilter(QuietAbort())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in _CHATTY:
@@ -49,8 +49,9 @@ def _named(error: BaseException) -> str:
 class TextLines(logging.Formatter):
     """For people."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    def __init__(self, worker: int | None = None) -> None:
+        whose = "" if worker is None else f" worker {worker}"
+        super().__init__(f"%(asctime)s %(levelname)s{whose} %(name)s: %(message)s")
 
     def formatException(self, ei: object) -> str:
         return described(ei[1]) if isinstance(ei, tuple) else ""
@@ -59,10 +60,15 @@ class TextLines(logging.Formatter):
 class JsonLines(logging.Formatter):
     """For a log store: one object a line."""
 
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._whose = {} if worker is None else {"worker": worker}
+
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname.lower(),
+            **self._whose,
             "logger": record.name,
             "message": record.getMessage(),
         }

@@ -39,11 +39,11 @@ COUNTERS = {
     ),
     "promptlane_limit_calls": (
         ("result",),
-        "Calls to the Redis that limits are shared by (result=ok|failed).",
+        "Calls to what limits are shared by, Redis or the supervisor of workers (result=ok|failed).",
     ),
     "promptlane_limit_alone": (
         ("tenant",),
-        "Requests admitted while that Redis was away, by without_redis.",
+        "Requests admitted while that was away, by without_redis.",
     ),
     "promptlane_attempt_failures": (
         ("pool", "endpoint", "cause"),
@@ -130,7 +130,10 @@ COUNTERS = {
         "Requests of other replicas that this one was asked for (result=bound|refused|aside|not_mine).",
     ),
     "promptlane_replica_changes": (("pool", "to"), "Changes of this replica's part (to=leads|follows|alone)."),
-    "promptlane_replica_store_failures": ((), "Looks at Redis that failed: owners go on as they are."),
+    "promptlane_replica_store_failures": (
+        (),
+        "Looks at Redis, or at the workers' folder, that failed: owners go on as they are.",
+    ),
     "promptlane_config_reloads": (("result",), "Reloads of the configuration (result=ok|refused)."),
     "promptlane_internal_errors": (("where",), "Faults of the gateway itself."),
 }

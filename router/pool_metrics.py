@@ -23,7 +23,7 @@ GAUGES = {
     "promptlane_replica_part": (
         ("pool", "part"),
         "1 for this replica's part in the pool: it decides (part=leads), asks the owner (follows), or reaches none "
-        "(alone). Only with state.redis_url.",
+        "(alone). Of workers: how many have it. Only with state.redis_url or server.workers.",
     ),
     "promptlane_replica_term": (("pool",), "Number of the pool's ownership; grows with every new owner."),
     "promptlane_replica_seats": (("pool",), "Requests of other replicas under way that this one has an account of."),

@@ -153,6 +153,10 @@ class Pool:
         ticket.queued_seconds, ticket.ahead, ticket.priority = told.queued_seconds, told.ahead, told.priority
         return ticket
 
+    def sees_one(self, excluded: frozenset[str]) -> bool:
+        """Whether, by this replica's own view, an endpoint can take such a request now or when it has room."""
+        return _dead(self.profile.blocked(self.states, self.clock(), excluded)) is None
+
     def decide_alone(self, alone: bool) -> None:
         """While nobody who decides for the pool can be reached, it sends at once: replicas that know nothing of each
         other's requests must not hold them back for each other."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from policies.output_length import OutputLengths
 from policies.prefix_blocks import ChainMemo
@@ -23,10 +24,26 @@ from router.wake import Leases
 
 
 @dataclass(frozen=True, slots=True)
+class Worker:
+    """This process as one of several of a machine. `index`: from 0, of `count`. `folder`: private to all of them, and
+    gone with their supervisor."""
+
+    index: int
+    count: int
+    folder: Path
+
+    @property
+    def limits(self) -> Path:
+        """The socket behind which the supervisor shares limits, without Redis."""
+        return self.folder / "limits"
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`;
-    `replicas`: None where this process is the only one; `ledger`: None where no records are kept; `access`: None
-    where requests are not logged; `tracing`: None where they are not traced."""
+    `replicas`: None where this process is the only one; `worker`: None where no supervisor keeps it; `ledger`: None
+    where no records are kept; `access`: None where requests are not logged; `tracing`: None where they are not traced.
+    """
 
     secret: bytes
     counter: TokenCounter
@@ -38,6 +55,7 @@ class Process:
     ring: KeyRing = field(default_factory=KeyRing)
     leases: Leases = field(default_factory=Leases)
     replicas: Replicas | None = None
+    worker: Worker | None = None
     ledger: Ledger | None = None
     access: AccessLog | None = None
     tracing: Tracing | None = None

@@ -1,4 +1,4 @@
-"""The configuration's `state.redis_url` and `replicas` to this process's place among its replicas.
+"""The configuration's `state.redis_url`, `replicas` and `server.workers` to this process's place among its replicas.
 
 Floor: part of `router.assembly`; reads the files that the section names. Made once: a reload changes nothing of it.
 """
@@ -17,10 +17,12 @@ from urllib.parse import urlsplit
 
 from router.config import Config, ConfigError, Problem, ReplicasConfig, ReplicasTlsConfig
 from router.coordination.address import Address
-from router.coordination.journal import StreamJournal
+from router.coordination.journal import FileJournal, StreamJournal
+from router.coordination.local_store import LocalStore
 from router.coordination.replicas import Replicas, ReplicasSettings
-from router.coordination.store import BadStoreUrl
+from router.coordination.store import BadStoreUrl, StoreLost
 from router.metrics import Metrics
+from router.process import Worker
 
 if TYPE_CHECKING:
     from router.coordination.redis_store import RedisStore
@@ -29,22 +31,44 @@ _log = logging.getLogger("promptlane.coordination")
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  # what is compared with, not bound to
 
 
-def build_replicas(config: Config, secret: bytes, metrics: Metrics) -> Replicas | None:
-    """None where nothing is shared. Raises ConfigError."""
+def build_replicas(config: Config, secret: bytes, metrics: Metrics, worker: Worker | None = None) -> Replicas | None:
+    """None where nothing is shared. `worker`: this process as one of several of this machine, which are replicas of
+    each other, without Redis too. Raises ConfigError."""
     url, replicas = config.state.redis_url, config.replicas
     if url is None:
-        return None
+        return _among_workers(worker, secret, metrics) if worker is not None else None
+    index = worker.index if worker is not None else 0
     server_tls, client_tls = _contexts(replicas.tls)
     settings = ReplicasSettings(
         me=f"{re.sub('[^A-Za-z0-9._-]', '-', socket.gethostname())[:100]}-{token_hex(4)}",
-        listen=replicas.listen,
-        advertise=partial(advertised, replicas.advertise, url),
+        listen=_shifted(replicas.listen, index),
+        advertise=partial(advertised, replicas.advertise and _shifted(replicas.advertise, index), url),
         lease_seconds=replicas.lease_seconds,
         server_tls=server_tls,
         client_tls=client_tls,
     )
     store = _store(url, replicas)
     return Replicas(settings, store, secret, time.monotonic, metrics, StreamJournal(store))
+
+
+def _among_workers(worker: Worker, secret: bytes, metrics: Metrics) -> Replicas:
+    me = f"worker-{worker.index}-{token_hex(4)}"  # a name of its own in each life
+    folder = worker.folder / "pools"
+    try:
+        store = LocalStore(folder)
+    except StoreLost as error:
+        raise ConfigError([Problem("server.workers", str(error))]) from None
+    settings = ReplicasSettings(me=me, listen=f"unix:{worker.folder / me}")
+    return Replicas(settings, store, secret, time.monotonic, metrics, FileJournal(folder))
+
+
+def _shifted(address: str, index: int) -> str:
+    """Where the worker of this index listens: so many ports further on, and at a path of its own. Port 0 is a free one
+    for each."""
+    found = Address.parse(address)
+    if found.path is not None:
+        return f"{address}.{index}" if index else address
+    return str(found._replace(port=found.port + index)) if found.port else address
 
 
 def advertised(configured: str | None, store_url: str, bound: str) -> str:

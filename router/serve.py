@@ -1,6 +1,7 @@
-"""The running process: two listeners, signals, reload, a graceful end.
+"""The running process: two listeners, reload, a graceful end.
 
-Floor: assembles. Nothing is swapped before all of the new is built and valid.
+Floor: assembles. Nothing is swapped before all of the new is built and valid. Whether it is the only process, or one of
+several that a supervisor keeps, is its surroundings' affair.
 """
 
 from __future__ import annotations
@@ -9,78 +10,69 @@ import asyncio
 import contextlib
 import gc
 import logging
-import resource
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from router.access_log import AccessLog
+from policies.health import ProbeState
+from policies.types import Role
 from router.admin import admin_app
 from router.app import App, with_cors
 from router.assembly import Runtime, build
-from router.config import Config, ConfigError, Problem, load, warnings
+from router.config import Config, ConfigError, Problem, warnings
 from router.counting import TokenCounter
 from router.database.errors import DatabaseUnusable
 from router.key_builder import key_watch
-from router.key_metrics import KeyCollector
-from router.learned_metrics import LearnedCollector
 from router.ledger_builder import LedgerUnusable, build_ledger
-from router.ledger_metrics import LedgerCollector
 from router.logs import configure_logging
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
+from router.observability import build_access_log, build_tracing, collect, open_access_log
+from router.pools import Pool
 from router.process import Process
 from router.replicas_builder import build_replicas
-from router.secret import load_secret
-from router.server import Listener, guarded_protocol, listener, open_socket
-from router.service_metrics import ServiceCollector
-from router.tracing import Tracing, TracingUnusable
+from router.running import raise_file_limit, run
+from router.server import Listener, guarded_protocol, listener
+from router.surroundings import ByItself, CannotServe, Surroundings
 
 _log = logging.getLogger("promptlane.serve")
 
-
-class CannotServe(Exception):
-    """The process cannot start; the message says why and what to do."""
+_LOOK_AGAIN_SECONDS = 0.01
+LOOK_SECONDS = 2.0  # by then an engine that is well has answered a probe, and a free pool has an owner
 
 
 class Serving:
-    """One gateway process from start to end."""
+    """One gateway process from start to end. `first`: the configuration that says what no reload changes; `config`: the
+    one of now, which is another for a worker that is started after a reload."""
 
-    def __init__(self, path: Path, config: Config) -> None:
-        self._path = path
-        server = config.server
-        secret = server.secret.get_secret_value() if server.secret is not None else None
-        key, metrics = load_secret(secret, Path(server.secret_file)), Metrics()
+    def __init__(self, surroundings: Surroundings, first: Config, config: Config) -> None:
+        self._surroundings = surroundings
+        self._first = first
+        key, metrics, worker = surroundings.secret(), Metrics(), surroundings.worker
         try:
-            ledger = build_ledger(config, key, time.time)
+            ledger = build_ledger(first, key, time.time)
         except LedgerUnusable as error:
             raise CannotServe(str(error)) from None
-        replicas = build_replicas(config, key, metrics)
-        access = AccessLog(server.access_log) if server.access_log is not None else None
+        replicas = build_replicas(first, key, metrics, worker)
         self._process = Process(
-            key, TokenCounter(), metrics, replicas=replicas, ledger=ledger, access=access, tracing=_tracing(config)
+            key,
+            TokenCounter(),
+            metrics,
+            replicas=replicas,
+            worker=worker,
+            ledger=ledger,
+            access=build_access_log(first),
+            tracing=build_tracing(first),
         )
         self._app = App(build(config, self._process))
-        self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
-        tenants = ServiceCollector(lambda: self.runtime.gateway.directory.by_id.values())
-        self._process.metrics.registry.register(tenants)
-        learned = LearnedCollector(lambda: self._app.runtime.gateway.models, self._process.lengths)
-        self._process.metrics.registry.register(learned)
         try:
-            self._keys = key_watch(config, self._process, lambda: self.runtime.config)
+            self._keys = key_watch(first, self._process, lambda: self.runtime.config)
         except DatabaseUnusable as error:
             raise CannotServe(str(error)) from None
-        clocks = (self._process.clock, self._process.wall_clock)
-        keys = KeyCollector(lambda: self.runtime.gateway.directory, self._keys, *clocks)
-        self._process.metrics.registry.register(keys)
-        self._process.metrics.registry.register(LedgerCollector(ledger))
-        if access is not None:
-            self._process.metrics.registry.register(access)
+        collect(self._process, lambda: self.runtime, self._keys)
         self._ready = False
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
@@ -92,23 +84,24 @@ class Serving:
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises CannotServe when a port cannot be had."""
-        server = self.runtime.config.server
-        tenants = _bind(server.host, server.port, "server.port")
-        operators = _bind(server.admin_host, server.admin_port, "server.admin_port")
-        data, admin = self._data_listener(), listener(self._admin(), timeout_graceful_shutdown=1)
-        self._handle_signals()
-        self._open_access_log()
+        tenants, operators = self._surroundings.tenants(), self._surroundings.operators()
+        data, admin = self._data_listener(), self._admin_listener(operators)
+        self._surroundings.follow(self._stopping.set, self._reload_by_signal)
+        open_access_log(self._process, self._first)
         await self._learn_keys()
         await self._open_ledger()
         await self._join()
         self.runtime.start()
+        if self._surroundings.worker is not None:
+            await self._look_around()
         async with asyncio.TaskGroup() as group:
-            group.create_task(admin.serve([operators]), name="operator plane")
+            sockets = [operators] if isinstance(operators, socket.socket) else None
+            group.create_task(admin.serve(sockets), name="operator plane")
             serving = group.create_task(data.serve([tenants]), name="data plane")
             await asyncio.gather(data.listening.wait(), admin.listening.wait())
             gc.freeze()  # what was made until now lives as long as the process: no collection need look at it
             self._ready = True
-            _announce(tenants, operators, tls=server.tls is not None)
+            self._surroundings.begun(tenants, operators)
             await self._stopping.wait()
             await self._drain(data, serving)
             admin.should_exit = True
@@ -124,21 +117,28 @@ class Serving:
         if self._process.tracing is not None:
             await asyncio.to_thread(self._process.tracing.stop)
 
-    async def reload(self) -> list[Problem]:
-        """Builds all anew from the file, then swaps; returns warnings. A ConfigError changes nothing."""
+    async def reload(self, dry_run: bool = False, said: bytes = b"") -> list[Problem]:
+        """Builds all anew, then swaps; returns warnings. A ConfigError changes nothing, nor does a `dry_run`, which
+        only says what would come of it. `said`: what came with the order."""
         async with self._reloading:
+            before = self.runtime
             try:
-                config = await asyncio.to_thread(load, self._path)
-                following = build(config, self._process, self.runtime)
+                config = await asyncio.to_thread(self._surroundings.config, said)
+                if dry_run:
+                    build(config, Process(self._process.secret, self._process.counter, Metrics()))
+                else:
+                    self._app.runtime = build(config, self._process, before)
             except ConfigError as error:
-                self._process.metrics.add("promptlane_config_reloads", "refused")
-                _log.error("the configuration was not reloaded: %s", error)
+                if not dry_run:
+                    self._process.metrics.add("promptlane_config_reloads", "refused")
+                    _log.error("the configuration was not reloaded: %s", error)
                 raise
-            before, self._app.runtime = self.runtime, following
-            following.start()
-            await before.stop(following)
+            found = [*warnings(config, datetime.now(UTC)), *_needs_restart(before.config, config)]
+            if dry_run:
+                return found
+            self.runtime.start()
+            await before.stop(self.runtime)
         self._process.metrics.add("promptlane_config_reloads", "ok")
-        found = [*warnings(config, datetime.now(UTC)), *_needs_restart(before.config, config)]
         for problem in found:
             _log.warning("%s", problem)
         _log.info("the configuration was reloaded")
@@ -155,14 +155,15 @@ class Serving:
             raise CannotServe(f"state.ledger_url: {error}") from None
         self._keys.start()
 
-    def _open_access_log(self) -> None:
-        if self._process.access is None:
-            return
-        try:
-            self._process.access.open()
-        except OSError as error:
-            where = self.runtime.config.server.access_log
-            raise CannotServe(f"server.access_log: {where} cannot be written ({error.strerror})") from None
+    async def _look_around(self) -> None:
+        """Most workers are successors, and clients of the one that died wait already: they are taken when the worker
+        knows who decides for its pools, and of each an engine that is well, or that none is; or after a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                while not (  # noqa: ASYNC110  # nobody tells of a first probe
+                    self._stopping.is_set() or all(map(_known, self.runtime.pools.values()))
+                ):
+                    await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def _open_ledger(self) -> None:
         """A database that is away only delays records: they wait in the spool."""
@@ -174,7 +175,7 @@ class Serving:
             raise CannotServe(f"state.ledger_url: {error}") from None
 
     def _data_listener(self) -> Listener:
-        server = self.runtime.config.server
+        server = self._first.server
         settings: dict[str, Any] = {
             "http": guarded_protocol(server.header_timeout, server.max_header_bytes),
             "timeout_keep_alive": server.keep_alive_timeout,
@@ -187,18 +188,14 @@ class Serving:
         except OSError as error:
             raise CannotServe(f"server.tls: the certificate or its key cannot be used: {error}") from None
 
-    def _admin(self) -> Any:
+    def _admin_listener(self, operators: socket.socket | str) -> Listener:
         ledger = self._process.ledger
         record = ledger.add if ledger is not None else None
-        return admin_app(
+        app = admin_app(
             lambda: self.runtime, lambda: self._ready, self.reload, self._process.metrics, self._keys, record
         )
-
-    def _handle_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_by_signal)
+        where: dict[str, Any] = {"uds": operators} if isinstance(operators, str) else {}
+        return listener(app, timeout_graceful_shutdown=1, **where)
 
     def _reload_by_signal(self) -> None:
         async def reload() -> None:
@@ -216,7 +213,7 @@ class Serving:
         try:
             await self._process.replicas.start()
         except OSError as error:
-            where = self.runtime.config.replicas.listen
+            where = self._process.replicas.settings.listen
             raise CannotServe(f"replicas.listen: cannot listen on {where} ({error.strerror or error})") from None
 
     async def _drain(self, data: Listener, serving: asyncio.Task[None]) -> None:
@@ -234,64 +231,34 @@ class Serving:
 
 def serve(path: Path, config: Config) -> None:
     """Runs the process to its end. Raises CannotServe, SecretUnavailable or ConfigError before it serves."""
+    serve_in(ByItself(path, config), config, config)
+
+
+def serve_in(surroundings: Surroundings, first: Config, config: Config) -> None:
+    """The same anywhere."""
     sys.setswitchinterval(SWITCH_SECONDS)
     raise_file_limit()
-    configure_logging(config.server.log_level, config.server.log_format)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(path, config))
+    worker = surroundings.worker
+    configure_logging(first.server.log_level, first.server.log_format, None if worker is None else worker.index)
+    run(_serve(surroundings, first, config))
 
 
-async def _serve(path: Path, config: Config) -> None:
-    await Serving(path, config).run()
+async def _serve(surroundings: Surroundings, first: Config, config: Config) -> None:
+    await Serving(surroundings, first, config).run()
 
 
-def raise_file_limit() -> int:
-    """Lets the process open as many files as it may, and returns how many. A stream takes two, one to the client and
-    one to the engine; the usual soft limit of 1,024 is for programs that still use select()."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):  # some systems refuse "unlimited": what there was stays
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:  # no wheel for this platform: slower, otherwise the same
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
-
-
-def _tracing(config: Config) -> Tracing | None:
-    if (found := config.tracing) is None:
-        return None
-    try:
-        return Tracing(found.endpoint, found.sample, time.monotonic, time.time)
-    except TracingUnusable as error:
-        raise CannotServe(f"tracing: {error}") from None
-
-
-def _bind(host: str, port: int, key: str) -> socket.socket:
-    try:
-        return open_socket(host, port)
-    except OSError as error:
-        raise CannotServe(f"{key}: cannot listen on {host}:{port} ({error.strerror})") from None
-
-
-def _announce(tenants: socket.socket, operators: socket.socket, *, tls: bool) -> None:
-    scheme = "https" if tls else "http"
-    print(f"promptlane ready: tenants {scheme}://{_where(tenants)}, operators http://{_where(operators)}", flush=True)
-
-
-def _where(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _known(pool: Pool) -> bool:
+    """Whether requests for it can be sent somewhere, or it is known that they cannot."""
+    if pool.remote is not None and pool.remote.describe()["part"] == "alone":
+        return False
+    hot = [place.state for place in pool.places if place.state.endpoint.role is Role.HOT]
+    well = any(place.available(pool.clock()) for place in pool.places)
+    return well or all(state.health.probes is not ProbeState.UNKNOWN for state in hot)
 
 
 def _needs_restart(before: Config, after: Config) -> list[Problem]:
     """Keys whose new value a running process cannot take: its listeners, or its database, were made of the old one."""
-    keys = ("host", "port", "admin_host", "admin_port", "tls", "cors", "secret_file", "header_timeout",
+    keys = ("host", "port", "admin_host", "admin_port", "workers", "tls", "cors", "secret_file", "header_timeout",
             "max_header_bytes", "keep_alive_timeout", "shutdown_grace", "log_level", "log_format",
             "access_log")  # fmt: skip
     watched = [("server", key) for key in keys]

@@ -170,10 +170,11 @@ def guarded_protocol(header_timeout: float, max_header_bytes: int) -> type[Guard
     return type("BoundedProtocol", (GuardedProtocol,), bounds)
 
 
-def open_socket(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError when the address is taken or not ours."""
+def open_socket(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket; `shared`: others of this user may listen there too, and the kernel deals connections out.
+    Raises OSError when the address is taken or not ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    listening = socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=shared)
     listening.setblocking(False)
     return listening
 

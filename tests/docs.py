@@ -16,6 +16,7 @@ from router.ledger_metrics import LEDGER_COUNTERS, LEDGER_GAUGES
 from router.metrics import COUNTERS, HISTOGRAMS
 from router.pool_metrics import GAUGES
 from router.service_metrics import SERVICE_GAUGES
+from router.workers.metrics import WORKER_COUNTERS, WORKER_GAUGES
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -27,8 +28,8 @@ def config_rows() -> Iterator[str]:
 
 
 def metric_rows() -> Iterator[str]:
-    counters = COUNTERS | LEDGER_COUNTERS | ACCESS_COUNTERS
-    gauges = GAUGES | SERVICE_GAUGES | KEY_GAUGES | LEDGER_GAUGES | LEARNED
+    counters = COUNTERS | LEDGER_COUNTERS | ACCESS_COUNTERS | WORKER_COUNTERS
+    gauges = GAUGES | SERVICE_GAUGES | KEY_GAUGES | LEDGER_GAUGES | LEARNED | WORKER_GAUGES
     families = [(f"{name}_total", row) for name, row in counters.items()]
     families += [*HISTOGRAMS.items(), *gauges.items()]
     for name, (labels, text) in families:

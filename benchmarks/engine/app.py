@@ -84,17 +84,24 @@ class EngineApp:
             return
         request = Request(scope, body, receive, send)
         begun = time.monotonic()
+        record = self._record(request, begun)
         try:
             await self._answer(request)
         finally:
             request.release()
-        seconds = time.monotonic() - begun
+            ended = record["ended"] = time.monotonic()
+        seconds = ended - begun
         route = request.path if request.path in self._routes else "none"
         self.metrics.observe_http(route, request.method, request.status, seconds, len(body), request.sent)
 
-    async def _answer(self, request: Request) -> None:
+    def _record(self, request: Request, begun: float) -> dict[str, Any]:
         if request.path in self._inference or request.path not in self._routes:
-            self.recorder.add(request.method, request.path, request.raw_headers, request.body, time.time())
+            return self.recorder.add(
+                request.method, request.path, request.raw_headers, request.body, time.time(), begun
+            )
+        return {}
+
+    async def _answer(self, request: Request) -> None:
         try:
             await self._handler(request)(request)
         except Unrouted as error:

@@ -79,7 +79,8 @@ class Engine:
         return answer
 
     def requests(self) -> list[dict[str, Any]]:
-        """The inference requests that reached it: method, path, headers (pairs), body (text), at (Unix seconds)."""
+        """The inference requests that reached it: method, path, headers (pairs), body (text), at (Unix seconds), began
+        and ended (monotonic seconds of this machine; None while it lasts)."""
         answer: list[dict[str, Any]] = self._call("/debug/requests")
         return answer
 

@@ -17,19 +17,25 @@ class Recorder:
         self._records: deque[dict[str, Any]] = deque()
         self._bytes = 0
 
-    def add(self, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes, at: float) -> None:
-        """`headers` stay in order and with their repetitions; what is no UTF-8 is shown as \\xNN. `at`: Unix."""
+    def add(
+        self, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes, at: float, began: float
+    ) -> dict[str, Any]:
+        """`headers` stay in order and with their repetitions; what is no UTF-8 is shown as \\xNN. `at`: Unix; `began`:
+        the machine's monotonic seconds. Returns the record: who ends the request writes `ended` into it."""
         record: dict[str, Any] = {
             "method": method,
             "path": path,
             "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers],
             "body": body.decode("utf-8", "backslashreplace"),
             "at": at,
+            "began": began,
+            "ended": None,
         }
         self._records.append(record)
         self._bytes += len(record["body"])
         while len(self._records) > RECORDS or (self._bytes > RECORD_BYTES and len(self._records) > 1):
             self._bytes -= len(self._records.popleft()["body"])
+        return record
 
     def all(self) -> list[dict[str, Any]]:
         return list(self._records)

@@ -28,9 +28,10 @@ from policies.admission.demand import Demand
 from policies.admission.leased_words import Heard, WindowAnswer, WindowAsk, slices_of
 from policies.types import Alone
 
-# Seconds without the store until a replica may spend what leaves the window of its own charges: shorter losses cost
-# others nothing, as chunks and reserve are charged already.
-RESPEND_SECONDS: Final = 2.0
+# Seconds without the store until a replica may spend what leaves the window of its own charges. As long as the store
+# counts on it (`leased_seats.LEASE_SECONDS`) it may be the only one that does not reach it, and what leaves the window
+# is others' by then: chunks and reserve are charged already, and cost them nothing.
+RESPEND_SECONDS: Final = 10.0
 # Seconds for which a refusal by the store is believed: clients that hammer cost four round trips a second.
 REFUSED_SECONDS: Final = 0.25
 # Seconds within which replicas give back what others need more.

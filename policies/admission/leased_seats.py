@@ -97,7 +97,8 @@ class LeasedSeats:
         needed = self.taken + waiting
         if self._starving:  # others have less than their share: nobody takes more than his
             needed = max(self.taken, min(needed, self.limit // self.replicas))
-        self.seats = min(self.seats, needed + spare)  # given up before it is said
+        if not self._lost:  # a store that is away would give them to nobody
+            self.seats = min(self.seats, needed + spare)  # given up before it is said
         self._peak = max(self.taken, int(self._peak * (1 - REFUSED_SECONDS / AHEAD_SECONDS)))
         self._changed = False
         return SeatsAsk(max(self.seats, self.taken), self.taken, needed, spare, waiting)

@@ -27,7 +27,7 @@ from router.config.docs import KeyDoc, documented_keys
 from router.config.keys import KeysConfig
 from router.config.lanes import LaneConfig, LanesConfig, lane_policies
 from router.config.ledger import LedgerConfig
-from router.config.loading import load, loads
+from router.config.loading import load, loads, read
 from router.config.models import Config
 from router.config.pools import EndpointConfig, EngineTlsConfig, HealthConfig, PoolConfig, TimeoutsConfig
 from router.config.problems import ConfigError, Problem
@@ -98,5 +98,6 @@ __all__ = [
     "loads",
     "profile_specs",
     "queue_order",
+    "read",
     "warnings",
 ]

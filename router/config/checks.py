@@ -19,6 +19,8 @@ from router.config.tree import Tree
 from router.config.types import KNOWN_PROFILES, engine_url
 from router.config.words import did_you_mean, shown
 
+_LAST_PORT = 65535
+
 
 def cross_check(tree: Tree) -> list[Problem]:
     """Every mistake that no single value shows. Values of a wrong type are skipped here: validation tells them."""
@@ -26,7 +28,7 @@ def cross_check(tree: Tree) -> list[Problem]:
     tiers = [*DEFAULT_TIERS, *(name for name in _mapping(root.get("tiers")) if name not in DEFAULT_TIERS)]
     checks = (_server(tree), _tiers(tree, tiers), _hosts(tree), _access(tree), _keys(tree))
     more = (_scopes(tree), _pools(tree), _endpoints(tree), _profiles(tree), _costs(tree), _lanes(tree))
-    last = (_kv_events(tree), _standbys(tree), _hooks(tree), _money(tree))
+    last = (_kv_events(tree), _standbys(tree), _hooks(tree), _money(tree), _links(tree))
     return [problem for check in (*checks, *more, *last) for problem in check]
 
 
@@ -58,6 +60,20 @@ def _server(tree: Tree) -> Iterator[Problem]:
     if "*" in _list(cors.get("allow_origins")) and _true(cors.get("allow_credentials")):
         message = "expected false, or origins by name: browsers refuse credentials for '*'"
         yield tree.problem(("server", "cors", "allow_credentials"), message)
+
+
+def _links(tree: Tree) -> Iterator[Problem]:
+    """Each worker that is a replica through Redis has a port of its own, counted up from the first."""
+    workers = _number(_mapping(tree.root.get("server")).get("workers", 1))
+    if workers is None or _mapping(tree.root.get("state")).get("redis_url") is None:
+        return
+    replicas = _mapping(tree.root.get("replicas"))
+    for key in ("listen", "advertise"):
+        port = str(replicas.get(key, "")).rpartition(":")[2]
+        if port.isdecimal() and 0 < int(port) <= _LAST_PORT < int(port) + workers - 1:
+            place: Place = ("replicas", key)
+            message = f"expected a port of at most {_LAST_PORT + 1 - int(workers)}: each of server.workers has the next"
+            yield tree.problem(place, f"{message}; got {shown(place, replicas[key])}")
 
 
 def _tiers(tree: Tree, tiers: list[str]) -> Iterator[Problem]:

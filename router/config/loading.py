@@ -22,10 +22,15 @@ from router.config.yaml_file import parse, read_file
 
 def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
     """The configuration of a file and the environment (this process's by default); raises `ConfigError`."""
+    return loads(read(path), environ, name=str(path))
+
+
+def read(path: str | Path) -> bytes:
+    """The file's bytes, for `loads`: for who has to hand them on. Raises `ConfigError`."""
     data = read_file(Path(path))
     if isinstance(data, Problem):
         raise ConfigError([data])
-    return loads(data, environ, name=str(path))
+    return data
 
 
 def loads(data: bytes, environ: Mapping[str, str] | None = None, *, name: str = "configuration") -> Config:

@@ -31,6 +31,7 @@ from router.config.types import (
     Seconds,
     SecondsOrNone,
     ServerSecret,
+    Workers,
 )
 
 DEFAULT_PORT = 8080
@@ -61,6 +62,11 @@ class ServerConfig(Section):
     admin_port: Port = Field(
         default=DEFAULT_ADMIN_PORT,
         description="Port for metrics, health, state and reload; never tenants' port; 0 as above.",
+    )
+    workers: Workers = Field(
+        default=1,
+        description="Processes that serve, on the same ports and as one: about one per core. They share queues and "
+        "limits, without Redis too.",
     )
     base_domain: Host | None = Field(default=None, description="Tenant `acme` is also reached as `acme.<base_domain>`.")
     routing_headers: bool = Field(
@@ -106,12 +112,12 @@ class StateConfig(Section):
         default=None,
         repr=False,
         description="Redis or Valkey by which replicas share the pools, each decided for by one of them at a time; "
-        "null: one process, alone.",
+        "null: this machine is alone.",
     )
     replicas: Count = Field(
         default=1,
-        description="Replicas that share limits, at least: what one that cannot reach Redis takes its share by. More "
-        "are seen by themselves.",
+        description="Replicas that share limits, at least: what one that cannot reach Redis takes its share by; each "
+        "with its server.workers. More are seen by themselves.",
     )
     ledger_url: LedgerUrl | None = Field(
         default=None,
@@ -137,7 +143,8 @@ class ReplicasConfig(Section):
     listen: LinkAddress = Field(
         default=f"tcp://0.0.0.0:{DEFAULT_LINK_PORT}",
         description="Where other replicas ask for tickets; port 0 picks a free one. They prove that they have the same "
-        "server.secret. Only with state.redis_url.",
+        "server.secret. Only with state.redis_url. With server.workers each further worker has the next port (or path, "
+        "`.1`, `.2`, …), here and in `advertise`.",
     )
     advertise: LinkAddress | None = Field(
         default=None,

@@ -27,6 +27,7 @@ KNOWN_PROFILES: tuple[str, ...] = tuple(PROFILES)
 API_NAMES: tuple[str, ...] = get_args(ApiName)
 
 MIN_SECRET_LENGTH = 32  # characters; salts derived from less could be guessed
+MAX_WORKERS = 64  # more than the cores of a machine that engines leave to a gateway
 DAY = 86_400.0  # seconds; no wait of a gateway is longer
 VARIABLE_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,255}"
 _HOST_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -129,6 +130,7 @@ def _secret(accepts: Callable[[str], bool], what: str) -> tuple[AfterValidator, 
 NO_BOOL = BeforeValidator(no_bool)
 Port: TypeAlias = Annotated[int, NO_BOOL, Ge(0), Le(65535)]
 Count: TypeAlias = Annotated[int, NO_BOOL, Ge(1), Le(2**53)]
+Workers: TypeAlias = Annotated[int, NO_BOOL, Ge(1), Le(MAX_WORKERS)]
 Bytes: TypeAlias = Annotated[int, NO_BOOL, Ge(1024), Le(2**40)]
 Seconds: TypeAlias = Annotated[float, NO_BOOL, Gt(0), Le(DAY)]
 SecondsOrNone: TypeAlias = Annotated[float, NO_BOOL, Ge(0), Le(DAY)]  # where 0 means: do not wait

@@ -215,6 +215,9 @@ class Desk:
     async def _wait(self, ask: Ask, part: Part, waiting: Waiting) -> None:
         try:
             ticket = await part.pool.wait(waiting)
+            if not part.leads():  # replaced since it was decided: it must not be told with the new owner's term
+                ticket.settle(None)
+                raise Elsewhere
         except (GatewayError, Detour, Elsewhere) as error:
             self._refuse(ask, part, error)
         else:

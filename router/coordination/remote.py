@@ -36,7 +36,8 @@ from router.tickets import Ticket
 # Whoever waited at an owner that gave the pool up waits so long for the next; it is there within two looks at the
 # store. A dead owner's is free only after its lease: until then it is better to send than to wait.
 PAUSE_SECONDS = 0.5
-# An owner that said that it is none is not asked again for so long, unless another one is seen.
+# An owner that said that it is none, or that it has no endpoint where this replica sees one, is not asked again for so
+# long, unless another one is seen.
 AVOID_SECONDS = 1.0
 # After so long without anybody who decides, standbys are this replica's affair.
 ALONE_SECONDS = 2.0
@@ -200,20 +201,29 @@ class Remote:
                 await self._news(until - now)
                 continue
             if again:
-                self._avoided, self._avoided_until = owner, now + AVOID_SECONDS
+                self._avoid(owner)
                 continue
-            denied = None
+            denied, pause = None, PAUSE_SECONDS
             try:
                 ticket = await (self._ask(waiting) if mode is Mode.FOLLOWS else self._decide(waiting, mode))
             except Elsewhere:
                 ticket, denied = None, owner if mode is Mode.FOLLOWS else None
+            except NoEndpoint:
+                if mode is not Mode.FOLLOWS or not self.pool.sees_one(waiting.excluded):
+                    raise
+                self._avoid(owner)  # it reaches no engine, and this replica does: who sees one decides
+                ticket, pause = None, 0.0
             if ticket is not None:
                 if until > began:
                     ticket.queued_seconds = self._clock() - began
                 return ticket
             self._count("again")
-            until = self._clock() + PAUSE_SECONDS
+            until = self._clock() + pause
             waiting = Waiting(waiting.request, waiting.excluded, waiting.on_hold)
+
+    def _avoid(self, owner: Lease | None) -> None:
+        """Until it is asked again this replica is alone."""
+        self._avoided, self._avoided_until = owner, self._clock() + AVOID_SECONDS
 
     async def _news(self, seconds: float) -> None:
         """Until who decides is another one, that long at most."""

@@ -39,7 +39,7 @@ class Expected:
 @dataclass(frozen=True)
 class Ask:
     """What a client asks. `usage`: in a stream, for usage too. `max_tokens` None: until the answer ends by itself.
-    `salt`: for who asks an engine itself, as the gateway would."""
+    `salt`: for who asks an engine itself, as the gateway would; `id`: the request's name, where it is to have one."""
 
     tenant: str
     api: str
@@ -50,6 +50,7 @@ class Ask:
     model: str
     engine_model: str
     salt: str = ""
+    id: str = ""
 
     @property
     def body(self) -> dict[str, Any]:
@@ -70,10 +71,14 @@ class Ask:
     def messages(self) -> list[dict[str, str]]:
         return [{"role": "user", "content": self.prompt}]
 
+    @property
+    def prompt_ids(self) -> list[int]:
+        return list(encode(render_chat(self.messages) if self.api == "chat" else self.prompt))
+
     @cached_property
     def expected(self) -> Expected:
         """As `benchmarks.engine` answers with `reply_tokens` = REPLY_TOKENS and seed 0."""
-        prompt = encode(render_chat(self.messages) if self.api == "chat" else self.prompt)
+        prompt = self.prompt_ids
         ends_after = REPLY_TOKENS if self.api == "chat" else None
         reply = Reply(f"{self.engine_model} 0", prompt, ends_after=ends_after)
         most = self.max_tokens if self.max_tokens is not None else REPLY_TOKENS
@@ -153,7 +158,8 @@ class AskClient:
         body = json.dumps(ask.body).encode()
         head = (
             f"POST {PATHS[ask.api]} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {self._key(ask.tenant)}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+            + (f"x-request-id: {ask.id}\r\n\r\n" if ask.id else "\r\n")
         )
         return head.encode() + body
 

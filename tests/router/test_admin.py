@@ -23,10 +23,12 @@ class Plane:
         self.ready = True
         self.runtime = runtime
         self.refused: list[Problem] = []
+        self.orders: list[tuple[bool, bytes]] = []
         app = admin_app(lambda: self.runtime, lambda: self.ready, self._reload, Metrics())
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://operators")
 
-    async def _reload(self) -> list[Problem]:
+    async def _reload(self, dry_run: bool, said: bytes) -> list[Problem]:
+        self.orders.append((dry_run, said))
         if self.refused:
             raise ConfigError(self.refused)
         return [Problem("server.port", "changed; takes effect at the next restart", None)]
@@ -125,6 +127,13 @@ async def test_a_reload_answers_with_its_warnings(plane: Plane) -> None:
     answer = await plane.http.post("/admin/reload")
     assert (answer.status_code, answer.json()["status"]) == (200, "reloaded")
     assert answer.json()["warnings"] == ["server.port: changed; takes effect at the next restart"]
+
+
+async def test_a_dry_run_is_ordered_as_one_and_what_was_sent_goes_with_an_order(plane: Plane) -> None:
+    answer = await plane.http.post("/admin/reload?dry_run=true", content=b"server: {}")
+    assert (answer.status_code, answer.json()["status"]) == (200, "good")
+    assert (await plane.http.post("/admin/reload")).json()["status"] == "reloaded"
+    assert plane.orders == [(True, b"server: {}"), (False, b"")]
 
 
 async def test_a_refused_reload_says_every_problem(plane: Plane) -> None:

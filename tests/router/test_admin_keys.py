@@ -35,7 +35,7 @@ class Office:
         app = admin_app(lambda: self.runtime, lambda: True, self._no_reload, self.process.metrics, self.watch)
         self.http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://operators")
 
-    async def _no_reload(self) -> list[Any]:
+    async def _no_reload(self, dry_run: bool, said: bytes) -> list[Any]:
         raise AssertionError("nobody reloads here")
 
     async def post(self, path: str, order: Any = None) -> tuple[int, dict[str, Any]]:

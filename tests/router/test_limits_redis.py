@@ -163,8 +163,7 @@ async def test_four_replicas_admit_a_minutes_requests_to_the_last_one_and_not_on
 async def test_tokens_are_shared_and_what_was_too_much_comes_back_to_all(redis_server: Server, tenant: str) -> None:
     first, second = fleet(redis_server.url, tenant, 2, tokens_per_minute=1000)
     async with running(first, second):
-        grant = await first.admit(900)
-        assert grant is not None
+        grant = await first.until_admitted(900)  # a busy machine is late with what the other gives back
         assert await second.admit(200) is None
         grant.settle(time.monotonic(), Use(100))
         await first.book.exchange()

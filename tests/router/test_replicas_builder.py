@@ -12,7 +12,7 @@ from router.config import Config, ConfigError, loads
 from router.config.warning import warnings
 from router.live_state import describe
 from router.metrics import Metrics
-from router.process import Process
+from router.process import Process, Worker
 from router.replicas_builder import advertised, build_replicas
 from tests.router.stack import COUNTER, SECRET
 from tests.router.test_config import NOW
@@ -41,6 +41,7 @@ def test_with_one_every_pool_has_its_part_also_after_a_reload() -> None:
     assert describe(runtime)["pools"]["p"]["replica"] == {
         "part": "alone",
         "owner": None,
+        "home": None,
         "term": 0,
         "under_way": 0,
         "seats_of_followers": 0,
@@ -125,3 +126,49 @@ def test_what_is_hardly_meant_is_a_warning() -> None:
     said = [str(problem) for problem in warnings(read(POOLS + REDIS), NOW)]
     assert [one for one in said if one.startswith("server.secret: replicas need the same one")]
     assert not [one for one in said if one.startswith("state.redis_url")]
+
+
+# -- workers of one machine
+
+
+def test_workers_know_each_other_without_redis_by_a_folder_of_their_own(tmp_path: Path) -> None:
+    made = [build_replicas(read(POOLS), SECRET, Metrics(), Worker(index, 2, tmp_path)) for index in range(2)]
+    settings = [one.settings for one in made if one is not None]
+    assert [one.listen for one in settings] == [f"unix:{tmp_path / one.me}" for one in settings]
+    assert len({one.me for one in settings}) == 2
+    assert (tmp_path / "pools").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ConfigError, match=r"server\.workers: the workers' folder cannot be used"):
+        build_replicas(read(POOLS), SECRET, Metrics(), Worker(0, 2, file))
+
+
+@pytest.mark.parametrize(
+    ("listen", "index", "where"),
+    [
+        ("tcp://10.0.0.1:8090", 0, "tcp://10.0.0.1:8090"),
+        ("tcp://10.0.0.1:8090", 3, "tcp://10.0.0.1:8093"),
+        ("tcp://[::1]:8090", 1, "tcp://[::1]:8091"),
+        ("tcp://10.0.0.1:0", 3, "tcp://10.0.0.1:0"),
+        ("unix:/run/link", 0, "unix:/run/link"),
+        ("unix:/run/link", 2, "unix:/run/link.2"),
+    ],
+)
+def test_through_redis_each_worker_has_an_address_of_its_own(
+    tmp_path: Path, listen: str, index: int, where: str
+) -> None:
+    config = read(POOLS + REDIS + f"replicas: {{listen: '{listen}', advertise: '{listen}'}}")
+    made = build_replicas(config, SECRET, Metrics(), Worker(index, 4, tmp_path))
+    assert made is not None
+    assert (made.settings.listen, made.settings.advertise("tcp://10.9.9.9:1")) == (where, where)
+
+
+def test_ports_for_all_workers_must_be_there() -> None:
+    text = POOLS + REDIS + "server: {workers: 4}\n"
+    assert read(text + "replicas: {listen: 'tcp://0.0.0.0:65532'}").server.workers == 4
+    with pytest.raises(ConfigError, match=r"replicas\.listen .*expected a port of at most 65532"):
+        read(text + "replicas: {listen: 'tcp://0.0.0.0:65533'}")
+    assert read(POOLS + "server: {workers: 4}\nreplicas: {listen: 'tcp://0.0.0.0:65535'}").server.workers == 4

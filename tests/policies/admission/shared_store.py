@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from policies.admission.leased import LeasedWindow
+from policies.admission.leased import RESPEND_SECONDS, LeasedWindow
 from policies.admission.leased_seats import LEASE_SECONDS, LeasedSeats, SeatsAnswer, SeatsAsk
 from policies.admission.leased_words import Heard, WindowAnswer, WindowAsk
 
@@ -134,20 +134,22 @@ class Replica:
         self._lost = False
         self._everything = True
         self._returning = False
+        self.cut = False  # nothing passes between it and the store, which all others reach
 
     def talk(self, *, answer_lost: bool = False, meanwhile: Callable[[], None] = lambda: None) -> None:
         """One exchange. `answer_lost`: the store does what it is asked, and the replica never hears of it.
         `meanwhile`: what happens between question and answer."""
         store = self._store
         now = store.now
-        if self._epoch != store.epoch and store.reachable:
+        reachable = store.reachable and not self.cut
+        if self._epoch != store.epoch and reachable:
             self._returning = self._returning or self._epoch is not None
             self._epoch, self._everything = store.epoch, True
         ask = self.counter.ask(now, all_of_it=self._everything)
-        if not store.reachable:
+        if not reachable:
             self._fail(now)
             return
-        returning = self._returning or (self._lost and now - self._heard_at >= 2.0)
+        returning = self._returning or (self._lost and now - self._heard_at >= RESPEND_SECONDS)
         replicas, recovering = store.begin(self.name, returning, self.replicas)
         heard = Heard(0.0, now, replicas, recovering)
         if isinstance(ask, WindowAsk) and isinstance(self.counter, LeasedWindow):

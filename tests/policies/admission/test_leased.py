@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from policies.admission.calendar import DAY, MINUTE, MONTH, Calendar
 from policies.admission.counting import ASK, FITS, UNAVAILABLE, Charge
-from policies.admission.leased import LeasedWindow
+from policies.admission.leased import RESPEND_SECONDS, LeasedWindow
 from policies.admission.leased_seats import LEASE_SECONDS
 from policies.types import Alone
 from tests.policies.admission.shared_store import Replica, SharedStore
@@ -20,13 +21,18 @@ REPLICAS = 3
 STEPS = st.lists(
     st.tuples(
         st.sampled_from([0.0, 0.01, 0.1, 0.25, 0.25, 0.6, 1.1, 7.0, 29.0, 61.0]),
-        st.sampled_from(["use"] * 6 + ["settle", "lose an answer", "die", "store away", "store back", "store empty"]),
+        st.sampled_from(
+            ["use"] * 6
+            + ["settle", "lose an answer", "die", "store away", "store back", "store empty", "cut", "mend", "hammer"]
+        ),
         st.integers(0, REPLICAS - 1),
         st.integers(1, 60),
     ),
     max_size=60,
 )
 Steps = list[tuple[float, str, int, int]]
+CUT_SECONDS = LEASE_SECONDS - 4.0
+"""So long a replica alone may not reach the store; `hammer` and `use` let some seconds pass."""
 
 
 @dataclass
@@ -39,6 +45,7 @@ class World:
     count: int = REPLICAS
     spent: list[list[float]] = field(default_factory=list)
     open: list[tuple[Charge, list[float]]] = field(default_factory=list)
+    cut_at: float | None = None
 
     def __post_init__(self) -> None:
         self.store = SharedStore(self.limit)
@@ -102,6 +109,24 @@ class World:
             (sum(a for at, a in self.spent if last - 60 + 1e-6 < at <= last) for last, _ in self.spent), default=0.0
         )
 
+    def cut(self, which: int) -> None:
+        """This replica alone does not reach the store."""
+        if self.cut_at is None:
+            self.replicas[which].cut, self.cut_at = True, self.store.now
+
+    def mend(self) -> None:
+        for replica in self.replicas:
+            replica.cut = False
+        self.cut_at = None
+
+    def hammer(self, seconds: float, amount: int) -> None:
+        """Everybody takes what there is."""
+        end = self.store.now + seconds
+        while self.store.now < end:
+            for which in range(self.count):
+                self.use(which, amount)
+            self.pass_time(0.25)
+
     def _window(self, which: int) -> LeasedWindow:
         counter = self.replicas[which].counter
         assert isinstance(counter, LeasedWindow)
@@ -110,17 +135,26 @@ class World:
 
 def play(world: World, steps: Steps) -> None:
     for seconds, action, which, amount in steps:
+        if world.cut_at is not None and world.store.now + seconds > world.cut_at + CUT_SECONDS:
+            world.mend()
         world.pass_time(seconds)
         if action == "use":
             world.use(which, amount)
+        elif action == "hammer":
+            world.hammer(seconds=3.0, amount=amount)
+        elif action == "cut":
+            world.cut(which)
+        elif action == "mend":
+            world.mend()
         elif action == "settle":
             world.settle(which, amount)
         elif action == "lose an answer":
             world.replicas[which].talk(answer_lost=True)
         elif action == "die":
-            if world.store.reachable:
+            if world.store.reachable and not world.replicas[which].cut:
                 world.die(which)
         elif action == "store empty":
+            world.mend()  # what a replica cannot tell such a store, it does not know
             world.store.forget()
             world.store.reachable = True
         else:
@@ -135,11 +169,31 @@ def test_no_minute_sees_more_than_the_limit_whatever_happens_to_replicas_and_sto
     assert world.worst() <= world.limit
 
 
+def test_nobody_spends_again_what_the_store_may_have_given_to_others() -> None:
+    assert RESPEND_SECONDS >= LEASE_SECONDS
+
+
+@pytest.mark.parametrize("seconds", [3.0, 5.3, 9.0])
+def test_a_replica_that_alone_is_cut_off_spends_nothing_that_others_are_granted(seconds: float) -> None:
+    world, draw = World(limit=240), Random(1)
+    for _ in range(280):  # 70 s of a load somewhat above the limit
+        for which in range(3):
+            if draw.random() < 0.5:
+                world.use(which, 1)
+        world.pass_time(0.25)
+    world.cut(0)
+    world.hammer(seconds, 1)
+    world.mend()
+    world.hammer(3.0, 1)
+    assert world.worst() <= 240
+
+
 @settings(deadline=None)
 @given(STEPS)
 def test_what_nobody_needs_any_more_comes_back_as_a_whole(steps: Steps) -> None:
     world = World()
     play(world, steps)
+    world.mend()
     world.store.reachable = True
     world.pass_time(6.0)
     world.pass_time(70.0)

@@ -206,6 +206,17 @@ def test_without_the_store_each_keeps_the_seats_that_it_had() -> None:
     assert world.take(0)
 
 
+def test_seats_that_nobody_can_be_given_are_not_given_up_while_the_store_is_away() -> None:
+    world = World(limit=12, count=2)
+    assert [world.take(0) for _ in range(8)] == [True] * 8
+    world.store.reachable = False
+    world.pass_time(1.0)
+    for _ in range(8):
+        world.end(0)
+    world.pass_time(30.0)  # a quiet half minute
+    assert [world.take(0) for _ in range(8)] == [True] * 8
+
+
 @pytest.mark.parametrize(("rule", "answer"), [(Alone.ALLOW, FITS), (Alone.REFUSE, UNAVAILABLE), (Alone.SHARE, UNKNOWN)])
 def test_what_happens_without_the_store_is_as_configured(rule: Alone, answer: float) -> None:
     seats = LeasedSeats(3, rule, 2)

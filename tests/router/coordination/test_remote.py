@@ -103,10 +103,29 @@ async def test_refusals_are_those_of_a_pool_that_decides_itself() -> None:
 
 async def test_nobody_left_is_told_as_it_is() -> None:
     owner, follower, _ = pair()
-    owner.states[0].draining = True
+    owner.states[0].draining = follower.states[0].draining = True
     with pytest.raises(NoEndpoint) as caught:
         await follower.pool.dispatch(request())
     assert caught.value.retry_after is not None
+
+
+async def test_an_owner_that_reaches_no_engine_fails_nobody_who_does() -> None:
+    owner, follower, _ = pair(names=("e0", "e1"))
+    for state in owner.states:
+        state.health.probe(False, 100.0)
+        state.health.probe(False, 100.0)
+    ticket = await follower.pool.dispatch(request(), frozenset({"e0"}))
+    assert (follower.remote.mode, ticket.endpoint, owner.in_flight) == (Mode.ALONE, "e1", 0)
+    ticket.settle(OK)
+    follower.now += 1.01  # then it is asked again
+    for state in owner.states:
+        state.health.probe(True, 102.0)
+    ticket = await follower.pool.dispatch(request())
+    assert (follower.remote.mode, owner.in_flight) == (Mode.FOLLOWS, 1)
+    ticket.settle(None)
+    await turns()
+    with pytest.raises(NoEndpoint):  # where this replica sees none either
+        await follower.pool.dispatch(request(), frozenset({"e0", "e1"}))
 
 
 async def test_a_deadline_ends_the_wait_at_the_owner() -> None:
@@ -227,6 +246,25 @@ async def test_a_ticket_of_an_owner_that_has_been_replaced_is_refused_and_the_ow
     assert (owner.in_flight, owner.remote.leads()) == (0, False)
     follower.sees(heir, 2)
     (await soon(task)).settle(None)
+    await turns()
+    assert [one.in_flight for one in (owner, heir, follower)] == [0, 0, 0]
+
+
+async def test_a_ticket_of_the_turn_in_which_its_owner_was_replaced_is_not_given_in_the_new_owners_name() -> None:
+    owner, follower, _ = pair(seats=1)
+    heir = Replica("heir", seats=1)
+    Wire(follower, heir)
+    first = await owner.pool.dispatch(request("first"))
+    (task,) = asked(follower.pool, request("waits"))
+    await turns()
+    first.settle(OK)
+    assert owner.in_flight == 1  # the seat is its own now, and it has not been told
+    owner.remote.fenced(2)
+    await turns()
+    assert (task.done(), owner.in_flight, follower.in_flight) == (False, 0, 0)
+    heir.sees(heir, 2)
+    follower.sees(heir, 2)
+    (await soon(task)).settle(OK)
     await turns()
     assert [one.in_flight for one in (owner, heir, follower)] == [0, 0, 0]
 

@@ -89,5 +89,6 @@ async def test_a_follower_that_has_no_such_way_says_that_nobody_is_there() -> No
     owner, follower, _ = pair()
     owner.pool.keeper = Keeper(Replica("x").pool)
     nobody_left(owner)
+    nobody_left(follower)
     with pytest.raises(NoEndpoint):
         await follower.pool.dispatch(request())
