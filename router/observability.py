@@ -47,7 +47,7 @@ def open_access_log(process: Process, config: Config) -> None:
 
 
 def collect(process: Process, runtime: Callable[[], Runtime], keys: KeyWatch | None) -> None:
-    """Shows all of a process's live state at each scrape. `runtime`: the one of now; `keys`: None without a database."""
+    """Shows a process's live state at each scrape. `runtime`: the one of now; `keys`: None without a database."""
     process.metrics.watch_pools(lambda: runtime().pools.values())
     register = process.metrics.registry.register
     register(ServiceCollector(lambda: runtime().gateway.directory.by_id.values()))
