@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -132,13 +130,7 @@ def test_a_collector_that_hangs_or_is_gone_holds_up_nothing(monkeypatch: pytest.
     tracing.stop()
 
 
-def test_without_tracing_nothing_is_imported_and_the_clients_context_just_passes() -> None:
-    code = (
-        "import sys, json; import router.cli, router.serve, router.tracing;"
-        "print(json.dumps([name for name in sys.modules if name.startswith(('opentelemetry', 'google.protobuf'))]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert json.loads(done.stdout) == [], done.stderr
+def test_without_tracing_the_clients_context_just_passes() -> None:
     with running(two_tenants()) as stack:
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "a=1"}
         assert stack.post(CHAT, chat(), key="acme-key", headers=headers)[0] == 200
