@@ -10,7 +10,7 @@ SHARED := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,agents c
 PROCESSES := tests/e2e tests/benchmarks tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-replicas bench-ledger soak docs dashboards lock clean
+.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-guards bench-replicas bench-ledger soak docs dashboards lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -94,6 +94,9 @@ bench-loop: $(READY)  ## for how long a long prompt keeps the event loop
 
 bench-limits: $(READY)  ## four replicas, and 800 clients that hammer limits for a minute
 	$(BIN)/python -m benchmarks.limits
+
+bench-guards: $(READY)  ## what content rules cost, and by how much they delay a stream
+	$(BIN)/python -m benchmarks.guards
 
 bench-journal: $(READY)  ## what the journal of affinity costs the owner of a pool, in CPU
 	$(BIN)/python -m benchmarks.journal

@@ -20,6 +20,7 @@ from router.config import (
 )
 from router.coordination.replicas import Replicas
 from router.gateway import Gateway, GatewaySettings, Services
+from router.guards_builder import GuardsBuilder
 from router.kv_events import KvEventListener
 from router.limits_builder import LimitsBuilder, metered_models, rules_of
 from router.limits_sync import SharedLimits
@@ -51,7 +52,9 @@ class Runtime:
         leases: Leases,
         shared_limits: SharedLimits | None = None,
         replicas: Replicas | None = None,
+        guards: GuardsBuilder | None = None,
     ) -> None:
+        self.guards = guards
         self.config = config
         self.gateway = gateway
         self.pools = pools
@@ -81,6 +84,8 @@ class Runtime:
         await asyncio.gather(*(standbys.stop() for standbys in self.standbys.values()))
         if self.shared_limits is not None and (successor is None or successor.shared_limits is not self.shared_limits):
             await self.shared_limits.stop()
+        if self.guards is not None:
+            await self.guards.close(successor.guards if successor is not None else None)
         self._leases.keep_only(successor.pools if successor is not None else ())
         serving = {id(pool.mirror) for pool in successor.pools.values()} if successor is not None else set()
         mirrors = [pool.mirror for pool in self.pools.values() if pool.mirror is not None]
@@ -100,6 +105,8 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
     builder, pool_builder = _TenantBuilder(config, process, previous), PoolBuilder(config, process, previous)
     limits_builder = LimitsBuilder(config, process, previous)
     limiters = {name: limits_builder.limiter(name, tenant) for name, tenant in config.tenants.items()}
+    guards = GuardsBuilder(config, process.metrics, process.clock, previous.guards if previous is not None else None)
+    rules = guards.rules()
     pools = {name: pool_builder.pool(name, pool) for name, pool in config.pools.items()}
     tenants = {name: builder.tenant(name, tenant) for name, tenant in config.tenants.items()}
     gateway = Gateway(
@@ -122,6 +129,7 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
             tracing=process.tracing,
             records=RequestRecords(process.ledger, process.wall_clock) if process.ledger is not None else None,
         ),
+        rules,
     )
     probers = [pool_builder.prober(pools[name], pool) for name, pool in config.pools.items()]
     listeners = {
@@ -148,6 +156,7 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
         process.leases,
         limits_builder.shared,
         process.replicas,
+        guards,
     )
 
 

@@ -15,7 +15,7 @@ from policies.retry import Verdict, reached
 from policies.types import Outcome
 from router.calls import Call
 from router.degraded import degraded_body, nobody_instead
-from router.errors import EngineError, EngineStatus, NoEndpoint
+from router.errors import ContentBlocked, EngineError, EngineStatus, GuardUnavailable, NoEndpoint
 from router.heartbeat import Heartbeat
 from router.hedging import Race
 from router.keeper import Detour
@@ -235,6 +235,9 @@ class _Forwarding:
             outcome = call.outcome(self._common.clock())
         except EngineError as error:
             outcome = self._note_failure(call, ticket, error)
+            raise
+        except (ContentBlocked, GuardUnavailable):  # the engine has done its part
+            outcome = call.outcome(self._common.clock())
             raise
         finally:
             ticket.settle(outcome)

@@ -17,6 +17,8 @@ from policies.tokens import TokenEstimator
 from policies.types import InferenceRequest, Lane, ModelRoute, Outcome, Slo, Tenant
 from router.client import Client
 from router.errors import EngineError, EngineStatus, TurnedAway
+from router.guards.guard import TenantGuard
+from router.guards.rules import Verdict
 from router.heartbeat import Heartbeat
 from router.keeper import Detour
 from router.measure import Measured
@@ -95,8 +97,9 @@ class Call:
     inside the stream that the request caused. `claim`: asked before the first byte for the client, while another copy
     of the request may be under way. `resume`: what its stream needs to go on elsewhere; None where it cannot.
     `probe_of`: the request is the gateway's own, sent as this tenant. `error_source`: whose fault `error_code` is;
-    `turned_away`: a limit of the tenant did it, or its lane had no room, or none in time; `broken_off`: the answer had
-    begun. `resumes`: how often its stream went on elsewhere.
+    `turned_away`: a limit or rule of the tenant did it, or its lane had no room, or none in time; `broken_off`: the
+    answer had begun. `resumes`: how often its stream went on elsewhere. `guard`: the rules for its texts, None without
+    any; `verdicts`: what came of them.
     """
 
     client: Client
@@ -129,6 +132,8 @@ class Call:
     claim: Callable[[Call], bool] | None = None
     heartbeat: Heartbeat | None = None
     degraded: Detour | None = None
+    guard: TenantGuard | None = None
+    verdicts: list[Verdict] = field(default_factory=list)
     trace: Trace | None = None
 
     @property
@@ -218,7 +223,7 @@ class Call:
 
     def _count_objectives(self, metrics: Metrics, tenant: str, slo: Slo, now: float) -> None:
         refused = self.refused > 0 or (self.error_code is None and self.status >= 400)  # by an engine, as wrong
-        exempt = refused or self.turned_away == "limit" or self.error_source == "client"
+        exempt = refused or self.turned_away in ("limit", "rule") or self.error_source == "client"
         end = ending(left=self.status == CLIENT_CLOSED, exempt=exempt, failed=self.error_code is not None)
         first_byte = None if self.first_byte_at is None else self.first_byte_at - self.arrived_at
         timed = self.streams and self.request.lane is not Lane.BATCH

@@ -17,6 +17,8 @@ Floor: knows `policies` and nothing of ASGI or sockets; `wire` turns these into 
     ├── PolicyError               source policy
     │   ├── RateLimited           429 rate_limit_exceeded | insufficient_quota
     │   │   └── QueueFull         429 rate_limit_exceeded
+    │   ├── ContentBlocked        400 content_policy_violation
+    │   ├── GuardUnavailable      503 guard_unavailable
     │   ├── Overloaded            503 queue_full | deadline_exceeded | limits_unavailable
     │   └── NoEndpoint            503 no_endpoint
     ├── EngineError               source engine, retryable elsewhere
@@ -43,7 +45,7 @@ from typing import ClassVar, Literal
 from policies.types import FailureCause
 
 Source = Literal["client", "policy", "engine", "gateway"]
-TurnedAway = Literal["limit", "full", "deadline"]
+TurnedAway = Literal["limit", "rule", "full", "deadline"]
 
 
 class GatewayError(Exception):
@@ -80,8 +82,8 @@ class GatewayError(Exception):
 
     @property
     def turned_away(self) -> TurnedAway | None:
-        """What kept a request from being served that was right and might have been: a limit of its tenant, a lane that
-        is full, or its deadline."""
+        """What kept a request from being served that was right and might have been: a limit or a content rule of its
+        tenant, a lane that is full, or its deadline."""
         return None
 
 
@@ -186,6 +188,36 @@ class QueueFull(RateLimited):
     @property
     def turned_away(self) -> TurnedAway | None:
         return "full"
+
+
+class ContentBlocked(PolicyError):
+    """A rule of the tenant's found what it forbids, in the prompt or in the answer."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "content_policy_violation"
+
+    @classmethod
+    def by(cls, rule: str, what: Literal["prompt", "answer"]) -> ContentBlocked:
+        """`rule`: its name."""
+        return cls(f"The {what} was blocked by the content rule '{rule}'.", final=True)
+
+    @property
+    def turned_away(self) -> TurnedAway | None:
+        return "rule"
+
+
+class GuardUnavailable(PolicyError):
+    """A rule of the tenant's could not examine the prompt or the answer, and lets nothing through unseen."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "guard_unavailable"
+
+    @classmethod
+    def of(cls, rule: str) -> GuardUnavailable:
+        """`rule`: its name."""
+        return cls(f"The content rule '{rule}' cannot be applied now.", retry_after=1.0)
 
 
 class Overloaded(PolicyError):

@@ -1,4 +1,4 @@
-"""One request, one straight line: identify, receive, read, measure, admit, dispatch, forward, settle.
+"""One request, one straight line: identify, receive, read, guard, measure, admit, dispatch, forward, settle.
 
 Floor: waits and never decides; what to do is asked of `policies`. Each step either goes on or raises a `GatewayError`,
 and `handle` is the only place that turns those into answers. Whatever happens, `_settle` runs exactly once.
@@ -29,6 +29,7 @@ from router.errors import (
     ModelNotFound,
     Overloaded,
 )
+from router.guards.guard import TenantGuard
 from router.limits import Limiter
 from router.measure import INLINE_BYTES, Measurer
 from router.metrics import Metrics
@@ -38,6 +39,7 @@ from router.resume import resumable
 from router.routing_headers import limit_headers, prediction_headers, routing_headers
 from router.tenants import Identity, TenantDirectory
 from router.tracing import Tracing
+from router.wire.bounds import RequestBounds
 from router.wire.errors import advice, error_body, error_event, error_headers, says_what
 from router.wire.http import Header, response_headers
 from router.wire.openai import ApiSpec, Body, engine_body, read_body
@@ -54,6 +56,14 @@ class GatewaySettings:
     body_timeout: float
     batch_header: bytes
     routing_headers: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRules:
+    """What a tenant's requests may ask for, and the rules for their texts; None without any."""
+
+    bounds: RequestBounds
+    guard: TenantGuard | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +91,14 @@ class Gateway:
         models: Mapping[str, Mapping[str, ServedModel]],
         limits: Mapping[str, Limiter],
         services: Services,
+        rules: Mapping[str, TenantRules] | None = None,
     ) -> None:
         self.settings = settings
         self.directory = directory
         self.models = models
         self.limits = limits
         self.services = services
+        self.rules = rules if rules is not None else {}
         self._clock = services.clock
         self._attempts = Attempts(services.clock, services.metrics, self._own_headers)
 
@@ -94,9 +106,6 @@ class Gateway:
         """Answers one request of one API, whatever happens to it. `probe_of`: it is the gateway's own, sent as this
         tenant: neither limited nor counted."""
         call = Call(client, spec, request_id(client), self._clock(), probe_of=probe_of)
-        if self.services.tracing is not None and probe_of is None:
-            context = client.header(b"traceparent"), client.header(b"tracestate")
-            call.trace = self.services.tracing.begin(spec.name, call.arrived_at, *context)
         try:
             await self._serve(call)
         except GatewayError as error:
@@ -114,6 +123,7 @@ class Gateway:
             self._settle(call)
 
     async def _serve(self, call: Call) -> None:
+        self._trace(call)
         if call.probe_of is None:
             self._check_ledger()
         identity = call.probe_of or self._find(call.client)
@@ -124,6 +134,7 @@ class Gateway:
         call.client.watch()
         body = await read(call.spec, data)
         model = call.model = self._model(identity, body)
+        body = await self._guard(call, identity.tenant, body, len(data))
         await self._measure(call, identity.tenant, model, body, len(data))
         await self._admit(call)
         call.hides_usage = body.hides_usage
@@ -133,6 +144,11 @@ class Gateway:
             body, model.route.engine_model, identity.tenant.cache_salt, len(data), ask_ids=ask_ids
         )
         await self._attempts.forward(call, model.pool, rewritten)
+
+    def _trace(self, call: Call) -> None:
+        if self.services.tracing is not None and call.probe_of is None:
+            context = call.client.header(b"traceparent"), call.client.header(b"tracestate")
+            call.trace = self.services.tracing.begin(call.spec.name, call.arrived_at, *context)
 
     def identify(self, client: Client, api: str) -> Identity:
         """Host and/or key to tenant. Raises InvalidKey or Forbidden."""
@@ -177,6 +193,21 @@ class Gateway:
             # Engines find stored answers by id alone, whoever asks: on a shared pool that id may be another tenant's.
             raise BadRequest("This model does not support 'previous_response_id'.", param="previous_response_id")
         return served
+
+    async def _guard(self, call: Call, tenant: Tenant, body: Body, size: int) -> Body:
+        """The body that the tenant's rules let pass. Raises BadRequest, ContentBlocked or GuardUnavailable."""
+        rules = self.rules.get(tenant.id)
+        if rules is None or call.probe_of is not None:
+            return body
+        body = rules.bounds.apply(call.spec, body)
+        guard = call.guard = rules.guard
+        if guard is None:
+            return body
+        body, findings = await guard.examine(call.spec, body, size)
+        call.verdicts += guard.note(findings)
+        if findings.blocked_by is not None:
+            raise findings.refusal("prompt")
+        return body
 
     async def _measure(self, call: Call, tenant: Tenant, model: ServedModel, body: Body, size: int) -> None:
         asked = call.client.header(self.settings.batch_header)
@@ -248,6 +279,8 @@ class Gateway:
     def _settle(self, call: Call) -> None:
         """Gives back what the request still holds, and counts it. Runs once, whatever happened."""
         now, usage = self._clock(), call.usage
+        if call.guard is not None and call.answer is not None and call.answer.guard is not None:
+            call.verdicts += call.guard.note_answer(call.answer.guard)
         if call.probe_of is not None:
             call.answer = None
             return

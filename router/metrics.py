@@ -76,7 +76,7 @@ COUNTERS = {
         ("tenant", "objective", "result"),
         "Requests that say something of an objective of their tenant's tier (objective=ttft: streams of the lanes "
         "short and long; availability), by whether they met it (result=good|bad). Wrong requests and those that a "
-        "limit of the tenant refused count for neither.",
+        "limit or a rule of the tenant refused count for neither.",
     ),
     "promptlane_forecast_seconds": (
         ("pool", "endpoint", "kind"),
@@ -91,6 +91,15 @@ COUNTERS = {
         ("pool", "api", "reason"),
         "Requests sent without a prefix block, which affinity could not help: their prompt is shorter than one "
         "(reason=short), or none was found in the body (reason=no_prompt).",
+    ),
+    "promptlane_guard_verdicts": (
+        ("tenant", "rule", "side", "action"),
+        "Things that a tenant's rules found (side=input|output; action=log|redact|block); block also where a rule that "
+        "fails closed could not look.",
+    ),
+    "promptlane_guard_failures": (
+        ("tenant", "rule", "side", "cause"),
+        "Times that a rule could not examine something (cause=timeout|unreachable|status|nonsense|size|presidio).",
     ),
     "promptlane_kv_events": (("pool", "endpoint"), "KV events received from the engine (pools with kv_events)."),
     "promptlane_kv_gaps": (("pool", "endpoint"), "Times that messages with KV events were missing."),
@@ -146,6 +155,10 @@ HISTOGRAMS = {
         "How far the predicted time to the first byte of a stream was from the real one, either way.",
     ),
     "promptlane_resume_seconds": (("pool",), "From the failure of a stream's engine to the next token, by another."),
+    "promptlane_guard_seconds": (
+        ("tenant", "side"),
+        "Time that a tenant's rules took for a prompt (side=input) or a whole answer (output), services included.",
+    ),
     "promptlane_queue_seconds": (("pool", "lane"), "Time a request waited for an endpoint with room."),
     "promptlane_recovery_seconds": (
         ("tenant", "tier"),

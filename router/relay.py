@@ -2,7 +2,7 @@
 usage taken out that the gateway alone had asked for; its beginning is kept back until there is something to see, and
 its end is judged.
 
-    engine -> tap (token ids) -> judge (whole events, none before the first content) -> usage -> alias -> client
+    engine -> tap (token ids) -> judge (whole events, none before the first content) -> passage -> client
 
 Floor: an adapter between `router.upstream` and `router.client`, used by `router.attempts`.
 """
@@ -14,8 +14,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 
 from router.calls import Call, Superseded
-from router.errors import BadEngineResponse, EngineError
+from router.errors import BadEngineResponse, EngineError, PolicyError
+from router.guards.answers import AnswerGuard
+from router.guards.stream_asking import StreamAsker
+from router.passage import Passage
 from router.upstream import Response
+from router.wire.continuation import said_usage
 from router.wire.endings import StreamJudge, failure_of
 from router.wire.first_token import shows_token
 from router.wire.http import Header
@@ -29,16 +33,22 @@ from router.wire.usage import find_finish, find_usage
 WHOLE_BYTES = 1024 * 1024
 # The pieces at the end of a stream in which its usage is looked for: the usage event, `[DONE]`, and room for cuts.
 _TAIL_PIECES = 4
+# A generated answer in one piece that a tenant's rules must see as a whole, however its engine frames it.
+_EXAMINED_BYTES = 32 * 1024 * 1024
+
+
+class _Stopped(Exception):
+    """The tenant's rules let nothing more of this stream pass."""
 
 
 class Answer:
     """Passes one answer on. `clock`: monotonic seconds. `hold_back`: seconds for which a beginning without content is
     kept from the client, who has not begun to read yet; 0 keeps nothing. `token_at`: when its engine's first token
-    came."""
+    came. `guard`: what the tenant's rules found in it."""
 
     __slots__ = (
-        "_alias", "_awaits_token", "_call", "_clock", "_front", "_headers", "_hidden", "_hold_back", "_judge", "_owed",
-        "_response", "_tail", "_timer", "_write", "token_at",
+        "_asker", "_awaits_token", "_call", "_clock", "_front", "_headers", "_hold_back", "_judge", "_owed", "_passage",
+        "_plain", "_response", "_tail", "_timer", "_write", "guard", "token_at",
     )  # fmt: skip
 
     def __init__(self, call: Call, response: Response, clock: Callable[[], float], hold_back: float) -> None:
@@ -51,12 +61,19 @@ class Answer:
         self._write: Callable[[bytes], Awaitable[None] | None] = self._write_first
         self._owed: Awaitable[None] | None = None  # of what was let go while no piece came
         self._timer: asyncio.TimerHandle | None = None
-        self._alias = call.model.alias_rewriter() if call.model is not None else None
         events = any(name == b"content-type" and b"event-stream" in value for name, value in response.headers)
         judged = events and response.status < 400 and bool(call.spec.output_fields)
         self._judge = StreamJudge(call.spec, hold=hold_back > 0 and not call.client.started) if judged else None
-        self._hidden = UsageRemover(call.fingerprint) if call.hides_usage and judged else None
         self._front = call.resume.tap() if call.resume is not None and judged and response.status == 200 else None
+        guarded = call.guard is not None and response.status < 400
+        self.guard = call.guard.answer(call.spec) if call.guard is not None and guarded else None
+        self._passage = Passage(
+            UsageRemover(call.fingerprint) if call.hides_usage and judged else None,
+            self.guard.stream() if self.guard is not None and judged else None,
+            call.model.alias_rewriter() if call.model is not None else None,
+        )
+        self._plain = self._passage.plain
+        self._asker = self.guard.asker if self.guard is not None else None
         self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
         self._awaits_token = True
         self.token_at: float | None = None
@@ -69,9 +86,11 @@ class Answer:
     @property
     def at_event_boundary(self) -> bool:
         """Whether this is a stream of events and the client could get a new one now."""
-        if self._judge is None or self._judge.inside_event:
+        if self._judge is None:
             return False
-        return self._hidden is None or not self._hidden.inside_event
+        if self._passage.screen is not None:
+            return True  # only whole events come through
+        return not (self._judge.inside_event or self._passage.inside_event)
 
     async def pass_on(self, headers: list[Header]) -> None:
         """The whole answer, to the client's side of the exchange. Raises EngineError when the engine fails."""
@@ -79,7 +98,9 @@ class Answer:
         length = self._response.content_length
         try:
             if length is not None and length <= WHOLE_BYTES:
-                await self._pass_whole()
+                await self._pass_whole(WHOLE_BYTES)
+            elif self.guard is not None and self._judge is None:
+                await self._pass_whole(_EXAMINED_BYTES)
             else:
                 await self._pass_pieces()
         finally:
@@ -90,15 +111,21 @@ class Answer:
 
     # -- in one piece -----------------------------------------------------------------------------------------------
 
-    async def _pass_whole(self) -> None:
-        body = await self._response.read(WHOLE_BYTES)
+    async def _pass_whole(self, limit: int) -> None:
+        body = await self._response.read(limit)
         self._note_first(body)
         if self._response.status < 400:
             if self._judge is None and (failure := failure_of(self._call.spec, body)) is not None:
                 raise failure
             self._tail.append(body)
-            body = self._through(body if self._judge is None else self._judge.feed(body)) + self._rest()
             self._note_usage()
+            if self.guard is not None and self._judge is None:
+                body = await self._examined(self.guard, body)
+            body = self._passage.feed(body if self._judge is None else self._judge.feed(body)) + self._rest()
+            body = await self._seen(body)
+            self._note_usage()
+            if self._passage.stopped:
+                body += self._ending()
         elif self._call.model is not None:
             body = self._call.model.renamed_error(body)
         if self._call.client.started:
@@ -107,10 +134,19 @@ class Answer:
             raise Superseded
         await self._call.client.respond(self._response.status, self._headers, body)
 
+    async def _examined(self, guard: AnswerGuard, body: bytes) -> bytes:
+        """Raises PolicyError where the client must not have it."""
+        try:
+            return await guard.whole(body)
+        except PolicyError:
+            if not self._call.wins():
+                raise Superseded from None
+            raise
+
     # -- in pieces --------------------------------------------------------------------------------------------------
 
     async def _pass_pieces(self) -> None:
-        if self._alias is None and self._judge is None and self._response.content_length is not None:
+        if self._plain and self._judge is None and self._response.content_length is not None:
             self._headers = [*self._headers, (b"content-length", b"%d" % self._response.content_length)]
         try:
             await self._pass_stream()
@@ -128,15 +164,23 @@ class Answer:
         """The end of a stream whose engine did not live to write it."""
         self._tail.append(events)
         rest = self._rest(events)
+        rest = await self._seen(rest)
         self._note_usage()
+        if self._passage.stopped:
+            rest += self._ending()
         await self._call.client.finish(rest)
 
     async def _pass_stream(self) -> None:
         try:
             await self._relay()
             rest = self._rest(self._front.end() if self._front is not None else b"")
+            rest = await self._seen(rest)
+        except _Stopped:
+            rest = b""
         finally:
             self._note_usage()
+        if self._passage.stopped:
+            rest += self._ending(begins=bool(rest))
         self._begin()
         if self._owed is not None:
             owed, self._owed = self._owed, None
@@ -171,49 +215,82 @@ class Answer:
             if not chunk:
                 self._wait_for_content(judge)
                 return None
-        if self._hidden is not None:
-            chunk = self._hidden.feed(chunk)
-        if self._alias is not None:
-            chunk = self._alias.feed(chunk)
+        if self._plain:
+            return self._write(chunk) if chunk else None
+        chunk = self._passage.feed(chunk)
+        if self._passage.screen is not None:
+            if self._passage.stopped:
+                return self._stop(chunk)
+            if self._asker is not None:
+                return self._asked(self._asker) if self._asker.keep(chunk) else None
         return self._write(chunk) if chunk else None
+
+    async def _asked(self, asker: StreamAsker) -> None:
+        """Passes on what a service lets pass."""
+        chunk = await asker.verdict()
+        if self._passage.stopped:
+            raise _Stopped
+        if chunk and (pending := self._write(chunk)) is not None:
+            await pending
+
+    async def _seen(self, chunk: bytes) -> bytes:
+        """What of it and of what waits for a service may pass."""
+        return chunk if self._asker is None else await self._asker.last(chunk)
+
+    async def _stop(self, chunk: bytes) -> None:
+        """What may still pass goes to the client. Awaited by `Response.relay`, which lets go of the engine."""
+        if self._asker is not None:
+            chunk = b""  # the service has not seen it
+        if chunk and (pending := self._write(chunk)) is not None:
+            await pending
+        raise _Stopped
+
+    def _ending(self, *, begins: bool = False) -> bytes:
+        """The end of a stream that the rules have stopped. Raises PolicyError where the client has seen nothing of it:
+        it is told so instead. `begins`: it is about to."""
+        call, guard = self._call, self.guard
+        assert guard is not None  # noqa: S101  # only of a stream that is stopped
+        refusal = guard.refusal()
+        if call.usage is None and self._front is not None:
+            call.usage = said_usage(self._front.progress)
+        if not (call.client.started or begins):
+            if not call.wins():
+                raise Superseded
+            raise refusal
+        call.error_code, call.error_source, call.broken_off = refusal.code, refusal.source, True
+        call.finish_reason = "content_filter"
+        return self._passage.ending()
 
     async def _break_off(self, chunk: bytes, failure: EngineError) -> None:
         """The last good events go to a client that has begun to read; for one that has not, another engine may begin
         anew. Awaited by `Response.relay`, which lets go of the engine."""
         if (
             self._call.client.started
-            and (chunk := self._through(chunk))
+            and (chunk := await self._seen(self._passage.feed(chunk)))
             and (pending := self._write(chunk)) is not None
         ):
             await pending
+        if self._passage.stopped:
+            raise _Stopped
         raise failure
-
-    def _through(self, data: bytes) -> bytes:
-        """The stages behind the judge."""
-        if self._hidden is not None:
-            data = self._hidden.feed(data)
-        return data if self._alias is None else self._alias.feed(data)
 
     def _rest(self, last: bytes = b"") -> bytes:
         """What is still held back at a clean end, after these `last` events. Raises EngineError where a stream has no
         good end."""
         rest, judge = b"", self._judge
         if judge is not None:
-            rest = self._through(judge.feed(last) + judge.flush())
+            rest = self._passage.feed(judge.feed(last) + judge.flush())
             if judge.failure is not None:
                 raise judge.failure
             self._call.refused = judge.refused
-        held = self._hidden.flush() if self._hidden is not None else b""
-        return rest + held if self._alias is None else rest + self._alias.feed(held) + self._alias.flush()
+        return rest + self._passage.rest()
 
     async def give_up(self) -> None:
         """The engine broke off: a client that has begun to read gets the whole events that were held back. For one
         that has not, another engine may begin anew."""
-        if self._hidden is None or not self._call.client.started:
+        if not self._call.client.started:
             return
-        whole = self._hidden.give_up()
-        if self._alias is not None:
-            whole = self._alias.feed(whole)
+        whole = await self._seen(self._passage.give_up())
         if whole and (pending := self._write(whole)) is not None:
             await pending
 
@@ -240,7 +317,7 @@ class Answer:
     def _let_go(self, judge: StreamJudge) -> None:
         """Nothing but a beginning has come for so long that the client should see it: it may wait for a sign."""
         self._timer = None
-        chunk = self._through(judge.release())
+        chunk = self._passage.feed(judge.release())
         if not chunk or not self._call.wins():
             return
         self._owed = self._write(chunk)
@@ -269,7 +346,7 @@ class Answer:
     # -- what is noted on the way ------------------------------------------------------------------------------------
 
     def _note_usage(self) -> None:
-        hidden, tail = self._hidden, b"".join(self._tail)
+        hidden, tail = self._passage.hidden, b"".join(self._tail)
         self._call.usage = find_usage(hidden.removed if hidden is not None and hidden.removed else tail)
         if self._call.spec.output_fields:
             self._call.finish_reason = find_finish(tail)

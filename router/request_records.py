@@ -106,11 +106,14 @@ def _outcome(call: Call) -> str:
 
 
 def _detail(call: Call) -> dict[str, Any] | None:
-    """What few requests have: the client's bound of its answer, several choices, several prompts, other terms."""
+    """What few requests have: the client's bound of its answer, several choices, several prompts, other terms, and what
+    content rules found: rule, side, action, how often."""
     measured = call.measured
-    if measured is None or (measured.output_bound is None and measured.request.choices == 1 and call.degraded is None):
-        return None
     detail: dict[str, Any] = {}
+    if call.verdicts:
+        detail["verdicts"] = [[one.rule, one.side.value, one.action.value, one.found] for one in call.verdicts]
+    if measured is None or (measured.output_bound is None and measured.request.choices == 1 and call.degraded is None):
+        return detail or None
     if measured.output_bound is not None:
         detail["max_tokens"] = measured.output_bound
     if measured.request.choices != 1:

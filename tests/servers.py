@@ -34,21 +34,26 @@ class ServerFailed(AssertionError):
     """A server that a test needs is missing, ended early or did not answer in time."""
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on.
+def free_port(above: int = 0) -> int:
+    """A loopback port that nobody listens on, nor on the one that lies so far `above` it.
 
     Drawn from below the kernel's ephemeral range (32768 up): a port from there could become the source port of some
     connection before the server binds it.
     """
     for _ in range(1000):
-        port = random.randrange(20000, 32000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        port = random.randrange(20000, 32000 - above)
+        if _is_free(port) and (not above or _is_free(port + above)):
             return port
-    raise ServerFailed("no free port between 20000 and 32000")
+    raise ServerFailed(f"no free port between 20000 and {32000 - above}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 @dataclass

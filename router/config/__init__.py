@@ -11,11 +11,12 @@ below. Nothing here opens what the values name (files, URLs); `assembly` does. W
     section                      what every mapping of the file has in common
     profiles                     profiles composed of parts, a part of `routing`
     standby                      what serves when the hot endpoints cannot, a part of `pools`
+    guards                       the rules of a tenant for what is said, a part of `tenants`
     server, keys, ledger, routing, lanes, tenants, pools
                                  the sections: keys with types, bounds, defaults, descriptions
     models                       `Config`, the whole
     environment                  variables laid over the tree
-    checks                       what must hold between values
+    checks, guard_checks         what must hold between values
     warning                      what is allowed and probably not meant
     docs                         the keys for the README
     loading                      all of that in order
@@ -24,6 +25,7 @@ A new key is one field of a section: the check, the messages and the README's ta
 """
 
 from router.config.docs import KeyDoc, documented_keys
+from router.config.guards import GuardConfig, ModerationConfig, PresidioConfig, RequestsConfig
 from router.config.keys import KeysConfig
 from router.config.lanes import LaneConfig, LanesConfig, lane_policies
 from router.config.ledger import LedgerConfig
@@ -67,6 +69,7 @@ __all__ = [
     "DegradedConfig",
     "EndpointConfig",
     "EngineTlsConfig",
+    "GuardConfig",
     "HealthConfig",
     "HookConfig",
     "KeyDoc",
@@ -77,13 +80,16 @@ __all__ = [
     "LimitsConfig",
     "MirrorConfig",
     "ModelConfig",
+    "ModerationConfig",
     "OverflowConfig",
     "PoolConfig",
+    "PresidioConfig",
     "PricesConfig",
     "Problem",
     "ProfileConfig",
     "ReplicasConfig",
     "ReplicasTlsConfig",
+    "RequestsConfig",
     "RoutingConfig",
     "ServerConfig",
     "StandbyConfig",

@@ -111,3 +111,27 @@ def fill_engine_keys(tree: Tree, environ: Mapping[str, str]) -> list[Problem]:
         else:
             problems.append(tree.problem(place, "expected the name of an environment variable that is set"))
     return problems
+
+
+def fill_guard_keys(tree: Tree, environ: Mapping[str, str]) -> list[Problem]:
+    """Reads each `api_key_env` of a guard's service into its `api_key`; a variable that is not set is a mistake."""
+    problems = []
+    for tenant, entry in tree.entries("tenants"):
+        guards = entry.get("guards")
+        for index, guard in enumerate(guards if isinstance(guards, list) else ()):
+            service = guard.get("service") if isinstance(guard, dict) else None
+            if not isinstance(service, dict):
+                continue
+            place: Place = ("tenants", tenant, "guards", index, "service")
+            if service.get("api_key") is not None:
+                problems.append(tree.problem((*place, "api_key"), "expected api_key_env: no key stands in the file"))
+            variable = service.get("api_key_env")
+            if not isinstance(variable, str) or not re.fullmatch(VARIABLE_NAME, variable):
+                continue
+            if environ.get(variable):
+                service["api_key"] = environ[variable]
+                tree.variables[(*place, "api_key")] = variable
+            else:
+                message = "expected the name of an environment variable that is set"
+                problems.append(tree.problem((*place, "api_key_env"), message))
+    return problems

@@ -13,7 +13,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from router.config.checks import cross_check
-from router.config.environment import SECRET_PATH, fill_engine_keys, overlay
+from router.config.environment import SECRET_PATH, fill_engine_keys, fill_guard_keys, overlay
+from router.config.guard_checks import check_guards
 from router.config.models import Config
 from router.config.problems import ConfigError, Problem
 from router.config.words import explain
@@ -44,7 +45,7 @@ def loads(data: bytes, environ: Mapping[str, str] | None = None, *, name: str = 
         del server["secret"]
         tree.problems.append(tree.problem(SECRET_PATH, "put it in PROMPTLANE_SECRET or server.secret_file"))
     overlay(tree, environ)
-    found = [*fill_engine_keys(tree, environ), *cross_check(tree)]
+    found = [*fill_engine_keys(tree, environ), *fill_guard_keys(tree, environ), *cross_check(tree), *check_guards(tree)]
     config: Config | None = None
     try:
         config = Config.model_validate(tree.root)

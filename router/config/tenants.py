@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from pydantic import Field, model_validator
 
+from router.config.guards import GuardConfig, RequestsConfig
 from router.config.section import Section
 from router.config.types import (
     NO_BOOL,
@@ -141,6 +142,8 @@ class TenantConfig(Section):
     limits: LimitsConfig = Field(default=LimitsConfig(), description="What it may use.")
     api_keys: tuple[ApiKeyConfig, ...] = Field(default=(), description="Its keys; `promptlane keys create` makes one.")
     models: dict[ModelName, ModelConfig] = Field(default={}, description="Names its clients may ask for.")
+    guards: tuple[GuardConfig, ...] = Field(default=(), description="Rules for its prompts and answers, all applied.")
+    requests: RequestsConfig = Field(default=RequestsConfig(), description="Bounds of what its clients may ask for.")
 
     @model_validator(mode="before")
     @classmethod

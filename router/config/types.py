@@ -102,6 +102,13 @@ def moment(value: object) -> datetime | None:
     return value
 
 
+def field_name(text: str) -> str:
+    """A name as fields of JSON have it."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", text):
+        raise ValueError
+    return text
+
+
 def no_bool(value: object) -> object:
     """YAML's `yes` is no number, though Python's True is 1."""
     if isinstance(value, bool):

@@ -27,7 +27,10 @@ MAX_CANDIDATES = 200  # names searched for a near miss; the search is quadratic 
 UNSAID = 2**40  # upper bounds from here on keep arithmetic exact and help nobody as part of a message
 # Keys whose values, and everything below them, no message repeats. URLs of stores carry passwords; a person may paste
 # the key itself where the name of its variable belongs.
-HIDDEN = frozenset({"secret", "api_keys", "engine_api_key", "engine_api_key_env", "redis_url", "ledger_url"})
+HIDDEN = frozenset(
+    {"secret", "api_keys", "engine_api_key", "engine_api_key_env", "redis_url", "ledger_url"}
+    | {"words", "patterns", "api_key", "api_key_env"}
+)
 SHOWN_UNDER_HIDDEN = frozenset({"models", "apis", "expires", "limits"})
 
 

@@ -170,9 +170,9 @@ def test_metrics_have_units_in_their_names_and_bounded_labels() -> None:
     for name in HISTOGRAMS:
         assert name.endswith("_seconds"), name
     bounded = {
-        "api", "by", "cause", "endpoint", "fault", "kind", "lane", "limit", "mode", "model", "objective", "part",
-        "pool", "reason", "result", "role", "scope", "state", "status", "tenant", "tier", "to", "version", "way",
-        "where",
+        "action", "api", "by", "cause", "endpoint", "fault", "kind", "lane", "limit", "mode", "model", "objective",
+        "part", "pool", "reason", "result", "role", "rule", "scope", "side", "state", "status", "tenant", "tier", "to",
+        "version", "way", "where",
     }  # fmt: skip
     for name, (labels, _) in (COUNTERS | HISTOGRAMS | GAUGES | SERVICE_GAUGES).items():
         assert set(labels) <= bounded, f"{name}: is {set(labels) - bounded} bounded by the configuration?"

@@ -185,13 +185,17 @@ async def test_workers_reach_it_by_a_socket_and_a_broken_call_is_a_store_that_is
 
 async def test_a_store_that_does_not_answer_in_time_is_lost(tmp_path: Path) -> None:
 
+    ended = asyncio.Event()
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        ended.set()
 
     server = await asyncio.start_unix_server(silent, tmp_path / "limits")
     line = LineStore(tmp_path / "limits", timeout=0.05)
     with pytest.raises(StoreLost, match="no answer within"):
         await line.call("EVAL", SCRIPT, 1, "k", b"x")
     await line.close()
+    await ended.wait()
     server.close()

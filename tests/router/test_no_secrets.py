@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from tests.router.stack import read_answer, whole
 
 MARK = "zyxmarkerzyx"
 """In all that is a client's or an engine's text: prompts, answers, names, wrong keys, headers."""
+FORBIDDEN, MAIL = "zwordz forbiddenzyx", "zyxmailzyx@example.org"
+"""What rules of the tenant find."""
 KEYS = ("acme-key", f"pl-{MARK}-wrong", SECRET)
 ASK = {"model": "qwen", "messages": [{"role": "user", "content": f"prompt {MARK} " * 40}]}
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -92,6 +95,8 @@ def traffic(gateway: Gateway, engines: Engines) -> list[int]:
         b"\xff\xfe" + MARK.encode(),
         json.dumps({**ASK, "stop": [MARK], "tools": [{"type": "function", "function": {"name": MARK}}]}).encode(),
         json.dumps({**ASK, "user": MARK, "metadata": {"a": MARK}, "prompt_cache_key": MARK, MARK: MARK}).encode(),
+        json.dumps({**ASK, "messages": [{"role": "user", "content": f"{MARK} {FORBIDDEN}"}]}).encode(),
+        json.dumps({**ASK, "messages": [{"role": "user", "content": f"write to {MAIL}"}]}).encode(),
         text + b" " * 70_000,  # longer than the bound
     )
     found += [ask(gateway, request(body, connection="close")) for body in bodies]
@@ -149,6 +154,11 @@ def test_no_prompt_answer_or_key_is_in_anything_that_a_run_writes(tmp_path: Path
         max_body_bytes=65_536,
     )
     config["state"] = {"ledger_url": "sqlite:///records.db"}
+    rules: list[dict[str, Any]] = [
+        {"name": "names", "on": "input", "action": "block", "find": {"words": [FORBIDDEN]}},
+        {"name": "mail", "on": "both", "action": "redact", "find": {"pii": ["email"]}},
+    ]
+    config["tenants"]["acme"]["guards"] = rules
     config["tiers"] = {"silver": {"slo": {"ttft_seconds": 2}}}
     with collecting() as collector:
         config["tracing"] = {"endpoint": collector.url, "sample": 1}
@@ -159,11 +169,13 @@ def test_no_prompt_answer_or_key_is_in_anything_that_a_run_writes(tmp_path: Path
     assert {200, 400, 401, 404, 405, 413} <= set(statuses), statuses
     assert any(MARK.encode() in one for one in engines["e0"].received), "the engine had it"
 
+    verdicts = re.findall(rb"promptlane_guard_verdicts_total{.*} (\S+)", written["/metrics"])
+    assert sum(map(float, verdicts)) >= 2, "rules have found something"
     assert len((tmp_path / "access.jsonl").read_text().splitlines()) >= len(statuses) - 1
     with sqlite3.connect(tmp_path / "records.db") as database:
         assert database.execute("select count(*) from ledger_records").fetchone()[0] >= 10
     assert len(gateway.output.splitlines()) > 5
-    secrets = [*KEYS, made, cache_salt(SECRET.encode(), "acme"), MARK]
+    secrets = [*KEYS, made, cache_salt(SECRET.encode(), "acme"), MARK, FORBIDDEN, MAIL]
     found = {
         (name, secret)
         for name, data in written.items()

@@ -87,8 +87,11 @@ TENANTS = Dashboard(
             ),
         ),
         (
-            "Recovery and keys",
+            "Rules, recovery and keys",
             (
+                rate("Found by rules", "reqps", "promptlane_guard_verdicts_total", "tenant, rule, action", TENANT),
+                rate("Rules that could not look", "reqps", "promptlane_guard_failures_total", "rule, cause", TENANT),
+                spread("Time that rules take", "promptlane_guard_seconds", "tenant, side", TENANT),
                 spread("Recovery times", "promptlane_recovery_seconds", "tenant, tier", TENANT, shares="0.95"),
                 one(
                     "Recoveries that missed their target",

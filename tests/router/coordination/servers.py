@@ -81,11 +81,13 @@ class RedisProcess:
 
 
 @contextlib.contextmanager
-def redis_process(*arguments: str, files: Sequence[tuple[str, str]] = ()) -> Iterator[RedisProcess]:
+def redis_process(
+    *arguments: str, files: Sequence[tuple[str, str]] = (), port: int | None = None
+) -> Iterator[RedisProcess]:
     with temporary_folder("redis") as (folder, remove):
         for name, text in files:
             (folder / name).write_text(text)
-        process = RedisProcess(folder, *arguments)
+        process = RedisProcess(folder, *arguments, port=port)
         try:
             yield process
         finally:
@@ -95,8 +97,8 @@ def redis_process(*arguments: str, files: Sequence[tuple[str, str]] = ()) -> Ite
 
 @contextlib.contextmanager
 def cluster_of_one() -> Iterator[RedisProcess]:
-    """A cluster whose only node has all slots."""
-    with redis_process("--cluster-enabled", "yes") as process:
+    """A cluster whose only node has all slots. It takes the port that is 10,000 above its own, too."""
+    with redis_process("--cluster-enabled", "yes", port=free_port(above=10_000)) as process:
         with process.client() as client:
             client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
             _until(lambda: b"cluster_state:ok" in _raw(client.execute_command("CLUSTER", "INFO")))

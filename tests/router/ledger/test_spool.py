@@ -161,7 +161,9 @@ def test_a_torn_last_record_is_cut_off_at_whichever_byte_the_crash_came(tmp_path
         found = recover(torn, KEY)
         assert (found.mark.sequence, found.damaged) == (kept, 0)
         assert found.cut == size - ([0, *ends][kept])
-        opened(torn).append([request("c")])
+        after = opened(torn)
+        after.append([request("c")])
+        after.close()
         assert names(torn) == [*["a", "b", "c"][:kept], "c"]
         assert verify(KEY, links(torn))[1] is None
         shutil.rmtree(torn)
@@ -195,6 +197,7 @@ def test_a_bit_that_flips_anywhere_is_told_and_the_other_records_stay(place: flo
         folder = Path(name)
         written = opened(folder)
         written.append([request("a"), request("b"), request("c")])
+        written.close()
         end, path = written.mark, segment_path(folder, 1)
         data = bytearray(path.read_bytes())
         at = int(place * len(data))
