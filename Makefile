@@ -10,7 +10,7 @@ SHARED := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,agents c
 PROCESSES := tests/e2e tests/benchmarks tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-guards bench-replicas bench-ledger bench-usage soak docs lock clean
+.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-guards bench-replicas bench-ledger bench-usage soak docs dashboards lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -115,6 +115,9 @@ soak: $(READY)  ## 2,000 concurrent streams through one gateway process for a mi
 
 docs: $(READY)  ## write the README tables that are made from the code
 	$(BIN)/python -m tests.docs
+
+dashboards: $(READY)  ## write Grafana's dashboards in deploy/observability/grafana
+	$(BIN)/python -m deploy.observability.grafana.build
 
 lock:  ## resolve the dependencies anew, without the names of registries
 	$(PYTHON) -m venv .work/lock

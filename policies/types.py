@@ -28,6 +28,16 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Slo:
+    """What a tier's requests shall get: `share` of the streams begin within `ttft_seconds`, and `availability`, another
+    share, of all requests are answered. Shares lie between 0 and 1."""
+
+    ttft_seconds: float
+    share: float
+    availability: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tier:
     """A service class. `priority`: 0, 1, 2, ..., lower goes first. `rto_seconds`: the promised recovery time.
 
@@ -41,6 +51,7 @@ class Tier:
     resume: bool = False
     hold_seconds: float = 60.0
     hold_requests: int = 256
+    slo: Slo | None = None
 
 
 NO_TIER = Tier("", 0, 60.0)  # of requests that no tenant sent

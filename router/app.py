@@ -10,6 +10,7 @@ import time
 import msgspec
 from starlette.middleware.cors import CORSMiddleware
 
+from router.access_log import Line
 from router.assembly import Runtime
 from router.client import Client, Receive, Scope, Send
 from router.config import CorsConfig
@@ -22,6 +23,7 @@ from router.wire.openai import APIS
 
 _MODELS = "/v1/models"
 _USAGE = "/v1/usage"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # others are a client's own words
 _JSON = (b"content-type", b"application/json")
 # What a browser's page may read of an answer, where CORS is on.
 _EXPOSED = (
@@ -58,7 +60,8 @@ class App:
 
     async def _other(self, client: Client, method: str, path: str) -> None:
         headers = [(b"x-request-id", request_id(client).encode())]
-        tenant, api, status = "", "unknown", 200
+        arrived_at = self.runtime.gateway.services.clock()
+        tenant, api, status, code = "", "unknown", 200, None
         try:
             if path != _USAGE and path != _MODELS and not path.startswith(_MODELS + "/"):
                 raise _not_served(method, path)
@@ -74,10 +77,26 @@ class App:
             headers.append(_JSON)
         except GatewayError as error:
             anthropic = path in APIS and APIS[path].anthropic
-            status, body = error.status, error_body(error, anthropic=anthropic)
+            code, status = error.code, error.status
+            body = error_body(error, anthropic=anthropic)
             headers += error_headers(error)
         await client.respond(status, headers, body)
-        self.runtime.gateway.services.metrics.add("promptlane_requests", tenant, api, "", str(status))
+        services = self.runtime.gateway.services
+        services.metrics.add("promptlane_requests", tenant, api, "", str(status))
+        if services.access is not None:
+            services.access.add(
+                Line(
+                    at=services.wall_clock(),
+                    request_id=headers[0][1].decode(),
+                    client=services.origin.address(client),
+                    api=api,
+                    status=status,
+                    total_seconds=services.clock() - arrived_at,
+                    method=method if method in _METHODS else "other",
+                    tenant=tenant or None,
+                    error=code,
+                )
+            )
 
     async def _used(self, identity: Identity, client: Client) -> bytes:
         if self._usage is None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from policies.prefix_blocks import root
 from policies.tokens import TokenEstimator
-from policies.types import Lane, ModelRoute, Tenant, Tier
+from policies.types import Lane, ModelRoute, Slo, Tenant, Tier
 from router.calls import ServedModel
 from router.config import (
     Config,
@@ -125,6 +125,8 @@ def build(config: Config, process: Process, previous: Runtime | None = None) -> 
             origin=Origin(config.server.trusted_proxies),
             measurer=Measurer(_measure_settings(config), process.counter, process.chains, process.lengths),
             metrics=process.metrics,
+            access=process.access,
+            tracing=process.tracing,
             records=RequestRecords(process.ledger, process.wall_clock) if process.ledger is not None else None,
         ),
         rules,
@@ -179,6 +181,7 @@ class _TenantBuilder:
                 tier.resume,
                 tier.rto_seconds if tier.hold_seconds is None else tier.hold_seconds,
                 tier.hold_requests,
+                Slo(**tier.slo.model_dump()) if tier.slo is not None else None,
             ),
             cache_salt=cache_salt(self._process.secret, name),
             models=routes,

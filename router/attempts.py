@@ -244,12 +244,15 @@ class _Forwarding:
 
     def _note_failure(self, call: Call, ticket: Ticket, error: EngineError) -> Outcome:
         call.tried.add(ticket.endpoint)
+        now = self._common.clock()
         self._common.metrics.add("promptlane_attempt_failures", self._pool.name, ticket.endpoint, error.cause.value)
-        return call.failure(error, self._common.clock())
+        if call.trace is not None:
+            call.trace.event("attempt failed", now, endpoint=ticket.endpoint, cause=error.cause.value)
+        return call.failure(error, now)
 
     async def _exchange(self, call: Call, ticket: Ticket) -> None:
         common, policy, body = self._common, self._pool.attempts, self._body
-        headers = request_headers(call.client.raw_headers, call.id.encode())
+        headers = request_headers(call.client.raw_headers, call.id.encode(), call.trace_headers)
         if ticket.priority is not None:  # by header as well: `/v1/messages` has no such field
             headers.append((PRIORITY_HEADER, b"%d" % ticket.priority))
             body = with_priority(body, ticket.priority)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from policies.admission.engine_time import engine_cost, highest_cost
 from policies.admission.limit import Prices, Use
 from policies.admission.limits import LimitGrant
+from policies.slo import ending, judge
 from policies.tokens import TokenEstimator
-from policies.types import InferenceRequest, ModelRoute, Outcome, Tenant
+from policies.types import InferenceRequest, Lane, ModelRoute, Outcome, Slo, Tenant
 from router.client import Client
-from router.errors import EngineError, EngineStatus
+from router.errors import EngineError, EngineStatus, TurnedAway
 from router.guards.guard import TenantGuard
 from router.guards.rules import Verdict
 from router.heartbeat import Heartbeat
@@ -26,12 +27,14 @@ from router.pools import Pool
 from router.tenants import Identity
 from router.tickets import Ticket
 from router.wire.alias import AliasRewriter, rename_in_error
+from router.wire.http import Header
 from router.wire.openai import ApiSpec
 from router.wire.usage import Usage
 
 if TYPE_CHECKING:
     from router.relay import Answer
     from router.resume import Resumable
+    from router.tracing import Trace
 
 # What is counted as status when the client closed its connection first (nginx's convention).
 CLIENT_CLOSED = 499
@@ -96,8 +99,9 @@ class Call:
     inside the stream that the request caused. `claim`: asked before the first byte for the client, while another copy
     of the request may be under way. `resume`: what its stream needs to go on elsewhere; None where it cannot.
     `probe_of`: the request is the gateway's own, sent as this tenant. `error_source`: whose fault `error_code` is;
-    `broken_off`: the answer had begun. `resumes`: how often its stream went on elsewhere. `guard`: the rules for its
-    texts, None without any; `verdicts`: what came of them.
+    `turned_away`: a limit or rule of the tenant did it, or its lane had no room, or none in time; `broken_off`: the
+    answer had begun. `resumes`: how often its stream went on elsewhere. `guard`: the rules for its texts, None without
+    any; `verdicts`: what came of them.
     """
 
     client: Client
@@ -117,6 +121,7 @@ class Call:
     status: int = 0
     error_code: str | None = None
     error_source: str | None = None
+    turned_away: TurnedAway | None = None
     broken_off: bool = False
     finish_reason: str | None = None
     first_byte_at: float | None = None
@@ -131,6 +136,12 @@ class Call:
     degraded: Detour | None = None
     guard: TenantGuard | None = None
     verdicts: list[Verdict] = field(default_factory=list)
+    trace: Trace | None = None
+
+    @property
+    def trace_headers(self) -> list[Header] | None:
+        """The trace context for engines; None where the client's own passes."""
+        return self.trace.headers if self.trace is not None else None
 
     @property
     def request(self) -> InferenceRequest:
@@ -198,8 +209,41 @@ class Call:
             metrics.add("promptlane_rejections", tenant, self.error_code)
         if self.first_byte_at is not None:
             metrics.observe("promptlane_first_byte_seconds", self.first_byte_at - self.arrived_at, *labels)
+        if self.turned_away in ("full", "deadline") and self.model is not None:
+            metrics.add("promptlane_queue_refusals", self.model.pool.name, labels[-1], self.turned_away)
+        if self.tenant is not None and self.tenant.tier.slo is not None:
+            self._count_objectives(metrics, self.tenant.id, self.tenant.tier.slo, now)
         if self.ticket is not None and self.model is not None:
             self._count_engine_work(metrics, self.ticket, self.model)
+            if self.first_byte_at is not None and self.streams:
+                self._count_pace(metrics, self.ticket, self.model.pool.name, self.first_byte_at, now)
+
+    @property
+    def streams(self) -> bool:
+        """Whether its answer is asked for as a stream."""
+        return self.measured is not None and self.measured.request.stream
+
+    def _count_objectives(self, metrics: Metrics, tenant: str, slo: Slo, now: float) -> None:
+        refused = self.refused > 0 or (self.error_code is None and self.status >= 400)  # by an engine, as wrong
+        exempt = refused or self.turned_away in ("limit", "rule") or self.error_source == "client"
+        end = ending(left=self.status == CLIENT_CLOSED, exempt=exempt, failed=self.error_code is not None)
+        first_byte = None if self.first_byte_at is None else self.first_byte_at - self.arrived_at
+        timed = self.streams and self.request.lane is not Lane.BATCH
+        for objective, good in judge(slo, end, timed=timed, first_byte=first_byte, total=now - self.arrived_at):
+            metrics.add("promptlane_slo_requests", tenant, objective, "good" if good else "bad")
+
+    def _count_pace(self, metrics: Metrics, ticket: Ticket, pool: str, first_byte_at: float, now: float) -> None:
+        """Of a stream that has begun: how well its beginning was predicted, and how fast its tokens came."""
+        tokens = self.usage.completion_tokens if self.usage is not None else None
+        if tokens is not None and tokens > 1 and self.request.choices == 1:
+            lane = self.request.lane.value
+            pace = (now - first_byte_at) / (tokens - 1)
+            metrics.observe("promptlane_output_token_seconds", pace, self.request.tenant, self.spec.name, lane)
+        if self.resumes == 0 and self.status == 200:
+            predicted, real = ticket.choice.ttft_seconds, first_byte_at - self.sent_at
+            metrics.add("promptlane_forecast_seconds", pool, ticket.endpoint, "predicted", amount=predicted)
+            metrics.add("promptlane_forecast_seconds", pool, ticket.endpoint, "real", amount=real)
+            metrics.observe("promptlane_forecast_error_seconds", abs(predicted - real), pool)
 
     def _count_engine_work(self, metrics: Metrics, ticket: Ticket, model: ServedModel) -> None:
         pool, usage = model.pool.name, self.usage or _NO_USAGE
@@ -213,6 +257,8 @@ class Call:
         names = (self.request.tenant, model.route.name)
         if usage.prompt_tokens is not None:
             metrics.add("promptlane_prompt_tokens", *names, amount=usage.prompt_tokens)
+        if usage.cached_tokens is not None:
+            metrics.add("promptlane_cached_prompt_tokens", *names, amount=usage.cached_tokens)
         if usage.completion_tokens is not None:
             metrics.add("promptlane_completion_tokens", *names, amount=usage.completion_tokens)
 

@@ -53,7 +53,7 @@ class EngineLine:
     async def send(self, method: bytes, path: bytes, body: bytes) -> Response:
         """The caller reads the answer and aborts it in any case."""
         ticket = self._ticket
-        headers = request_headers(self._call.client.raw_headers, self._call.id.encode())
+        headers = request_headers(self._call.client.raw_headers, self._call.id.encode(), self._call.trace_headers)
         if ticket.priority is not None:
             headers.append((PRIORITY_HEADER, b"%d" % ticket.priority))
         if ticket.session is not None:

@@ -45,6 +45,7 @@ from typing import ClassVar, Literal
 from policies.types import FailureCause
 
 Source = Literal["client", "policy", "engine", "gateway"]
+TurnedAway = Literal["limit", "rule", "full", "deadline"]
 
 
 class GatewayError(Exception):
@@ -78,6 +79,12 @@ class GatewayError(Exception):
         self.headers = headers
         if code is not None:
             self.code = code
+
+    @property
+    def turned_away(self) -> TurnedAway | None:
+        """What kept a request from being served that was right and might have been: a limit or a content rule of its
+        tenant, a lane that is full, or its deadline."""
+        return None
 
 
 class ClientError(GatewayError):
@@ -167,12 +174,20 @@ class RateLimited(PolicyError):
         super().__init__(message, code=code, retry_after=retry_after, final=final, headers=headers)
         self.type = kind
 
+    @property
+    def turned_away(self) -> TurnedAway | None:
+        return "limit"
+
 
 class QueueFull(RateLimited):
     """No room to wait, told to the client as a limit: it slows down, and no ingress takes the gateway for broken."""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message, kind="requests", retry_after=retry_after)
+
+    @property
+    def turned_away(self) -> TurnedAway | None:
+        return "full"
 
 
 class ContentBlocked(PolicyError):
@@ -186,6 +201,10 @@ class ContentBlocked(PolicyError):
     def by(cls, rule: str, what: Literal["prompt", "answer"]) -> ContentBlocked:
         """`rule`: its name."""
         return cls(f"The {what} was blocked by the content rule '{rule}'.", final=True)
+
+    @property
+    def turned_away(self) -> TurnedAway | None:
+        return "rule"
 
 
 class GuardUnavailable(PolicyError):
@@ -213,6 +232,10 @@ class Overloaded(PolicyError):
         """The request's time was up before an endpoint had room."""
         message = "No endpoint had room for this request in time."
         return cls(message, code="deadline_exceeded", retry_after=retry_after)
+
+    @property
+    def turned_away(self) -> TurnedAway | None:
+        return "full" if self.code == "queue_full" else "deadline" if self.code == "deadline_exceeded" else None
 
 
 def queue_full(status: Literal[429, 503], retry_after: float) -> QueueFull | Overloaded:

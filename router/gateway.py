@@ -14,6 +14,7 @@ from functools import partial
 
 from policies.admission.limit import Use
 from policies.types import Tenant
+from router.access_log import AccessLog, line_of
 from router.attempts import Attempts
 from router.calls import CLIENT_CLOSED, Call, ServedModel
 from router.client import Client, ClientGone
@@ -37,6 +38,7 @@ from router.request_records import RequestRecords
 from router.resume import resumable
 from router.routing_headers import limit_headers, prediction_headers, routing_headers
 from router.tenants import Identity, TenantDirectory
+from router.tracing import Tracing
 from router.wire.bounds import RequestBounds
 from router.wire.errors import advice, error_body, error_event, error_headers, says_what
 from router.wire.http import Header, response_headers
@@ -67,7 +69,7 @@ class TenantRules:
 @dataclass(frozen=True, slots=True)
 class Services:
     """What every request uses. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `records`: None where none are
-    kept."""
+    kept; `access`: None where requests are not logged; `tracing`: None where they are not traced."""
 
     clock: Callable[[], float]
     wall_clock: Callable[[], float]
@@ -75,6 +77,8 @@ class Services:
     measurer: Measurer
     metrics: Metrics
     records: RequestRecords | None = None
+    access: AccessLog | None = None
+    tracing: Tracing | None = None
 
 
 class Gateway:
@@ -119,6 +123,7 @@ class Gateway:
             self._settle(call)
 
     async def _serve(self, call: Call) -> None:
+        self._trace(call)
         if call.probe_of is None:
             self._check_ledger()
         identity = call.probe_of or self._find(call.client)
@@ -139,6 +144,11 @@ class Gateway:
             body, model.route.engine_model, identity.tenant.cache_salt, len(data), ask_ids=ask_ids
         )
         await self._attempts.forward(call, model.pool, rewritten)
+
+    def _trace(self, call: Call) -> None:
+        if self.services.tracing is not None and call.probe_of is None:
+            context = call.client.header(b"traceparent"), call.client.header(b"tracestate")
+            call.trace = self.services.tracing.begin(call.spec.name, call.arrived_at, *context)
 
     def identify(self, client: Client, api: str) -> Identity:
         """Host and/or key to tenant. Raises InvalidKey or Forbidden."""
@@ -231,6 +241,7 @@ class Gateway:
             call.status = CLIENT_CLOSED
             return
         call.error_code, call.error_source, call.broken_off = error.code, error.source, client.started
+        call.turned_away = error.turned_away
         if client.opened and not client.started:
             call.status = 200
             await client.finish(error_event(error, anthropic=anthropic))
@@ -286,6 +297,10 @@ class Gateway:
         call.count(self.services.metrics, now)
         if self.services.records is not None:
             self.services.records.finished(call, now)
+        if call.trace is not None:
+            call.trace.finished(call, now)
+        if (access := self.services.access) is not None:
+            access.add(line_of(call, self.services.origin.address(call.client), self.services.wall_clock(), now))
         call.answer = None  # it refers back: without this every request would wait for the garbage collector
 
 

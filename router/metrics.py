@@ -20,12 +20,18 @@ from router.pools import Pool
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds. From one decode step of a fast engine to a long prompt behind a full queue.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+# Seconds between two tokens: from a small model on a fast GPU to an engine that is full.
+_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _LABELS = ("tenant", "api", "lane")
 
 # Every family with its labels and meaning; the README's table is checked against this.
 COUNTERS = {
     "promptlane_requests": ((*_LABELS, "status"), "Requests answered, by HTTP status (499: the client left)."),
     "promptlane_rejections": (("tenant", "reason"), "Requests refused by the gateway, by error code."),
+    "promptlane_queue_refusals": (
+        ("pool", "lane", "reason"),
+        "Requests that found no room in the lane (reason=full), or no endpoint in time (reason=deadline).",
+    ),
     "promptlane_limit_refusals": (
         ("tenant", "scope", "limit", "mode"),
         "Requests that a limit refused (mode=enforced), or would have if it were no shadow (mode=shadow), by whose "
@@ -62,6 +68,20 @@ COUNTERS = {
     ),
     "promptlane_prompt_tokens": (("tenant", "model"), "Prompt tokens, as engines reported them."),
     "promptlane_completion_tokens": (("tenant", "model"), "Completion tokens, as engines reported them."),
+    "promptlane_cached_prompt_tokens": (
+        ("tenant", "model"),
+        "Of these prompt tokens, those that engines report to have had in their cache.",
+    ),
+    "promptlane_slo_requests": (
+        ("tenant", "objective", "result"),
+        "Requests that say something of an objective of their tenant's tier (objective=ttft: streams of the lanes "
+        "short and long; availability), by whether they met it (result=good|bad). Wrong requests and those that a "
+        "limit or a rule of the tenant refused count for neither.",
+    ),
+    "promptlane_forecast_seconds": (
+        ("pool", "endpoint", "kind"),
+        "From the sending of streams to their first byte, as predicted (kind=predicted) and as it was (kind=real).",
+    ),
     "promptlane_cached_tokens": (
         ("pool", "endpoint", "kind"),
         "Prompt tokens predicted (kind=predicted) and reported (kind=reported) to be in the engine's cache, of the "
@@ -129,6 +149,11 @@ COUNTERS = {
 HISTOGRAMS = {
     "promptlane_request_seconds": (_LABELS, "From the request's arrival to the end of its answer."),
     "promptlane_first_byte_seconds": (_LABELS, "From the request's arrival to the first byte of its answer."),
+    "promptlane_output_token_seconds": (_LABELS, "Between two tokens of a streamed answer, on its average."),
+    "promptlane_forecast_error_seconds": (
+        ("pool",),
+        "How far the predicted time to the first byte of a stream was from the real one, either way.",
+    ),
     "promptlane_resume_seconds": (("pool",), "From the failure of a stream's engine to the next token, by another."),
     "promptlane_guard_seconds": (
         ("tenant", "side"),
@@ -140,6 +165,7 @@ HISTOGRAMS = {
         "From the tenant's first failed or held request to its first good answer, where a standby had to take over.",
     ),
 }
+_BUCKETS_OF = dict.fromkeys(HISTOGRAMS, _BUCKETS) | {"promptlane_output_token_seconds": _TOKEN_BUCKETS}
 
 
 class Metrics(Collector):
@@ -170,12 +196,12 @@ class Metrics(Collector):
 
     def observe(self, name: str, seconds: float, *labels: str) -> None:
         """Adds one value to a histogram."""
-        spreads = self._spreads[name]
+        spreads, buckets = self._spreads[name], _BUCKETS_OF[name]
         spread = spreads.get(labels)
         if spread is None:
             _check(name, HISTOGRAMS[name][0], labels)
-            spread = spreads[labels] = [0.0] * (len(_BUCKETS) + 2)  # one per bucket, the rest, the sum
-        spread[bisect_left(_BUCKETS, seconds)] += 1
+            spread = spreads[labels] = [0.0] * (len(buckets) + 2)  # one per bucket, the rest, the sum
+        spread[bisect_left(buckets, seconds)] += 1
         spread[-1] += seconds
 
     def render(self) -> bytes:
@@ -192,7 +218,7 @@ class Metrics(Collector):
             histogram = HistogramMetricFamily(name, text, labels=labels)
             for values, spread in list(self._spreads[name].items()):
                 counts = list(accumulate(spread[:-1]))
-                bounds = [*map(str, _BUCKETS), "+Inf"]
+                bounds = [*map(str, _BUCKETS_OF[name]), "+Inf"]
                 histogram.add_metric(values, list(zip(bounds, counts, strict=True)), sum_value=spread[-1])
             yield histogram
 

@@ -28,6 +28,14 @@ GAUGES = {
     "promptlane_replica_term": (("pool",), "Number of the pool's ownership; grows with every new owner."),
     "promptlane_replica_seats": (("pool",), "Requests of other replicas under way that this one has an account of."),
     "promptlane_endpoint_available": (("pool", "endpoint"), "1 when the endpoint takes requests."),
+    "promptlane_endpoint_status": (
+        ("pool", "endpoint", "role", "status"),
+        "1 for the endpoint's role (hot|warm|cold) and its status, in the words of /admin/state.",
+    ),
+    "promptlane_endpoint_hourly_cost": (
+        ("pool", "endpoint"),
+        "Its hourly_cost, in the configuration's currency; endpoints that have one.",
+    ),
     "promptlane_endpoint_in_flight": (("pool", "endpoint"), "Requests under way at the endpoint."),
     "promptlane_endpoint_outstanding_tokens": (("pool", "endpoint"), "Estimated tokens still to be computed there."),
     "promptlane_endpoint_prefix_blocks": (("pool", "endpoint"), "Prefix blocks believed to be in its KV cache."),
@@ -88,6 +96,9 @@ class PoolCollector(Collector):
 def _readings(place: Place, now: float) -> Iterator[tuple[str, tuple[str, ...], float]]:
     state, upstream = place.state, place.upstream
     yield "promptlane_endpoint_available", (), float(place.available(now))
+    yield "promptlane_endpoint_status", (state.endpoint.role.value, state.status(now)), 1.0
+    if state.endpoint.hourly_cost:
+        yield "promptlane_endpoint_hourly_cost", (), state.endpoint.hourly_cost
     yield "promptlane_endpoint_in_flight", (), state.in_flight
     yield "promptlane_endpoint_outstanding_tokens", (), state.outstanding_tokens
     yield "promptlane_endpoint_prefix_blocks", (), len(state.index)

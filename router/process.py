@@ -13,11 +13,13 @@ from pathlib import Path
 
 from policies.output_length import OutputLengths
 from policies.prefix_blocks import ChainMemo
+from router.access_log import AccessLog
 from router.coordination.replicas import Replicas
 from router.counting import TokenCounter
 from router.ledger.books import Ledger
 from router.metrics import Metrics
 from router.tenants import KeyRing
+from router.tracing import Tracing
 from router.wake import Leases
 
 
@@ -40,7 +42,8 @@ class Worker:
 class Process:
     """What outlives every reload. `clock`: monotonic seconds; `wall_clock`: Unix seconds; `secret`: see `secret.py`;
     `replicas`: None where this process is the only one; `worker`: None where no supervisor keeps it; `ledger`: None
-    where no records are kept."""
+    where no records are kept; `access`: None where requests are not logged; `tracing`: None where they are not traced.
+    """
 
     secret: bytes
     counter: TokenCounter
@@ -54,3 +57,5 @@ class Process:
     replicas: Replicas | None = None
     worker: Worker | None = None
     ledger: Ledger | None = None
+    access: AccessLog | None = None
+    tracing: Tracing | None = None

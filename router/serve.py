@@ -26,16 +26,15 @@ from router.config import Config, ConfigError, Problem, warnings
 from router.counting import TokenCounter
 from router.database.errors import DatabaseUnusable
 from router.key_builder import key_watch
-from router.key_metrics import KeyCollector
-from router.learned_metrics import LearnedCollector
 from router.ledger_builder import LedgerUnusable, build_ledger, endpoint_records, tenant_usage
-from router.ledger_metrics import LedgerCollector
+from router.logs import configure_logging
 from router.measure import SWITCH_SECONDS
 from router.metrics import Metrics
+from router.observability import build_access_log, build_tracing, collect, open_access_log
 from router.pools import Pool
 from router.process import Process
 from router.replicas_builder import build_replicas
-from router.running import configure_logging, raise_file_limit, run
+from router.running import raise_file_limit, run
 from router.server import Listener, guarded_protocol, listener
 from router.surroundings import ByItself, CannotServe, Surroundings
 
@@ -58,20 +57,23 @@ class Serving:
         except LedgerUnusable as error:
             raise CannotServe(str(error)) from None
         replicas = build_replicas(first, key, metrics, worker)
-        self._process = Process(key, TokenCounter(), metrics, replicas=replicas, worker=worker, ledger=ledger)
+        self._process = Process(
+            key,
+            TokenCounter(),
+            metrics,
+            replicas=replicas,
+            worker=worker,
+            ledger=ledger,
+            access=build_access_log(first),
+            tracing=build_tracing(first),
+        )
         self._usage = tenant_usage(ledger, time.time)
         self._app = App(build(config, self._process), self._usage)
-        self._process.metrics.watch_pools(lambda: self._app.runtime.pools.values())
-        learned = LearnedCollector(lambda: self._app.runtime.gateway.models, self._process.lengths)
-        self._process.metrics.registry.register(learned)
         try:
             self._keys = key_watch(first, self._process, lambda: self.runtime.config)
         except DatabaseUnusable as error:
             raise CannotServe(str(error)) from None
-        clocks = (self._process.clock, self._process.wall_clock)
-        keys = KeyCollector(lambda: self.runtime.gateway.directory, self._keys, *clocks)
-        self._process.metrics.registry.register(keys)
-        self._process.metrics.registry.register(LedgerCollector(ledger))
+        collect(self._process, lambda: self.runtime, self._keys)
         self._endpoints = endpoint_records(self._process, lambda: self.runtime.pools.values())
         self._ready = False
         self._stopping = asyncio.Event()
@@ -87,6 +89,7 @@ class Serving:
         tenants, operators = self._surroundings.tenants(), self._surroundings.operators()
         data, admin = self._data_listener(), self._admin_listener(operators)
         self._surroundings.follow(self._stopping.set, self._reload_by_signal)
+        open_access_log(self._process, self._first)
         await self._learn_keys()
         await self._open_ledger()
         await self._join()
@@ -117,6 +120,10 @@ class Serving:
             self._usage.close()
         if self._process.ledger is not None:
             await asyncio.to_thread(self._process.ledger.stop)
+        if self._process.access is not None:
+            await asyncio.to_thread(self._process.access.stop)
+        if self._process.tracing is not None:
+            await asyncio.to_thread(self._process.tracing.stop)
 
     async def reload(self, dry_run: bool = False, said: bytes = b"") -> list[Problem]:
         """Builds all anew, then swaps; returns warnings. A ConfigError changes nothing, nor does a `dry_run`, which
@@ -262,7 +269,8 @@ def _known(pool: Pool) -> bool:
 def _needs_restart(before: Config, after: Config) -> list[Problem]:
     """Keys whose new value a running process cannot take: its listeners, or its database, were made of the old one."""
     keys = ("host", "port", "admin_host", "admin_port", "workers", "tls", "cors", "secret_file", "header_timeout",
-            "max_header_bytes", "keep_alive_timeout", "shutdown_grace", "log_level", "log_format")  # fmt: skip
+            "max_header_bytes", "keep_alive_timeout", "shutdown_grace", "log_level", "log_format",
+            "access_log")  # fmt: skip
     watched = [("server", key) for key in keys]
     watched += [("state", "redis_url"), ("state", "ledger_url"), ("state", "ledger_timeout"), ("keys", "at_run_time")]
     watched += [("ledger", key) for key in type(before.ledger).model_fields]
@@ -271,6 +279,7 @@ def _needs_restart(before: Config, after: Config) -> list[Problem]:
         for section, key in watched
         if getattr(getattr(before, section), key) != getattr(getattr(after, section), key)
     ] + [
-        Problem("replicas", "changed; takes effect at the next restart", None)
-        for _ in range(before.replicas != after.replicas)
+        Problem(section, "changed; takes effect at the next restart", None)
+        for section in ("replicas", "tracing")
+        if getattr(before, section) != getattr(after, section)
     ]

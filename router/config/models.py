@@ -15,7 +15,14 @@ from router.config.ledger import LedgerConfig
 from router.config.pools import PoolConfig
 from router.config.routing import RoutingConfig
 from router.config.section import Section
-from router.config.server import DEFAULT_LEDGER_URL, ClassifyConfig, ReplicasConfig, ServerConfig, StateConfig
+from router.config.server import (
+    DEFAULT_LEDGER_URL,
+    ClassifyConfig,
+    ReplicasConfig,
+    ServerConfig,
+    StateConfig,
+    TracingConfig,
+)
 from router.config.tenants import DEFAULT_TIERS, TenantConfig, TierConfig
 from router.config.types import Name, TenantId, TierName
 
@@ -27,6 +34,10 @@ class Config(Section):
     state: StateConfig = Field(default=StateConfig(), description="Where state is kept.")
     keys: KeysConfig = Field(default=KeysConfig(), description="Keys made at run time.")
     ledger: LedgerConfig = Field(default=LedgerConfig(), description="Records of requests and events.")
+    tracing: TracingConfig | None = Field(
+        default=None,
+        description="Traces by OpenTelemetry; needs promptlane[otel]; null: none, and its headers just pass.",
+    )
     replicas: ReplicasConfig = Field(default=ReplicasConfig(), description="How replicas reach each other.")
     classify: ClassifyConfig = Field(default=ClassifyConfig(), description="Which lane a request queues in.")
     routing: RoutingConfig = Field(default=RoutingConfig(), description="How endpoints are chosen.")

@@ -16,6 +16,7 @@ from router.config.types import (
     BindHost,
     Bytes,
     Count,
+    EngineUrl,
     FileName,
     HeaderName,
     Host,
@@ -99,6 +100,11 @@ class ServerConfig(Section):
         default="info", description="Least level that is logged."
     )
     log_format: Literal["text", "json"] = Field(default="text", description="Lines for people or for a log store.")
+    access_log: FileName | None = Field(
+        default=None,
+        description="File that gets a line of JSON for each request of a tenant; `-`: standard output; null: none is "
+        "written.",
+    )
 
 
 class StateConfig(Section):
@@ -152,6 +158,15 @@ class ReplicasConfig(Section):
     )
     lease_seconds: LeaseSeconds = Field(
         default=1.5, description="Seconds after which a pool of a replica that died is another's; it is looked at 4/s."
+    )
+
+
+class TracingConfig(Section):
+    endpoint: EngineUrl = Field(
+        description="Base URL of a collector that takes OTLP over HTTP; spans go to its `/v1/traces`."
+    )
+    sample: Annotated[float, NO_BOOL, Ge(0), Le(1)] = Field(
+        default=0.1, description="Share of the traces that is sent, chosen by their ids."
     )
 
 

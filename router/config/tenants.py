@@ -27,11 +27,20 @@ from router.config.types import (
     Seconds,
     SecondsOrNone,
     Sha256,
+    SloShare,
     TokenWeight,
     Weight,
 )
 
 DEFAULT_TIER = "silver"
+
+
+class SloConfig(Section):
+    ttft_seconds: Seconds = Field(description="Seconds to the first byte of a stream's answer that are still good.")
+    share: SloShare = Field(default=0.95, description="Share of the streams that shall begin so soon: 0.95 is the P95.")
+    availability: SloShare = Field(
+        default=0.999, description="Share of the requests that shall be answered, by no error of engines or gateway."
+    )
 
 
 class TierConfig(Section):
@@ -44,6 +53,9 @@ class TierConfig(Section):
         default=None, description="Seconds that a request waits for a standby that wakes; null: as rto_seconds."
     )
     hold_requests: Count = Field(default=256, description="Requests that wait so per pool; others get 503 at once.")
+    slo: SloConfig | None = Field(
+        default=None, description="What its tenants' requests shall get; counted by `promptlane_slo_requests_total`."
+    )
 
 
 DEFAULT_TIERS: Mapping[str, TierConfig] = {

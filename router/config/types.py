@@ -156,6 +156,8 @@ Price: TypeAlias = Annotated[float, NO_BOOL, Ge(0), Le(1e6)]
 # In the currency's units. The limit is kept in millionths of them, exact up to 2^53.
 Money: TypeAlias = Annotated[float, NO_BOOL, Ge(0.01), Le(1e9)]
 Share: TypeAlias = Annotated[float, NO_BOOL, Gt(0), Le(1)]
+# Below 1: a target without a budget for errors has no burn rate.
+SloShare: TypeAlias = Annotated[float, NO_BOOL, Ge(0.5), Le(0.99999)]
 
 _TENANT_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _TENANT_ID = "a name of letters a-z, digits and inner hyphens, at most 63 characters (a DNS label)"

@@ -13,6 +13,7 @@ Header = tuple[bytes, bytes]
 # Trace context and the dialect's version are all an engine may learn from a client. Everything else that engines
 # read (x-vllm-priority, x-data-parallel-rank, x-session-id, authorization, ...) is the gateway's to say.
 REQUEST_ALLOWED = frozenset({b"traceparent", b"tracestate", b"anthropic-version", b"anthropic-beta"})
+_NOT_OF_TRACES = REQUEST_ALLOWED - {b"traceparent", b"tracestate"}
 
 # An engine's own order of what it has, lower first; vLLM prefers it to the body's `priority`.
 PRIORITY_HEADER = b"x-vllm-priority"
@@ -27,14 +28,21 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?", re.IGNORECASE)
 
 
-def request_headers(received: Iterable[Header], request_id: bytes) -> list[Header]:
-    """The headers an engine gets: JSON in, nothing compressed out, our request id, and the allow-list."""
+def request_headers(
+    received: Iterable[Header], request_id: bytes, trace: Iterable[Header] | None = None
+) -> list[Header]:
+    """The headers an engine gets: JSON in, nothing compressed out, our request id, and the allow-list. `trace`: the
+    trace context of the gateway's own span, in the place of the client's."""
     headers = [
         (b"content-type", b"application/json"),
         (b"accept-encoding", b"identity"),
         (b"x-request-id", request_id),
     ]
-    headers.extend(pair for pair in received if pair[0] in REQUEST_ALLOWED)
+    if trace is None:
+        headers.extend(pair for pair in received if pair[0] in REQUEST_ALLOWED)
+    else:
+        headers.extend(pair for pair in received if pair[0] in _NOT_OF_TRACES)
+        headers.extend(trace)
     return headers
 
 

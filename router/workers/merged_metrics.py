@@ -29,6 +29,7 @@ class Rule(Enum):
     MEAN = auto()
     OWNERS_OR_SUM = auto()
     OWNERS_OR_MOST = auto()
+    OWNERS_ALONE = auto()  # as above, where the labels say it too: what others take for it is left out
 
 
 RULES = {
@@ -41,6 +42,8 @@ RULES = {
     "promptlane_replica_term": Rule.MOST,
     "promptlane_replica_seats": Rule.SUM,
     "promptlane_endpoint_available": Rule.OWNERS_OR_MOST,
+    "promptlane_endpoint_status": Rule.OWNERS_ALONE,
+    "promptlane_endpoint_hourly_cost": Rule.MOST,
     "promptlane_endpoint_in_flight": Rule.OWNERS_OR_SUM,
     "promptlane_endpoint_outstanding_tokens": Rule.OWNERS_OR_SUM,
     "promptlane_endpoint_prefix_blocks": Rule.OWNERS_OR_MOST,
@@ -52,6 +55,9 @@ RULES = {
     "promptlane_endpoint_index_factor": Rule.OWNERS_OR_MOST,
     "promptlane_endpoint_affinity_useless": Rule.OWNERS_OR_MOST,
     "promptlane_endpoint_connections": Rule.SUM,
+    "promptlane_build_info": Rule.MOST,
+    "promptlane_slo_target_share": Rule.MOST,
+    "promptlane_slo_ttft_seconds": Rule.MOST,
     "promptlane_keys": Rule.MOST,
     "promptlane_keys_look_age_seconds": Rule.MOST,
     # Each worker has a spool and a chain of its own.
@@ -67,7 +73,7 @@ RULES = {
     "process_virtual_memory_bytes": Rule.SUM,
     "process_resident_memory_bytes": Rule.SUM,
     "process_open_fds": Rule.SUM,
-    "process_max_fds": Rule.LEAST,
+    "process_max_fds": Rule.SUM,
     "process_start_time_seconds": Rule.LEAST,
 }
 NOT_OF_WORKERS = frozenset({"promptlane_config_reloads"})
@@ -146,13 +152,17 @@ def gauge(name: str, parts: Iterable[Families]) -> Values:
     rule = RULES.get(name, Rule.MOST)
     said: dict[tuple[str, Labels], list[float]] = {}
     owners: Values = {}
+    owned: set[str | None] = set()
     for families in parts:
         leads = _leads(families)
+        owned |= leads if name in families else set()
         for key, value in families[name].values.items() if name in families else ():
             said.setdefault(key, []).append(value)
             if dict(key[1]).get("pool") in leads:
                 owners[key] = value
-    by_owner = rule in (Rule.OWNERS_OR_SUM, Rule.OWNERS_OR_MOST)
+    if rule is Rule.OWNERS_ALONE:
+        said = {key: values for key, values in said.items() if key in owners or dict(key[1]).get("pool") not in owned}
+    by_owner = rule in (Rule.OWNERS_OR_SUM, Rule.OWNERS_OR_MOST, Rule.OWNERS_ALONE)
     return {key: owners[key] if by_owner and key in owners else _together(rule, said[key]) for key in said}
 
 

@@ -22,7 +22,8 @@ from typing import Any
 from router.config import Config, ConfigError, Problem, loads, read
 from router.limits_line import StoreServer
 from router.limits_store import LuaStore
-from router.running import configure_logging, run
+from router.logs import configure_logging
+from router.running import run
 from router.server import listener
 from router.surroundings import CannotServe, announce, bind, secret_of
 from router.workers.asking import Voice

@@ -124,7 +124,7 @@ class Play:
         if fault.kind is Kind.RESTART:
             spell.mended = self._loop.time()
         if fault.kind in COMPUTES_NOTHING and host.spec.role == "hot":
-            await self._until_found(fault, spell.began, bound)
+            await self._until_found(fault, bound)
         await asyncio.sleep(max(0.0, spell.began + fault.seconds - self._loop.time()))
         await host.mend(fault)
         mended = self._loop.time()
@@ -147,24 +147,31 @@ class Play:
         if await over():
             spell.ended = self._loop.time()
 
-    async def _until_found(self, fault: Fault, began: float, bound: float) -> None:
+    async def _until_found(self, fault: Fault, bound: float) -> None:
         """For as long as it lasts. Where others of the pool are ill too, it may have to stay in. `bound`: seconds
-        within which it is to be found, what the machine itself held up taken off."""
-        while self._loop.time() < began + fault.seconds:
+        within which it is to be found once it has something to do, what the machine held up taken off."""
+        began = self._loop.time()
+        since: float | None = None
+        while (now := self._loop.time()) < began + fault.seconds:
             if any(
                 spell.pool == fault.pool and spell.ended > began for spell in self._spells if spell.host != fault.host
             ):
                 return
-            status = (await self._world.endpoints())[fault.host]["status"]
-            if status not in ("healthy", "starting", "suspected"):
-                now = self._loop.time()
-                stood = self._controls.stalls.seconds(began, now, (GATEWAY,))
-                figures = f"{now - began:.2f} s, {stood:.2f} s of it the machine's; bound {bound:.2f} s"
-                self._report.found.append(f"{fault.host} {status} after {figures}")
-                if now - began - stood > bound + LOOK_SECONDS:
-                    self._report.problems.append(f"{fault.host}, which computes nothing, was found after {figures}")
+            found = (await self._world.endpoints())[fault.host]
+            if since is None and found["in_flight"]:
+                since = now
+            if found["status"] not in ("healthy", "starting", "suspected"):
+                self._note_found(fault, found["status"], since if since is not None else now, bound)
                 return
             await asyncio.sleep(0.05)
+
+    def _note_found(self, fault: Fault, status: str, since: float, bound: float) -> None:
+        now = self._loop.time()
+        stood = self._controls.stalls.seconds(since, now, (GATEWAY,))
+        figures = f"{now - since:.2f} s, {stood:.2f} s of it the machine's; bound {bound:.2f} s"
+        self._report.found.append(f"{fault.host} {status} after {figures}")
+        if now - since - stood > bound + LOOK_SECONDS:
+            self._report.problems.append(f"{fault.host}, which computes nothing, was found after {figures}")
 
     # What the clients saw
 

@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,11 @@ class Crew(Fleet):
     """The supervisor is `gateway.process`."""
 
     workers: int = 2
+    server: Mapping[str, Any] = field(default_factory=dict)
 
     def configuration(self, engines: Sequence[int] = (0,), **options: Any) -> dict[str, Any]:
         config = super().configuration(engines, **options)
-        config["server"] |= {"workers": self.workers, "shutdown_grace": 20.0}
+        config["server"] |= {"workers": self.workers, "shutdown_grace": 20.0, **self.server}
         return config
 
     async def whole(self) -> dict[str, Any]:
@@ -127,16 +128,30 @@ async def ask_anew(crew: Crew, requests: int, **fields: Any) -> list[int]:
 
 @contextmanager
 def running_crew(
-    workers: int, engines: int = 1, sections: Mapping[str, Any] | None = None, **options: Any
+    workers: int,
+    engines: int = 1,
+    sections: Mapping[str, Any] | None = None,
+    server: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Iterator[Crew]:
-    """Starts all of it; it serves nobody yet. `sections`: of the first configuration; `options`: of the engines."""
+    """Starts all of it; it serves nobody yet. `sections`: of the first configuration; `server`: keys of
+    that section; `options`: of the engines."""
     with ExitStack() as stack:
         started = tuple(stack.enter_context(start_engine(ENGINE_MODEL, **ENGINE | options)) for _ in range(engines))
         folder, remove = stack.enter_context(temporary_folder("workers"))
         ports, file = (free_port(), free_port()), folder / "promptlane.yaml"
         urls, nobody = tuple(engine.url for engine in started), {"endpoints": [{"name": "nobody", "url": "http://e"}]}
         gateway: Any = None
-        crew = Crew(urls, gateway, f"http://127.0.0.1:{ports[1]}", file, ports, engines=started, workers=workers)
+        crew = Crew(
+            urls,
+            gateway,
+            f"http://127.0.0.1:{ports[1]}",
+            file,
+            ports,
+            engines=started,
+            workers=workers,
+            server=server or {},
+        )
         config = crew.configuration((), tenants={}) | {"pools": {"p": nobody}, **(sections or {})}
         file.write_text(json.dumps(config))
         crew.gateway = start_gateway(file, folder, ports, SECRET, remove)

@@ -114,11 +114,22 @@ def sha256(key: str) -> str:
 
 class Stack:
     """Engines and a gateway built from a configuration; `config` may say `ENGINE:<name>` for an engine's URL. `ledger`:
-    takes records, where there is one."""
+    takes records, where there is one; `access`: takes lines of the access log; `tracing`: spans."""
 
-    def __init__(self, config: dict[str, Any], engines: list[str], *, wait: bool = True, ledger: Any = None) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        engines: list[str],
+        *,
+        wait: bool = True,
+        ledger: Any = None,
+        access: Any = None,
+        tracing: Any = None,
+    ) -> None:
         self._wait = wait
         self._ledger = ledger
+        self._access = access
+        self._tracing = tracing
         self.engines = {name: RecordingEngine() for name in engines}
         self._config = config
         self.loop = asyncio.new_event_loop()
@@ -150,7 +161,9 @@ class Stack:
         for engine in self.engines.values():
             await engine.start()
         config = self.configure(self._config)
-        self.process = Process(SECRET, COUNTER, Metrics(), ledger=self._ledger)
+        self.process = Process(
+            SECRET, COUNTER, Metrics(), ledger=self._ledger, access=self._access, tracing=self._tracing
+        )
         self.app = App(build(config, self.process))
         self.process.metrics.watch_pools(lambda: self.app.runtime.pools.values())
         learned = LearnedCollector(lambda: self.app.runtime.gateway.models, self.process.lengths)
@@ -297,6 +310,10 @@ def running(
     *,
     wait: bool = True,
     ledger: Any = None,
+    access: Any = None,
+    tracing: Any = None,
 ) -> Iterator[Stack]:
-    with Stack(config or two_tenants(), engines or ENGINES, wait=wait, ledger=ledger) as stack:
+    with Stack(
+        config or two_tenants(), engines or ENGINES, wait=wait, ledger=ledger, access=access, tracing=tracing
+    ) as stack:
         yield stack

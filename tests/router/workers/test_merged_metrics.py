@@ -7,6 +7,7 @@ from router.learned_metrics import LEARNED
 from router.ledger_metrics import LEDGER_GAUGES
 from router.metrics import COUNTERS, Metrics
 from router.pool_metrics import GAUGES
+from router.service_metrics import SERVICE_GAUGES
 from router.workers.merged_metrics import NOT_OF_WORKERS, RULES, MergedMetrics, read
 from router.workers.metrics import WORKER_GAUGES, SupervisorMetrics
 from router.workers.place import Stage
@@ -40,12 +41,25 @@ def rendered(merged: MergedMetrics, **texts: str) -> bytes:
 
 
 def test_every_gauge_there_is_has_a_rule() -> None:
-    assert set(RULES) >= {*GAUGES, *KEY_GAUGES, *LEDGER_GAUGES, *LEARNED, *WORKER_GAUGES}
+    assert set(RULES) >= {*GAUGES, *KEY_GAUGES, *LEDGER_GAUGES, *LEARNED, *WORKER_GAUGES, *SERVICE_GAUGES}
     processes = {
         name for name, family in read(SupervisorMetrics(lambda: ()).render()).items() if family.kind == "gauge"
     }
     assert processes <= set(RULES)
     assert set(COUNTERS) >= NOT_OF_WORKERS
+
+
+def test_of_an_endpoints_status_only_the_owners_word_counts() -> None:
+    def says_status(part: str, status: str) -> str:
+        row = f'promptlane_endpoint_status{{pool="p",endpoint="e",role="hot",status="{status}"}} 1.0'
+        return gauges("p", part) + f"# TYPE promptlane_endpoint_status gauge\n{row}\n"
+
+    text = rendered(MergedMetrics(), a=says_status("leads", "hung"), b=says_status("follows", "healthy")).decode()
+    assert 'status="hung"' in text
+    assert 'status="healthy"' not in text
+    alone = rendered(MergedMetrics(), a=says_status("alone", "hung"), b=says_status("alone", "healthy")).decode()
+    assert 'status="hung"' in alone
+    assert 'status="healthy"' in alone, "nobody decides: all are told"
 
 
 def test_counters_and_histograms_are_added_up_and_each_family_is_told_once() -> None:

@@ -1,0 +1,74 @@
+"""A collector of traces: takes OTLP over HTTP, and keeps every byte.
+
+Floor: tests only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.router.gateway_process import WAIT_SECONDS
+
+
+class Collector:
+    """`url`: its base. `bodies`: what came; `hangs`: answers nothing until `let_go`."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.hangs = False
+        self.came, self.let_go = threading.Condition(), threading.Event()
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                with collector.came:
+                    collector.bodies.append(self.path.encode() + b" " + body)
+                    collector.came.notify_all()
+                if collector.hangs:
+                    collector.let_go.wait(60)
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """Says nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def until(self, bodies: int = 1) -> None:
+        with self.came:
+            assert self.came.wait_for(lambda: len(self.bodies) >= bodies, WAIT_SECONDS * 6)
+
+    def spans(self) -> list[Any]:
+        """All that came, in the order of their beginning."""
+        found = []
+        for body in self.bodies:
+            path, _, data = body.partition(b" ")
+            assert path == b"/v1/traces"
+            told = ExportTraceServiceRequest.FromString(data)
+            found += [span for one in told.resource_spans for scope in one.scope_spans for span in scope.spans]
+        return sorted(found, key=lambda span: span.start_time_unix_nano)
+
+    def stop(self) -> None:
+        self.let_go.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    collector = Collector()
+    try:
+        yield collector
+    finally:
+        collector.stop()

@@ -1,0 +1,146 @@
+"""Traces go through the gateway: the client's above, the engine's below, and nothing where they are not configured."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from router.access_log import Line
+from router.tracing import Tracing, TracingUnusable
+from tests.router.collector import Collector, collecting
+from tests.router.stack import Stack, chat, running, two_tenants, whole
+
+CHAT = "/v1/chat/completions"
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+class _Kept:
+    def __init__(self, lines: list[Line]) -> None:
+        self.add: Callable[[Line], None] = lines.append
+
+
+@contextmanager
+def traced(collector: Collector, sample: float = 1.0, lines: list[Line] | None = None) -> Iterator[Stack]:
+    """A gateway whose spans are all sent when this ends."""
+    tracing = Tracing(collector.url, sample, time.monotonic, time.time)
+    access = _Kept(lines) if lines is not None else None
+    with running(two_tenants(), tracing=tracing, access=access) as stack:
+        yield stack
+    tracing.stop()
+
+
+def sent(stack: Stack) -> dict[str, str]:
+    """The headers that the one request had which reached an engine."""
+    (one,) = [raw for engine in stack.engines.values() for raw in engine.received]
+    lines = one.partition(b"\r\n\r\n")[0].decode().lower().split("\r\n")[1:]
+    return dict(line.split(": ", 1) for line in lines)
+
+
+def value(span: Any, name: str) -> Any:
+    """Of an attribute; None where it has none of this name."""
+    found = [one.value for one in span.attributes if one.key == name]
+    return getattr(found[0], found[0].WhichOneof("value")) if found else None
+
+
+def test_a_request_is_a_span_below_the_clients_and_above_the_engines() -> None:
+    lines: list[Line] = []
+    with collecting() as collector:
+        with traced(collector, lines=lines) as stack:
+            headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "a=1"}
+            assert stack.post(CHAT, chat("qwen2-7b"), key="acme-key", headers=headers)[0] == 200
+            passed = sent(stack)
+        (span,) = collector.spans()
+    assert span.trace_id.hex() == TRACE
+    assert span.parent_span_id.hex() == PARENT
+    assert passed["traceparent"] == f"00-{TRACE}-{span.span_id.hex()}-01"
+    assert passed["tracestate"] == "a=1"
+    assert lines[0].trace_id == TRACE
+    assert span.name == "chat qwen2-7b"
+    said = {
+        "promptlane.tenant": "acme", "promptlane.lane": "short", "promptlane.pool": "acme", "promptlane.attempts": 1,
+        "gen_ai.request.model": "qwen2-7b", "gen_ai.usage.input_tokens": 9, "gen_ai.usage.output_tokens": 1,
+        "http.response.status_code": 200, "promptlane.cached_tokens": 4, "error.type": None,
+    }  # fmt: skip
+    assert {name: value(span, name) for name in said} == said
+    assert [event.name for event in span.events] == ["sent", "first byte"]
+    times = [span.start_time_unix_nano, *(one.time_unix_nano for one in span.events), span.end_time_unix_nano]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("given", [None, "00-nonsense-01", f"00-{'0' * 32}-{PARENT}-01", f"ff-{TRACE}-{PARENT}-01"])
+def test_without_a_context_that_is_any_good_a_trace_begins_here(given: str | None) -> None:
+    headers = {"tracestate": "a=1"} | ({"traceparent": given} if given is not None else {})
+    with collecting() as collector:
+        with traced(collector) as stack:
+            assert stack.post(CHAT, chat(), key="acme-key", headers=headers)[0] == 200
+            passed = sent(stack)
+        (span,) = collector.spans()
+    assert span.parent_span_id == b""
+    assert span.trace_id.hex() != TRACE
+    context, flags = passed["traceparent"].rsplit("-", 1)
+    assert context == f"00-{span.trace_id.hex()}-{span.span_id.hex()}"
+    assert int(flags, 16) & 1, "sampled"
+    assert "tracestate" not in passed
+
+
+def test_a_client_cannot_make_the_gateway_send_spans() -> None:
+    with collecting() as collector:
+        with traced(collector, sample=0.0) as stack:
+            headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+            assert stack.post(CHAT, chat(), key="acme-key", headers=headers)[0] == 200
+            passed = sent(stack)["traceparent"].split("-")
+        assert collector.spans() == []
+    assert (passed[1], passed[3]) == (TRACE, "00"), "engines hear that nobody looks"
+    assert passed[2] != PARENT
+
+
+def test_failures_are_events_and_the_spans_status() -> None:
+    async def fail(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(b'{"error":{"message":"died"}}', b"500 Internal Server Error"))
+
+    with collecting() as collector:
+        with traced(collector) as stack:
+            for engine in stack.engines.values():
+                engine.reply = fail
+            assert stack.post(CHAT, chat(), key="acme-key")[0] == 500
+            assert stack.post(CHAT, chat(), key="wrong")[0] == 401
+        failed, refused = collector.spans()
+    assert [event.name for event in failed.events][:2] == ["attempt failed", "attempt failed"]
+    assert failed.status.code == 2, "an error"
+    assert (refused.status.code, value(refused, "error.type")) == (0, "invalid_api_key")
+    assert refused.name == "chat"
+
+
+def test_a_collector_that_hangs_or_is_gone_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.tracing._LAST_SECONDS", 0.2)
+    with collecting() as collector:
+        collector.hangs = True
+        with traced(collector) as stack:
+            for _ in range(3):
+                assert stack.post(CHAT, chat(), key="acme-key")[0] == 200
+    tracing = Tracing("http://127.0.0.1:9", 1.0, time.monotonic, time.time)
+    with running(two_tenants(), tracing=tracing) as stack:
+        assert stack.post(CHAT, chat(), key="acme-key")[0] == 200
+    tracing.stop()
+
+
+def test_without_tracing_the_clients_context_just_passes() -> None:
+    with running(two_tenants()) as stack:
+        headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "a=1"}
+        assert stack.post(CHAT, chat(), key="acme-key", headers=headers)[0] == 200
+        passed = sent(stack)
+    assert {name: passed[name] for name in headers} == headers
+
+
+def test_a_missing_library_is_told_by_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [one for one in sys.modules if one.startswith("opentelemetry")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with pytest.raises(TracingUnusable, match=r"promptlane\[otel\]"):
+        Tracing("http://127.0.0.1:9", 1.0, time.monotonic, time.time)
