@@ -6,8 +6,7 @@ Floor: assembles, as `router.admin`, of which it is a part.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -16,7 +15,7 @@ from starlette.routing import Route
 
 from router.assembly import Runtime
 from router.config.section import Section
-from router.errors import BadRequest, GatewayError
+from router.errors import BadRequest
 from router.key_builder import keys_off
 from router.key_orders import (
     KeyOrder,
@@ -31,22 +30,21 @@ from router.key_orders import (
     shown,
 )
 from router.key_watch import KeyWatch
-from router.operator_bodies import read_body, refusal
+from router.operator_bodies import answered, read_body
 
 _ORDER_BYTES = 64 * 1024  # far more than an order has
 _NO_STORE = {"cache-control": "no-store"}  # an answer with a key is for nobody's cache
 _Order = TypeVar("_Order", bound=Section)
-_Handler = Callable[[Request], Awaitable[Response]]
 
 
 def key_routes(runtime: Callable[[], Runtime], watch: KeyWatch | None) -> list[Route]:
     """`watch`: None where keys are not made at run time; then only those of the configuration are listed."""
     desk = _Desk(runtime, watch)
     return [
-        Route("/admin/keys", _answered(desk.list), methods=["GET"]),
-        Route("/admin/keys", _answered(desk.create), methods=["POST"]),
-        Route("/admin/keys/{id}/revoke", _answered(desk.revoke), methods=["POST"]),
-        Route("/admin/keys/{id}/rotate", _answered(desk.rotate), methods=["POST"]),
+        Route("/admin/keys", answered(desk.list), methods=["GET"]),
+        Route("/admin/keys", answered(desk.create), methods=["POST"]),
+        Route("/admin/keys/{id}/revoke", answered(desk.revoke), methods=["POST"]),
+        Route("/admin/keys/{id}/rotate", answered(desk.rotate), methods=["POST"]),
     ]
 
 
@@ -90,17 +88,6 @@ class _Desk:
 
     def _now(self) -> float:
         return self._runtime().gateway.services.wall_clock()
-
-
-def _answered(work: _Handler) -> _Handler:
-    return partial(_answer, work)
-
-
-async def _answer(work: _Handler, request: Request) -> Response:
-    try:
-        return await work(request)
-    except GatewayError as error:
-        return refusal(error)
 
 
 async def _order(request: Request, kind: type[_Order]) -> _Order:

@@ -5,6 +5,8 @@ Floor: under `router.admin` and its parts.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -14,9 +16,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router.errors import BodyTooLarge, Forbidden, GatewayError
 from router.wire.errors import error_body
 
+Handler = Callable[[Request], Awaitable[Response]]
+
 
 def refusal(error: GatewayError) -> Response:
     return Response(error_body(error), error.status, media_type="application/json")
+
+
+def answered(work: Handler) -> Handler:
+    """The same, with the errors that it raises as answers."""
+    return partial(_answer, work)
+
+
+async def _answer(work: Handler, request: Request) -> Response:
+    try:
+        return await work(request)
+    except GatewayError as error:
+        return refusal(error)
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -7,8 +7,7 @@ done by the one that decides for the pool in question.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -19,9 +18,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from router.config import Config, ConfigError, Problem
-from router.errors import GatewayError, WorkerUnavailable
+from router.errors import WorkerUnavailable
 from router.metrics import CONTENT_TYPE
-from router.operator_bodies import OwnPagesOnly, read_body, refusal
+from router.operator_bodies import OwnPagesOnly, answered, read_body
 from router.workers.asking import Voice, each, owner
 from router.workers.merged_metrics import MergedMetrics
 from router.workers.merged_state import merged
@@ -30,8 +29,6 @@ from router.workers.metrics import SupervisorMetrics
 _ORDER_BYTES = 64 * 1024  # as one process takes
 _KEPT_HEADERS = ("content-type", "cache-control")
 _WORK_SECONDS = 60.0  # to count a long prompt, or to ask a database that is slow
-
-_Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Crew(Protocol):
@@ -70,12 +67,12 @@ def plane(crew: Crew) -> Starlette:
             Route("/healthz", desk.healthz),
             Route("/readyz", desk.readyz),
             Route("/metrics", desk.scrape),
-            Route("/admin/state", _answered(desk.state)),
-            Route("/admin/reload", _answered(desk.reload), methods=["POST"]),
-            Route("/admin/explain", _answered(desk.explain), methods=["POST"]),
-            Route("/admin/drill", _answered(desk.drill), methods=["POST"]),
-            Route("/admin/keys", _answered(desk.keys), methods=["GET", "POST"]),
-            Route("/admin/keys/{id}/{order}", _answered(desk.keys), methods=["POST"]),
+            Route("/admin/state", answered(desk.state)),
+            Route("/admin/reload", answered(desk.reload), methods=["POST"]),
+            Route("/admin/explain", answered(desk.explain), methods=["POST"]),
+            Route("/admin/drill", answered(desk.drill), methods=["POST"]),
+            Route("/admin/keys", answered(desk.keys), methods=["GET", "POST"]),
+            Route("/admin/keys/{id}/{order}", answered(desk.keys), methods=["POST"]),
         ],
         middleware=[Middleware(OwnPagesOnly)],
     )
@@ -170,14 +167,3 @@ def _named(data: bytes) -> _Named:
         return msgspec.json.decode(data, type=_Named)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _Named()  # who gets it says what is wrong with it
-
-
-def _answered(work: _Handler) -> _Handler:
-    return partial(_answer, work)
-
-
-async def _answer(work: _Handler, request: Request) -> Response:
-    try:
-        return await work(request)
-    except GatewayError as error:
-        return refusal(error)

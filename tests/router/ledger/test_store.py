@@ -12,20 +12,11 @@ from sqlalchemy import delete, select, update
 
 from policies.ledger.chain import Link, Why
 from policies.ledger.retention import DAY, Retention
-from router.database.engine import Database
 from router.database.tables import ledger_chains, ledger_records
 from router.ledger.audit import Finding, audit_database
 from router.ledger.store import Forked, LedgerStore, Wanted
 from router.wire.record import Record
 from tests.router.ledger.records import AT, KEY, OTHER, REPLICA, any_record, chained, request
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[LedgerStore]:
-    made = LedgerStore(Database(database_url, 20.0), KEY)
-    made.prepare()
-    yield made
-    made.database.close()
 
 
 def found(store: LedgerStore, replica: str | None = None) -> list[str | None]:

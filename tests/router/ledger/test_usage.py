@@ -5,9 +5,6 @@ Floor: tests only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 from alembic import command
 from alembic.config import Config
 from hypothesis import HealthCheck, given, settings
@@ -44,14 +41,6 @@ any_request = st.builds(
     engine_micro_seconds=st.integers(0, 2**50),
     cost_micro=st.integers(0, 2**50),
 )
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[LedgerStore]:
-    made = LedgerStore(Database(database_url, 20.0), KEY)
-    made.prepare()
-    yield made
-    made.database.close()
 
 
 def clear(store: LedgerStore) -> None:
