@@ -12,13 +12,13 @@ import contextlib
 import gc
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvloop
 
+from benchmarks.command import in_order
 from benchmarks.fleet_parts.client import Client, Exchange, Order
 from benchmarks.fleet_parts.figures import summarize
 from benchmarks.fleet_parts.plan import Slice, bodies_of, cut, orders
@@ -33,7 +33,6 @@ from benchmarks.soak import allow_files
 from policies.registry import PROFILES
 
 DEFAULT_PROFILES = ("prompt-aware", "round-robin", "least-outstanding")
-_INTERRUPTED = 130  # the status of a program that Ctrl-C ended, by the shell's convention
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -158,23 +157,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _interrupt(*_: object) -> None:
-    """SIGTERM as Ctrl-C: the runner knows how to end its loop by that."""
-    signal.raise_signal(signal.SIGINT)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has told it to be ignored
-    signal.signal(signal.SIGTERM, _interrupt)
-    options = arguments(argv)
-    try:
-        return run(options)
-    except Failed as reason:
-        print(f"FAILED: {reason}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; every process that was started has ended", file=sys.stderr)
-        return _INTERRUPTED
+    return in_order(lambda: run(arguments(argv)))
 
 
 if __name__ == "__main__":

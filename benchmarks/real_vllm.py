@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.command import in_order
 from benchmarks.overhead_parts.processes import Failed
 from benchmarks.real_vllm_parts.conversations import Shape, Turn, ideal_hits, make_turns, needed_tokens
 from benchmarks.real_vllm_parts.report import About, as_json, table
@@ -30,7 +30,6 @@ spare for an uneven split, and one alone does not."""
 LOAD = 0.6
 """Share of the engines' time that prefills would take if nothing were ever cached: moderate, whatever the machine."""
 _DEFAULT = Shape()
-_INTERRUPTED = 130  # the status of a program that Ctrl-C ended, by the shell's convention
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -128,23 +127,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _interrupt(*_: object) -> None:
-    """SIGTERM as Ctrl-C: the runner knows how to end its loop by that."""
-    signal.raise_signal(signal.SIGINT)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has told it to be ignored
-    signal.signal(signal.SIGTERM, _interrupt)
-    options = arguments(argv)
-    try:
-        return run(options)
-    except Failed as reason:
-        print(f"FAILED: {reason}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; every process that was started has ended", file=sys.stderr)
-        return _INTERRUPTED
+    return in_order(lambda: run(arguments(argv)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import in_order
 from benchmarks.fleet_parts.plan import cut
 from benchmarks.overhead_parts.processes import Failed
 from benchmarks.replay import cpu_seconds
@@ -145,22 +145,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _interrupt(*_: object) -> None:
-    """SIGTERM as Ctrl-C: so every process that was started ends."""
-    raise KeyboardInterrupt
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    signal.signal(signal.SIGTERM, _interrupt)
-    options = arguments(argv)
-    try:
-        return run(options)
-    except Failed as reason:
-        print(f"FAILED: {reason}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; every process that was started has ended", file=sys.stderr)
-        return 130
+    return in_order(lambda: run(arguments(argv)))
 
 
 if __name__ == "__main__":

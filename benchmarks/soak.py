@@ -10,13 +10,13 @@ import asyncio
 import json
 import random
 import resource
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvloop
 
+from benchmarks.command import in_order
 from benchmarks.overhead_parts.answers import BadAnswer
 from benchmarks.overhead_parts.load import Target
 from benchmarks.overhead_parts.processes import Failed
@@ -27,7 +27,6 @@ from benchmarks.soak_parts.report import Result, as_json, table
 from benchmarks.soak_parts.stack import Stack, running
 from benchmarks.soak_parts.watch import Watch
 
-_INTERRUPTED = 130  # the status of a program that Ctrl-C ended, by the shell's convention
 _LONGEST_STEP = 1.0  # seconds; the longest stream then ends within the load's time limit
 _SPARE_FILES = 500  # of one process, beside its streams
 _FILES_PER_STREAM = 2  # in the gateway: the client's connection and the engine's
@@ -141,24 +140,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _interrupt(*_: object) -> None:
-    """SIGTERM as Ctrl-C: the runner knows how to end its loop by that, where an exception thrown into whatever callback
-    runs just then may be swallowed."""
-    signal.raise_signal(signal.SIGINT)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell has told it to be ignored
-    signal.signal(signal.SIGTERM, _interrupt)
-    options = arguments(argv)
-    try:
-        return run(options)
-    except Failed as reason:
-        print(f"FAILED: {reason}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; every process that was started has ended", file=sys.stderr)
-        return _INTERRUPTED
+    return in_order(lambda: run(arguments(argv)))
 
 
 if __name__ == "__main__":

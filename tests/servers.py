@@ -293,3 +293,19 @@ def temporary_folder(name: str) -> Iterator[tuple[Path, Callable[[], None]]]:
     except BaseException:
         remove()
         raise
+
+
+def take_away(database: Path | PostgresServer) -> None:
+    """A database that is away for a while: SQLite's file is gone, PostgreSQL does not answer."""
+    if isinstance(database, Path):
+        database.rename(database.with_suffix(".aside"))
+    else:
+        database.send(signal.SIGSTOP)
+
+
+def bring_back(database: Path | PostgresServer) -> None:
+    """It is back; nothing where it never was away."""
+    if isinstance(database, PostgresServer):
+        database.send(signal.SIGCONT)
+    elif not database.exists():
+        database.with_suffix(".aside").rename(database)

@@ -15,7 +15,7 @@ import pytest
 
 from router.guards.rules import Action, searches
 from router.guards.words import deny_list
-from tests.e2e.fleet import Fleet, running_fleet
+from tests.e2e.fleet import Fleet, anew, running_fleet
 from tests.e2e.front import MODEL, key, prompt, until
 from tests.router.guards.samples import passed, rule
 
@@ -32,10 +32,8 @@ def running() -> Iterator[Fleet]:
 
 @pytest.fixture
 async def fleet(running: Fleet) -> AsyncIterator[Fleet]:
-    yield running
-    for engine in running.engines:
-        engine.fault("none")
-    await running.settled()
+    async with anew(running):
+        yield running
 
 
 def sdk(fleet: Fleet, tenant: str = "acme") -> openai.AsyncOpenAI:

@@ -21,7 +21,7 @@ import pytest
 from router.database.engine import Database
 from router.database.migrate import prepare, version
 from tests.router.gateway_process import ROOT, SECRET, Engines, Gateway, configuration
-from tests.servers import PostgresServer, free_port, start_postgres
+from tests.servers import PostgresServer, bring_back, free_port, start_postgres, take_away
 
 ASK = {"model": "qwen", "messages": [{"role": "user", "content": "who may ask?"}]}
 SLOW = 30.0
@@ -51,16 +51,10 @@ class Pair:
         return ran.stdout
 
     def go_away(self) -> None:
-        if isinstance(self.database, Path):
-            self.database.rename(self.database.with_suffix(".aside"))
-        else:
-            self.database.send(signal.SIGSTOP)
+        take_away(self.database)
 
     def come_back(self) -> None:
-        if isinstance(self.database, PostgresServer):
-            self.database.send(signal.SIGCONT)
-        elif not self.database.exists():
-            self.database.with_suffix(".aside").rename(self.database)
+        bring_back(self.database)
 
 
 def asked(gateway: Gateway, key: str) -> int:

@@ -31,7 +31,7 @@ from router.ledger.store import LedgerStore, Wanted
 from router.wire.record import Record
 from tests.router.gateway_process import ROOT, SECRET, Engines, Gateway, configuration
 from tests.router.stack import read_answer
-from tests.servers import PostgresServer, ServerFailed, start_postgres
+from tests.servers import PostgresServer, ServerFailed, bring_back, start_postgres, take_away
 
 ASK = {"model": "qwen", "messages": [{"role": "user", "content": "who keeps the books?"}]}
 SLOW = 60.0
@@ -123,16 +123,10 @@ class Books:
         return sum(float(value) for name, value in rows if name == row)
 
     def go_away(self) -> None:
-        if isinstance(self.database, Path):
-            self.database.rename(self.database.with_suffix(".aside"))
-        else:
-            self.database.send(signal.SIGSTOP)
+        take_away(self.database)
 
     def come_back(self) -> None:
-        if isinstance(self.database, PostgresServer):
-            self.database.send(signal.SIGCONT)
-        elif not self.database.exists():
-            self.database.with_suffix(".aside").rename(self.database)
+        bring_back(self.database)
 
 
 def config_of(engines: Engines, url: str, folder: Path, **ledger: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 
 from policies.resume import MAX_RESUMES
 from router.config.pools import PoolConfig
-from tests.e2e.fleet import Fleet, running_fleet
+from tests.e2e.fleet import Fleet, anew, running_fleet
 from tests.e2e.front import MODEL, prompt, until
 
 PLATINUM = {"tenants": {"acme": {"tier": "platinum"}}}
@@ -30,10 +30,8 @@ def running() -> Iterator[Fleet]:
 
 @pytest.fixture
 async def fleet(running: Fleet) -> AsyncIterator[Fleet]:
-    yield running
-    for engine in running.engines:
-        engine.fault("none")
-    await running.settled()
+    async with anew(running):
+        yield running
 
 
 def question(path: str, about: object, **fields: Any) -> dict[str, Any]:
