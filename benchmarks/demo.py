@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import openai
 import yaml
@@ -173,10 +174,10 @@ def _ask(
     extra: dict[str, object] | None = None,
 ) -> None:
     tenant, client = who
-    messages = [{"role": "system", "content": system}] if system else []
+    messages: list[Any] = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": question})
     started = time.monotonic()
-    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    options: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
     raw = client.chat.completions.with_raw_response.create(
         model="qwen2-7b", messages=messages, max_tokens=24, extra_body=extra or {}, **options
     )
@@ -193,7 +194,7 @@ def _ask(
     print(f"  why: {headers['x-promptlane-why']}", flush=True)
 
 
-def _print_answer(parsed: object, stream: bool, started: float) -> tuple[openai.types.CompletionUsage | None, float]:
+def _print_answer(parsed: Any, stream: bool, started: float) -> tuple[openai.types.CompletionUsage | None, float]:
     print("  answer:", end="", flush=True)
     if not stream:
         text = parsed.choices[0].message.content or ""

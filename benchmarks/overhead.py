@@ -13,9 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from benchmarks.overhead_parts.gateways import GATEWAYS, Gateway
+from benchmarks.command import at_least_1
+from benchmarks.overhead_parts import goals
+from benchmarks.overhead_parts.gateways import GATEWAYS, USUAL, Gateway
+from benchmarks.overhead_parts.measures import FULL, Measure
+from benchmarks.overhead_parts.plots import NO_PLOT, write_plot
 from benchmarks.overhead_parts.processes import Failed, NotStarted, cores
-from benchmarks.overhead_parts.report import BASELINE, Result, as_json, table
+from benchmarks.overhead_parts.report import BASELINE, Result, as_json, full_table, table
 from benchmarks.overhead_parts.rounds import Bench, bench
 
 _INTERRUPTED = 130  # the status of a program that Ctrl-C ended, by the shell's convention
@@ -24,19 +28,21 @@ _MOST_SECONDS = 300.0  # per measurement: a typing mistake must not hold the mac
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
-    parser.add_argument("--rounds", type=_rounds, default=3, help="turns per gateway, interleaved (default 3)")
+    parser.add_argument("--rounds", type=at_least_1, default=3, help="turns per gateway, interleaved (default 3)")
     parser.add_argument("--seconds", type=_seconds, default=3.0, help="for each measurement of a turn (default 3)")
+    usual = [kind.name for kind in USUAL]
+    others = [name for name in GATEWAYS if name not in usual]
     parser.add_argument(
-        "--gateways", type=_names, default=list(GATEWAYS), help=f"comma-separated (default {','.join(GATEWAYS)})"
+        "--gateways",
+        type=_names,
+        help=f"comma-separated (default {','.join(usual)}; with --full also {', '.join(others)})",
     )
+    parser.add_argument("--full", action="store_true", help="longer prompts, a conversation, more connections")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured to this file")
-    return parser.parse_args(argv)
-
-
-def _rounds(text: str) -> int:
-    if (rounds := int(text)) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return rounds
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the medians into this PNG or SVG")
+    options = parser.parse_args(argv)
+    options.gateways = options.gateways or (list(GATEWAYS) if options.full else usual)
+    return options
 
 
 def _seconds(text: str) -> float:
@@ -66,14 +72,20 @@ def installed(results: Sequence[Result]) -> list[tuple[Gateway, Result]]:
     return found
 
 
-def measure(here: Bench, gateways: list[tuple[Gateway, Result]], rounds: int, seconds: float) -> None:
+def measure(
+    here: Bench,
+    gateways: list[tuple[Gateway, Result]],
+    rounds: int,
+    seconds: float,
+    measures: Sequence[Measure] = (),
+) -> None:
     """Interleaved rounds: a slow minute of the machine touches every gateway. One that fails gets no more turns."""
     for number in range(1, rounds + 1):
         for gateway, result in gateways:
             if result.absent or result.failed:
                 continue
             try:
-                turn = here.turn(gateway, seconds)
+                turn = here.turn(gateway, seconds, measures)
             except NotStarted as reason:
                 result.absent = str(reason)
             except Failed as reason:
@@ -91,13 +103,21 @@ def run(options: argparse.Namespace) -> int:
     cpus = cores()
     started = time.monotonic()
     with bench(cpus) as here:
-        measure(here, gateways, options.rounds, options.seconds)
+        measure(here, gateways, options.rounds, options.seconds, FULL if options.full else ())
     took = time.monotonic() - started
     pinned = f"gateway on core {min(cpus[0])}, backends and load on core {min(cpus[1])}"
     print(f"{pinned}; medians of {options.rounds} rounds; {took:.0f} s; x is against {BASELINE}\n{table(results)}")
+    if options.full:
+        print(f"\n{full_table(results)}")
+    print("\n".join(("", *goals.lines({result.name: result for result in results}))))
     if options.json:
         about = {"rounds": options.rounds, "seconds": options.seconds, "pinned": pinned, "took_s": took}
         options.json.write_text(json.dumps(as_json(results, about), indent=1) + "\n")
+    if options.plot:
+        try:
+            write_plot(options.plot, results)
+        except ImportError:
+            print(NO_PLOT, file=sys.stderr)
     return int(any(result.failed or (result.name == BASELINE and not result.turns) for result in results))
 
 

@@ -24,9 +24,9 @@ from policies.registry import PROFILES
 from tests.servers import Server
 
 ENGINES = 2
-CACHE_SHARE = 0.7
-"""Of what the conversations need at their ends, one engine's cache holds this: both together hold all with room to
-spare for an uneven split, and one alone does not."""
+CACHE_SHARE = 0.57
+"""Of what the conversations need at their ends, one engine's cache holds this: both together hold all with a little
+room for an uneven split, and one alone does not."""
 LOAD = 0.6
 """Share of the engines' time that prefills would take if nothing were ever cached: moderate, whatever the machine."""
 _DEFAULT = Shape()
@@ -43,7 +43,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=float,
         help=f"mean seconds between turns (default: a load of {LOAD:g} without caches)",
     )
-    add("--kv-tokens", type=_count(4096, 60_000), help="cache of each engine (default 0.7 of what all need)")
+    add("--kv-tokens", type=_count(4096, 60_000), help="cache of each engine (default: CACHE_SHARE of what all need)")
     add("--rounds", type=_count(1, 20), default=1, help="turns of each profile, interleaved (default 1)")
     add("--seed", type=int, default=_DEFAULT.seed, help="of lengths and times")
     add("--json", type=Path, metavar="OUT", help="write the results there")

@@ -26,27 +26,42 @@ PROGRESS_CREDIT = 0.5
 PRIOR_PREFILL = 67e-6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class Rates:
     """How fast an endpoint is. Priors: an 8B model on an A100-80GB (facts/routing.md; b measured, the rest assumed).
 
     Two times o: what a step takes whatever is in it, which in what is learned has the weights' reading in it, and what
-    a prefill takes besides its tokens: they read the weights anyway, and those of one step share the rest."""
+    a prefill takes besides its tokens: they read the weights anyway, and those of one step share the rest. Nothing
+    changes them: many predictions are kept with the object that they were made from."""
 
-    prefill: float = PRIOR_PREFILL  # b: seconds per uncached prompt token
-    attention: float = 2.8e-9  # e: seconds per uncached prompt token and token before it
-    step: float = 2.5e-3  # o: seconds per step of decodes, whatever is in it
-    decode: float = 20e-6  # c: seconds per step and decoding request
-    context: float = 76e-9  # d: seconds per step and context token of the decoding requests
-    overhead: float = 2.5e-3  # o: seconds per prefill
+    prefill: float  # b: seconds per uncached prompt token
+    attention: float  # e: seconds per uncached prompt token and token before it
+    step: float  # o: seconds per step of decodes, whatever is in it
+    decode: float  # c: seconds per step and decoding request
+    context: float  # d: seconds per step and context token of the decoding requests
+    overhead: float  # o: seconds per prefill
     slower: float = field(init=False, repr=False, compare=False)  # times than the priors' GPU; 1 where it is faster
     idle_slowdown: float = field(init=False, repr=False, compare=False)  # `slowdown` where nobody decodes
 
-    def __post_init__(self) -> None:
-        if self.prefill <= 0:
+    def __init__(
+        self,
+        prefill: float = PRIOR_PREFILL,
+        attention: float = 2.8e-9,
+        step: float = 2.5e-3,
+        decode: float = 20e-6,
+        context: float = 76e-9,
+        overhead: float = 2.5e-3,
+    ) -> None:
+        if prefill <= 0:
             raise ValueError("prefill rate must be above 0 seconds per token")
-        object.__setattr__(self, "slower", max(1.0, self.prefill / PRIOR_PREFILL))
-        object.__setattr__(self, "idle_slowdown", slowdown(self, self.step))
+        self.prefill = prefill
+        self.attention = attention
+        self.step = step
+        self.decode = decode
+        self.context = context
+        self.overhead = overhead
+        self.slower = max(1.0, prefill / PRIOR_PREFILL)
+        self.idle_slowdown = slowdown(self, step)
 
 
 def expected_output(request: InferenceRequest) -> int:

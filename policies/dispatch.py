@@ -13,12 +13,16 @@ from policies.decision import Decision
 from policies.endpoint_state import EndpointState
 from policies.profile import Profile
 from policies.types import Rejection
-from policies.view import View
+from policies.view import View, Whole
 from policies.waiting import Waiting
 
 # W, waiting requests looked at in one pass (facts/routing.md): enough for the order to matter, and few enough that a
 # pass over 16 endpoints takes well under a millisecond (`make bench-decide`).
 WINDOW = 64
+
+# Requests sent in one pass over a part of a pool: by then half of those with the least to do have more, and others of
+# the pool may have less.
+SENT_OF_PART = 12
 
 
 class Line(Protocol):
@@ -43,17 +47,21 @@ def plan(
     now: float,
     commit: Callable[[Waiting, Decision], None],
     window: int = WINDOW,
+    whole: Whole | None = None,
 ) -> int:
-    """Send what can be sent and return how many were.
+    """Send what can be sent and return how many were. `whole`: what the states are a part of; no more than
+    `SENT_OF_PART` are sent then.
 
     `commit` must reserve on the decision's choice before it returns; it may take the request out of the line. At most
-    `window` requests are looked at: when that many were sent there may be more to send, and the caller runs again.
+    `window` requests are looked at: when as many were sent as could be there may be more, and the caller runs again.
     """
     if not len(line):
         return 0
     view = profile.look(states, now)
     if isinstance(view, Rejection):
         view = View(states, [], now)
+    if whole is not None:
+        view.belongs(whole)
     # Shut: the usual end under load, before any ordering is paid for. Only those whose endpoints have failed them are
     # looked at then: a standby may be open to them that others need not.
     shut = profile.shut(view)
@@ -77,6 +85,8 @@ def plan(
             profile.sent(view)
             narrow.clear()
             sent += 1
+            if whole is not None and sent >= SENT_OF_PART:
+                break
         shut = profile.shut(view)
     return sent
 
@@ -88,5 +98,7 @@ def _narrowed(
     if own is None:
         own = known[excluded] = profile.look(view.states, view.now, excluded)
         if isinstance(own, View):
+            if view.whole is not None:
+                own.belongs(view.whole)
             own.planned, own.kept_kv = view.planned, view.kept_kv  # what is held back counts for all
     return own

@@ -7,6 +7,7 @@ once, whatever the order in which first token and release are told.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from policies.cache_feedback import CacheFeedback
@@ -49,7 +50,8 @@ class EndpointState:
     `rank`: of the available endpoints those of the lowest serve; by its role, unless a standby's level says otherwise.
     `engine_*` and `kv_usage` (0..1) are the engine's own figures, `scraped_at` their age and `in_flight_scraped` our
     own part of them. `served`: the models that it serves, None where it has not said. `paused`: it says that it
-    computes nothing for now.
+    computes nothing for now. `withdrawn`: why it gets nothing new by what its source tells (`policies.discovery`), in
+    one word; empty when it does.
     """
 
     endpoint: Endpoint
@@ -58,6 +60,7 @@ class EndpointState:
     index: PrefixIndex = field(default_factory=lambda: PrefixIndex(index_blocks(UNKNOWN_KV_TOKENS, TOKENS_PER_BLOCK)))
     sleeping: bool = False
     draining: bool = False
+    withdrawn: str = field(default="", init=False)
     paused: bool = field(default=False, init=False)
     served: tuple[EngineModel, ...] | None = field(default=None, init=False)
     in_flight: int = field(default=0, init=False)
@@ -84,6 +87,7 @@ class EndpointState:
     in_flight_scraped: int = 0
     kv_capacity_tokens: int | None = field(default=None, init=False)
     nominal_blocks: int = field(default=0, init=False)
+    on_change: Callable[[EndpointState], None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.learner = RateLearner(self.rates)
@@ -102,16 +106,20 @@ class EndpointState:
             return
         self._own_rates = own
         if self.pool_rates is not None:
-            self.pool_rates.learned()
+            self.pool_rates.learned(self)
         else:
             self.rates = own
             self.index.version += 1
+            if self.on_change is not None:
+                self.on_change(self)
 
     def show_rates(self, rates: Rates) -> None:
         """What is believed of the endpoint's speed, all that its pool knows considered."""
         if rates is not self.rates and differ(rates, self.rates):
             self.rates = rates
             self.index.version += 1
+            if self.on_change is not None:
+                self.on_change(self)
 
     def added_kv(self, request: InferenceRequest) -> float:
         """KV tokens that the request would add to `kv_tokens`."""
@@ -121,10 +129,12 @@ class EndpointState:
 
     def available(self, now: float) -> bool:
         """May be sent to at all; says nothing of room."""
-        return not self.sleeping and not self.draining and self.health.admits(now)
+        return not self.sleeping and not self.draining and not self.withdrawn and self.health.admits(now)
 
     def status(self, now: float) -> str:
         """What keeps it from getting all that it could, in one word; `healthy` when nothing does."""
+        if self.withdrawn:
+            return self.withdrawn
         if self.draining or self.sleeping or self.paused:
             return "draining" if self.draining else "sleeping" if self.sleeping else "paused"
         health = self.health
@@ -224,6 +234,8 @@ class EndpointState:
         self.context_tokens += request.prompt_tokens
         self.feedback.dispatched(request.prompt_tokens, cached_tokens)
         self.health.on_dispatch(now)
+        if self.on_change is not None:
+            self.on_change(self)
         return reservation
 
 

@@ -7,8 +7,6 @@ shows when its prefill is done; of an answer in one piece only its end is seen, 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from policies.busy_period import BusyPeriod
 
@@ -16,30 +14,37 @@ from policies.busy_period import BusyPeriod
 MAX_HIDDEN = 64
 
 
-class Marks(NamedTuple):
+class Marks:
     """Sums up to the time `at`: ∫ decoding requests dt, ∫ their context dt, seconds and tokens of prefill done, and
     seconds in which there was some to do."""
 
-    at: float
-    requests: float
-    context: float
-    done: float
-    tokens: int
-    busy: float
+    __slots__ = ("at", "busy", "context", "done", "requests", "tokens")
+
+    def __init__(self, at: float, requests: float, context: float, done: float, tokens: int, busy: float) -> None:
+        self.at = at
+        self.requests = requests
+        self.context = context
+        self.done = done
+        self.tokens = tokens
+        self.busy = busy
 
 
-@dataclass(slots=True, eq=False)
 class Flight:
-    """A request at the endpoint. `marks`: when its decoding began, or when it was sent if that will not be seen."""
+    """A request at the endpoint. `marks`: when its decoding began, or when it was sent if that will not be seen.
+    `alone`: when it was sent there was no prefill to be done before its own. `period`: None where its first token was
+    not seen. `until`: a hidden prefill is believed to be done by then."""
 
-    order: int
-    uncached: int
-    cached: int
-    marks: Marks
-    alone: bool  # when it was sent there was no prefill to be done before its own
-    period: BusyPeriod | None = None  # None: its first token was not seen
-    context: float = 0.0
-    until: float = 0.0  # a hidden prefill is believed to be done by then
+    __slots__ = ("alone", "cached", "context", "marks", "order", "period", "uncached", "until")
+
+    def __init__(self, order: int, uncached: int, cached: int, marks: Marks, alone: bool) -> None:
+        self.order = order
+        self.uncached = uncached
+        self.cached = cached
+        self.marks = marks
+        self.alone = alone
+        self.period: BusyPeriod | None = None
+        self.context = 0.0
+        self.until = 0.0
 
 
 class Progress:

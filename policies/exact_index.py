@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from policies.kv_places import Places, Sent
 from policies.kv_tree import AllBlocksCleared, BlockRemoved, BlockStored, CacheEvent, KvTree
-from policies.prefix_index import PrefixIndex
+from policies.prefix_index import PrefixIndex, Watch
 
 # Engine blocks per block of the largest capacity so far, at most: one of ours stands for about 80 tokens of cache (64,
 # and the share that the estimate leaves free), engines' blocks have 8 and more, and the size may still be a guess.
@@ -40,6 +40,9 @@ class _Anything:
 
     def __contains__(self, block: object) -> bool:
         return True
+
+
+_ANYTHING = _Anything()
 
 
 class ExactIndex(PrefixIndex):
@@ -67,7 +70,6 @@ class ExactIndex(PrefixIndex):
 
     def __init__(self, capacity_blocks: int, name: str) -> None:
         super().__init__(capacity_blocks)
-        self.heads = _Anything()
         self._name = name
         self._number = self._most = 0
         self._tree = KvTree()
@@ -91,6 +93,10 @@ class ExactIndex(PrefixIndex):
     def engine_blocks(self) -> int:
         """Engine blocks that are known to be there."""
         return len(self._tree)
+
+    def observe(self, watch: Watch | None, placed: Watch | None) -> None:
+        super().observe(watch, placed)
+        self._places.observe(placed)
 
     def match(self, blocks: Sequence[int]) -> int:
         """How many leading blocks of this chain are present."""
@@ -150,7 +156,7 @@ class ExactIndex(PrefixIndex):
     def listen(self, listening: bool) -> None:
         """Whether events arrive as they happen."""
         self._listening = listening
-        self.version += 1
+        self._changed()
 
     def restarted(self) -> None:
         """Another engine process, with an empty cache."""
@@ -165,11 +171,10 @@ class ExactIndex(PrefixIndex):
         """Events were missed: what was told before may be gone by now. `complete`: all of them will be told again."""
         self._tree.clear()
         self._complete, self._coverage, self.doubtful = complete, 0.0, False
-        self.version += 1
+        self._changed()
 
     def apply(self, event: CacheEvent) -> None:
         """Take in one event, in the engine's order."""
-        self.version += 1
         if isinstance(event, BlockStored):
             if self._tree.store(event) and event.session is not None:
                 self._echo(event.session, event)
@@ -178,6 +183,12 @@ class ExactIndex(PrefixIndex):
         elif isinstance(event, AllBlocksCleared):
             super().clear()
             self.lost(complete=True)  # all that there is to know of an empty cache is known
+        self._changed()
+
+    def _changed(self) -> None:
+        """What matches may be another now, and who says so."""
+        self.version += 1
+        self.heads = _ANYTHING if self.in_sync else self._blocks
 
     def _bound(self) -> None:
         self._most = max(self._most, self.capacity)  # an estimate that reports have cut says nothing of the engine

@@ -24,7 +24,8 @@ class Available:
         return [
             state
             for state in states
-            if not (state.sleeping or state.draining) and (state.health.well or state.health.admits(now))
+            if not (state.sleeping or state.draining or state.withdrawn)
+            and (state.health.well or state.health.admits(now))
         ]
 
 
@@ -75,7 +76,7 @@ def usual_columns(states: Sequence[EndpointState], now: float) -> list[int]:
     best: int | None = None
     for column, state in enumerate(states):
         health = state.health
-        if state.sleeping or state.draining or not (health.well or health.admits(now)):
+        if state.sleeping or state.draining or state.withdrawn or not (health.well or health.admits(now)):
             continue
         rank = state.rank
         if rank != best:

@@ -9,17 +9,19 @@ never idle.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 
-class KvCharge(NamedTuple):
+class KvCharge:
     """One request's part: its chain in `blocks` of `block_tokens` tokens together; `rest`, the tokens of the prompt
     beyond them and of the expected answer; `answer`, the latter alone."""
 
-    blocks: int
-    block_tokens: float
-    rest: float
-    answer: float
+    __slots__ = ("answer", "block_tokens", "blocks", "rest")
+
+    def __init__(self, blocks: int, block_tokens: float, rest: float, answer: float) -> None:
+        self.blocks = blocks
+        self.block_tokens = block_tokens
+        self.rest = rest
+        self.answer = answer
 
 
 @dataclass(slots=True)

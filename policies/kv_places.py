@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from policies.kv_tree import Hash, KvTree
+from policies.prefix_index import Watch
 
 
 class Place(NamedTuple):
@@ -47,18 +48,29 @@ class Sent:
 class Places:
     """The places of at most `limit` blocks; those go first whose chain was sent longest ago, ends before beginnings."""
 
-    __slots__ = ("_places", "_tree", "limit")
+    __slots__ = ("_places", "_tree", "limit", "watch")
 
     def __init__(self, tree: KvTree, limit: int) -> None:
         self._tree = tree
         self._places: OrderedDict[int, Place] = OrderedDict()
         self.limit = limit
+        self.watch: Watch | None = None
 
     def __len__(self) -> int:
         return len(self._places)
 
     def clear(self) -> None:
+        if self.watch is not None:
+            self.watch.dropped(list(self._places))
         self._places.clear()
+
+    def observe(self, watch: Watch | None) -> None:
+        """As `PrefixIndex.observe`, of the blocks that have a place."""
+        if self.watch is not None:
+            self.watch.dropped(list(self._places))
+        self.watch = watch
+        if watch is not None:
+            watch.took(list(self._places))
 
     def cached(self, blocks: Sequence[int]) -> tuple[int, int]:
         """How many leading blocks of this chain the engine holds to their last token, and how many of its tokens it
@@ -96,6 +108,8 @@ class Places:
                 break
             if sent.exact or place is None or not place.exact:
                 self._places[sent.blocks[number]] = Place(end, block, sent.exact)
+        if self.watch is not None:
+            self.watch.took([block for block in sent.blocks if block in self._places])
         self._refresh(sent.blocks)
 
     def _reached(self, blocks: Sequence[int]) -> int:
@@ -140,5 +154,8 @@ class Places:
         for block in reversed(blocks):
             if block in places:
                 places.move_to_end(block)
+        gone = []
         while len(places) > self.limit:
-            places.popitem(last=False)
+            gone.append(places.popitem(last=False)[0])
+        if self.watch is not None:
+            self.watch.dropped(gone)

@@ -66,6 +66,6 @@ class Fellows:
 
 def _stays(state: EndpointState) -> bool:
     """A standby counts though it may not run yet: it is brought up when the hot ones are out."""
-    if state.draining or state.health.ejected:
+    if state.draining or state.withdrawn or state.health.ejected:
         return False
     return state.health.reachable or state.endpoint.role is not Role.HOT

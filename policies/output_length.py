@@ -132,7 +132,7 @@ class _Lengths:
 
     def snapshot(self, tenant: str, model: str) -> LengthSnapshot:
         """What is known now."""
-        ended, stopped = sum(self._ended), sum(self._stopped)
+        ended, stopped = sum(self._ended, 0.0), sum(self._stopped, 0.0)
         return LengthSnapshot(
             tenant=tenant,
             model=model,
@@ -169,7 +169,7 @@ class _Lengths:
         if self._fresh <= min(STALE_ANSWERS, STALE_SHARE * self.count):
             return
         self._fresh = 0
-        left = sum(self._ended) + sum(self._stopped)
+        left = sum(self._ended, 0.0) + sum(self._stopped, 0.0)
         reach, area, self._known = 1.0, 0.0, 0
         reaches, areas = [reach], [area]
         for index in range(len(EDGES) - 1):

@@ -1,7 +1,7 @@
 """What profiles are composed of, by name: filters, scorers and pickers, each with its parameters and their bounds.
 
 Floor: `policies`, pure. Explicit tables, no registration by import: what exists can be read here. The configuration's
-keys and the README's tables are made from them.
+keys and the tables of policies/README.md are made from them.
 """
 
 from __future__ import annotations

@@ -32,8 +32,12 @@ def with_room(columns: Sequence[int], view: View, bound: float) -> list[int]:
     in_flight = sum([states[column].in_flight for column in columns])
     if not in_flight:
         return list(columns)  # each may have one
-    placed = 1 + in_flight
-    unit = bound * placed / sum([states[column].endpoint.weight for column in columns])
+    return _below(columns, view, bound * (1 + in_flight) / sum([states[column].endpoint.weight for column in columns]))
+
+
+def _below(columns: Sequence[int], view: View, unit: float) -> list[int]:
+    """Those that have in flight less than `unit` a unit of weight, rounded up."""
+    states = view.states
     return [column for column in columns if states[column].in_flight < ceil(unit * states[column].endpoint.weight)]
 
 
@@ -79,7 +83,7 @@ class BoundedLoad:
 
     def choose(self, request: InferenceRequest, view: View, costs: Sequence[float]) -> int:
         states = view.states
-        room = with_room(view.open, view, self._bound)
+        room = self._with_room(view)
         key = affinity_key(request)
 
         def preference(column: int) -> tuple[float, float, int]:
@@ -87,6 +91,13 @@ class BoundedLoad:
             return costs[column], state.in_flight / state.endpoint.weight, place(state.endpoint, key)
 
         return min(room, key=preference)
+
+    def _with_room(self, view: View) -> list[int]:
+        whole = view.whole
+        if whole is None:
+            return with_room(view.open, view, self._bound)
+        # The mean is that of all, not of the few that are looked at.
+        return _below(view.open, view, self._bound * (1 + whole.in_flight) / whole.weight) or view.open
 
     def sent(self, view: View, column: int) -> None:
         """Nothing is remembered."""
@@ -158,3 +169,7 @@ class RandomPicker:
 
     def sent(self, view: View, column: int) -> None:
         """Nothing is remembered."""
+
+
+# These take any endpoint: each in turn, or by chance, and costs decide between two of them at most.
+DRAWN = (PowerOfTwo, RoundRobin, RandomPicker)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import log
-from operator import mul
 from typing import TYPE_CHECKING
 
 from policies.cost import Rates, own_seconds
@@ -32,36 +31,61 @@ SHOWN_CHANGE = 0.03
 PROMPT_TOKENS, LONG_TOKENS = 2_000, 32_000
 DECODES, CONTEXT_TOKENS = 8, 16_000
 
+# All endpoints are looked at anew when this share of them, or of all that was learned so far, has learned since: with
+# 512 a look takes milliseconds, and each of them learns as often in a large pool as in a small one. Up to 8 endpoints
+# every time.
+LOOK_SHARE = 8
+
 Part = Callable[[Rates], float]
 
 
 class PoolRates:
-    """Of these endpoints; each of them tells when it has learned (`learned`)."""
+    """Of these endpoints; each of them tells when it has learned (`learned`). `looks`: at all of them, so far."""
 
-    __slots__ = ("_common", "_states")
+    __slots__ = ("_common", "_learned", "_learned_since", "_states", "looks")
 
     def __init__(self, states: Sequence[EndpointState]) -> None:
         self._states = tuple(states)
         self._common: Rates | None = None
+        self._learned = self._learned_since = 0
+        self.looks = 0
 
     def join(self) -> None:
         """From now on the endpoints tell these rates, and none that they told before."""
         for state in self._states:
             state.pool_rates = self
 
-    def learned(self) -> None:
-        """One of the endpoints believes something new of itself: show all of them what is believed now."""
+    def learned(self, state: EndpointState) -> None:
+        """One of the endpoints believes something new of itself: show it what is believed now; and now and then all."""
+        self._learned += 1
+        self._learned_since += 1
+        if self._common is None or self._learned_since * LOOK_SHARE >= min(len(self._states), self._learned):
+            self._look()
+        else:
+            state.show_rates(self._believed(state.learner.rates, *state.learner.rows))
+
+    def _look(self) -> None:
+        self._learned_since = 0
+        self.looks += 1
         learning = [state for state in self._states if state.learns_rates]
         own = [state.learner.rates for state in learning]
         rows = [state.learner.rows for state in learning]
         common = _joined(_mean(own, [one[0] for one in rows]), _mean(own, [one[1] for one in rows]))
         if self._common is None or differ(common, self._common):
             self._common = common
+        alike: set[int] = set()  # beliefs that the common one hardly differs from: most endpoints have the same one
         for state, rates, (prefills, decodes) in zip(learning, own, rows, strict=True):
-            state.show_rates(self._believed(rates, prefills, decodes))
+            before, believed = state.rates, self._believed(rates, prefills, decodes)
+            if believed is self._common and id(before) in alike:
+                continue
+            state.show_rates(believed)
+            if believed is self._common and state.rates is before:
+                alike.add(id(before))
 
     def _believed(self, own: Rates, prefills: int, decodes: int) -> Rates:
         common = self._common or own
+        if not prefills and not decodes:
+            return common  # it has shown nothing
         first, second = _certainty(own, common, prefill_part, prefills), _certainty(own, common, decode_part, decodes)
         if not first and not second:
             return common  # the same for all, to the last digit
@@ -85,7 +109,11 @@ def decode_part(rates: Rates) -> float:
 
 def differ(one: Rates, other: Rates) -> bool:
     """Whether predictions made from one are wrong by the other."""
-    return any(abs(log(part(one) / part(other))) > SHOWN_CHANGE for part in (prefill_part, long_part, decode_part))
+    return (
+        abs(log(prefill_part(one) / prefill_part(other))) > SHOWN_CHANGE
+        or abs(log(long_part(one) / long_part(other))) > SHOWN_CHANGE
+        or abs(log(decode_part(one) / decode_part(other))) > SHOWN_CHANGE
+    )
 
 
 def _certainty(own: Rates, common: Rates, part: Part, rows: int) -> float:
@@ -101,15 +129,17 @@ def _mean(own: Sequence[Rates], rows: Sequence[int]) -> Rates:
     if not any(weights):
         weights = [1] * len(own)
     total = sum(weights)
-    shares = [weight / total for weight in weights]
-    return Rates(
-        sum(map(mul, shares, [rates.prefill for rates in own])),
-        sum(map(mul, shares, [rates.attention for rates in own])),
-        sum(map(mul, shares, [rates.step for rates in own])),
-        sum(map(mul, shares, [rates.decode for rates in own])),
-        sum(map(mul, shares, [rates.context for rates in own])),
-        sum(map(mul, shares, [rates.overhead for rates in own])),
-    )
+    prefill = attention = step = decode = context = overhead = 0.0
+    for rates, weight in zip(own, weights, strict=True):
+        if weight:
+            share = weight / total
+            prefill += share * rates.prefill
+            attention += share * rates.attention
+            step += share * rates.step
+            decode += share * rates.decode
+            context += share * rates.context
+            overhead += share * rates.overhead
+    return Rates(prefill, attention, step, decode, context, overhead)
 
 
 def _between(common: Rates, own: Rates, share: float) -> Rates:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Sequence
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 # Of the blocks evicted last so many are remembered, as a share of the capacity: enough to see that an index is too
 # small, where engines report blocks as cached that were let go here.
@@ -35,7 +35,17 @@ class Scribe(Protocol):
         """Everything was forgotten."""
 
 
-class Hold(NamedTuple):
+class Watch(Protocol):
+    """Who keeps a map of what several indexes have (`policies.holders`): told of every block, at once."""
+
+    def took(self, blocks: Sequence[int]) -> None:
+        """These have come."""
+
+    def dropped(self, blocks: Sequence[int]) -> None:
+        """These are no longer there."""
+
+
+class Hold:
     """What a request under way holds.
 
     `blocks`: its chain, or the head of it that fits. `new`: how many of them nobody held before. `last_use`: the touch
@@ -44,14 +54,27 @@ class Hold(NamedTuple):
     before, `use`: the touch it was made with; they tell what only this request has brought.
     """
 
-    blocks: Sequence[int]
-    new: int
-    output_blocks: float
-    last_use: int | None
-    evicted: bool
-    epoch: int
-    matched: int
-    use: int
+    __slots__ = ("blocks", "epoch", "evicted", "last_use", "matched", "new", "output_blocks", "use")
+
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        new: int,
+        output_blocks: float,
+        last_use: int | None,
+        evicted: bool,
+        epoch: int,
+        matched: int,
+        use: int,
+    ) -> None:
+        self.blocks = blocks
+        self.new = new
+        self.output_blocks = output_blocks
+        self.last_use = last_use
+        self.evicted = evicted
+        self.epoch = epoch
+        self.matched = matched
+        self.use = use
 
 
 class PrefixIndex:
@@ -75,6 +98,7 @@ class PrefixIndex:
         "heads",
         "scribe",
         "version",
+        "watch",
     )
 
     def __init__(self, capacity_blocks: int) -> None:
@@ -91,6 +115,7 @@ class PrefixIndex:
         self._epoch = 0
         self.version = 0
         self.scribe: Scribe | None = None
+        self.watch: Watch | None = None
 
     @property
     def capacity(self) -> int:
@@ -111,6 +136,15 @@ class PrefixIndex:
         """Blocks of requests under way, each counted once."""
         return len(self._holders)
 
+    def observe(self, watch: Watch | None, placed: Watch | None) -> None:
+        """From now on `watch` is told of what is here, beginning with what is; `placed`: of what else may match. Who
+        was told before learns that it is gone. None: nobody is told."""
+        if self.watch is not None:
+            self.watch.dropped(self.blocks())
+        self.watch = watch
+        if watch is not None:
+            watch.took(self.blocks())
+
     def match(self, blocks: Sequence[int]) -> int:
         """How many leading blocks of this chain are present."""
         return _leading_run(blocks, self._blocks)
@@ -123,6 +157,8 @@ class PrefixIndex:
         """Make this chain the newest, from its root on; of one longer than the capacity the head is kept."""
         present = self._blocks
         self._uses += 1
+        if self.watch is not None:
+            self.watch.took(_missing(blocks[: self._capacity], present))
         for block in reversed(blocks[: self._capacity]):
             present[block] = self._uses
             present.move_to_end(block)
@@ -154,8 +190,10 @@ class PrefixIndex:
         """
         if hold.epoch != self._epoch:
             return hold.new  # forgotten meanwhile
-        present, holders, freed = self._blocks, self._holders, list[int]()
+        present, holders, freed, lost = self._blocks, self._holders, list[int](), list[int]()
         self._uses += 1
+        if computed and self.watch is not None:
+            self.watch.took(_missing(hold.blocks, present))
         for place in range(len(hold.blocks) - 1, -1, -1):
             block = hold.blocks[place]
             count = holders.get(block, 0)
@@ -168,9 +206,12 @@ class PrefixIndex:
                 freed.append(block)
                 if not computed and place >= hold.matched and present.get(block) == hold.use:
                     del present[block]
+                    lost.append(block)
             if computed or block in present:
                 present[block] = self._uses
                 present.move_to_end(block)
+        if lost and self.watch is not None:
+            self.watch.dropped(lost)
         self._room = max(0.0, self._room - hold.output_blocks) if holders else 0.0
         if len(holders) > self._capacity:
             self._drop(freed)
@@ -195,12 +236,16 @@ class PrefixIndex:
         for block in unused:
             del present[block]
         self.version += 1
+        if self.watch is not None:
+            self.watch.dropped(unused)
         if self.scribe is not None:
             self.scribe.dropped(unused)
         return len(present)
 
     def clear(self) -> None:
         """Forget everything, as an engine does that restarts or sleeps."""
+        if self.watch is not None:
+            self.watch.dropped(self.blocks())
         self._blocks.clear()
         self._ghosts.clear()
         self._holders.clear()
@@ -219,9 +264,13 @@ class PrefixIndex:
         Tells no scribe."""
         present, holders = self._blocks, self._holders
         held = [(block, use) for block, use in present.items() if block in holders]
+        if self.watch is not None:
+            self.watch.dropped(self.blocks())
         present.clear()
         present.update((block, 0) for block in blocks if block not in holders)
         present.update(held)
+        if self.watch is not None:
+            self.watch.took(self.blocks())
         self._evict()
 
     def __len__(self) -> int:
@@ -241,27 +290,32 @@ class PrefixIndex:
             return
         self._crowded = False
         bound = max(self._capacity - int(self._room), len(holders))
-        ghosts = self._ghosts
+        evicted = []
         while len(present) > bound:
             block, last = present.popitem(last=False)
             if block in holders:
                 present[block] = last
             else:
-                ghosts[block] = None
-        self._trim_ghosts()
+                evicted.append(block)
+        self._remember(evicted)
 
     def _drop(self, blocks: Iterable[int]) -> None:
         """Take these out and remember them as evicted."""
-        present, ghosts = self._blocks, self._ghosts
-        for block in blocks:
-            if present.pop(block, None) is not None:
-                ghosts[block] = None
-        self._trim_ghosts()
+        present = self._blocks
+        self._remember([block for block in blocks if present.pop(block, None) is not None])
 
-    def _trim_ghosts(self) -> None:
+    def _remember(self, evicted: Sequence[int]) -> None:
         ghosts = self._ghosts
+        for block in evicted:
+            ghosts[block] = None
+        if self.watch is not None:
+            self.watch.dropped(evicted)
         while len(ghosts) > GHOST_SHARE * self._capacity:
             ghosts.popitem(last=False)
+
+
+def _missing(blocks: Iterable[int], present: Container[int]) -> list[int]:
+    return [block for block in blocks if block not in present]
 
 
 def _leading_run(blocks: Sequence[int], present: Container[int]) -> int:

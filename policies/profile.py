@@ -12,9 +12,11 @@ from functools import partial
 from policies.cost import ttft
 from policies.decision import Candidate, Decision, Explanation
 from policies.endpoint_state import EndpointState
-from policies.filters import USUAL, NotTried, usual_columns
+from policies.filters import USUAL, BestRole, NotTried, usual_columns
 from policies.gate import Gate
 from policies.interface import Filter, Picker, Scorer
+from policies.pickers import DRAWN, BoundedLoad
+from policies.scorers.session import SessionRank
 from policies.types import Rejection
 from policies.view import View
 from policies.waiting import Waiting
@@ -59,6 +61,40 @@ class Profile:
 
     def _are_usual(self) -> bool:
         return tuple(map(type, self._filters)) == USUAL
+
+    @property
+    def by_role(self) -> bool:
+        """Whether standbys wait until the others cannot."""
+        return any(isinstance(one, BestRole) for one in self._filters)
+
+    @property
+    def judges_all(self) -> bool:
+        """Whether a filter's verdict of one endpoint depends on how all the others fare."""
+        return self._filters_anew
+
+    @property
+    def drawn(self) -> bool:
+        """Whether any endpoint may be the one, whatever it costs."""
+        return isinstance(self._picker, DRAWN)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether of endpoints that cost the same the one with the fewest requests is the best."""
+        return isinstance(self._picker, BoundedLoad)
+
+    @property
+    def by_session(self) -> bool:
+        """Whether each session has an order of the endpoints."""
+        return any(isinstance(scorer, SessionRank) for scorer, _ in self._scorers)
+
+    def standing(self, waiting: Waiting, states: Sequence[EndpointState], now: float) -> list[float]:
+        """What such a request costs at each, none having anything of it: by what they can be put in order before it is
+        known which request comes. Sessions apart."""
+        view = View(states, list(range(len(states))), now)
+        view.busy_share = 0.0  # of these few it says nothing
+        view.refresh(waiting)
+        scorers = [one for one in self._scorers if not isinstance(one[0], SessionRank)]
+        return _summed(scorers, waiting, view)
 
     def look(
         self, states: Sequence[EndpointState], now: float, exclude: frozenset[str] = frozenset()
@@ -155,20 +191,24 @@ class Profile:
         return costs, self._picker.choose(waiting.request, view, costs)
 
     def _costs(self, waiting: Waiting, view: View) -> list[float]:
-        if not self._scorers:
-            return [0.0] * len(view.states)
-        (first, weight), *others = self._scorers
-        costs = first.score(waiting, view)
-        if weight != 1.0:
-            costs = [weight * cost for cost in costs]
-        for scorer, weight in others:
-            costs = [cost + weight * more for cost, more in zip(costs, scorer.score(waiting, view), strict=True)]
-        return costs
+        return _summed(self._scorers, waiting, view)
 
     def _decision(self, waiting: Waiting, view: View, costs: list[float], column: int) -> Decision:
         choice = _candidate(waiting, view, view.waits, costs, column)
         others = partial(_others, waiting, view, view.waits.copy(), costs, view.open, column)
         return Decision(choice, self.name, column, others)
+
+
+def _summed(scorers: Sequence[tuple[Scorer, float]], waiting: Waiting, view: View) -> list[float]:
+    if not scorers:
+        return [0.0] * len(view.states)
+    (first, weight), *others = scorers
+    costs = first.score(waiting, view)
+    if weight != 1.0:
+        costs = [weight * cost for cost in costs]
+    for scorer, weight in others:
+        costs = [cost + weight * more for cost, more in zip(costs, scorer.score(waiting, view), strict=True)]
+    return costs
 
 
 def _candidate(waiting: Waiting, view: View, waits: Sequence[float], costs: Sequence[float], column: int) -> Candidate:

@@ -7,7 +7,6 @@ interval, and not from intervals that were mostly the other's.
 
 from __future__ import annotations
 
-from operator import mul
 from statistics import median
 
 from policies.busy_period import BusyPeriod
@@ -154,7 +153,9 @@ class RateModel:
     def _compare(self, began: Marks, ended: Marks, steps: int) -> None:
         """No first tokens are seen: prefill and decoding cannot be told apart, but that all is far slower or faster
         than believed can."""
-        step = sum(map(mul, self.decode.values, _decodes(began, ended)))
+        per_step, per_request, per_token = self.decode.values
+        steps_made, requests, context = _decodes(began, ended)
+        step = per_step * steps_made + per_request * requests + per_token * context
         predicted = ended.done - began.done + steps * step + self.prefill.values[2]
         self._wholes.append((ended.at - began.at) / predicted)
         if len(self._wholes) < WHOLES:

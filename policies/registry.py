@@ -1,6 +1,7 @@
 """The routing profiles by name, and how one is put together from its parts.
 
-Floor: `policies`, pure. Profiles are data, so that what exists can be read here and the README's table is made from it.
+Floor: `policies`, pure. Profiles are data, so that what exists can be read here, and the table in
+policies/README.md is made from it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ release are told; what its end teaches of the endpoint is told on the way.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policies.cost import expected_output, slowdown, step_seconds
 from policies.kv_need import KvCharge
@@ -16,12 +16,17 @@ if TYPE_CHECKING:  # the state makes its reservations
     from policies.endpoint_state import EndpointState
 
 
-class EngineReport(NamedTuple):
+class EngineReport:
     """What an engine says of a request that ended well, tokens; None where it does not say."""
 
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
-    output_tokens: int | None = None
+    __slots__ = ("cached_tokens", "output_tokens", "prompt_tokens")
+
+    def __init__(
+        self, prompt_tokens: int | None = None, cached_tokens: int | None = None, output_tokens: int | None = None
+    ) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens = cached_tokens
+        self.output_tokens = output_tokens
 
 
 class Reservation:
@@ -92,6 +97,8 @@ class Reservation:
         state.context_tokens += self.output_tokens / 2
         state.decode_tokens += self.decode_tokens
         state.kv_need.prefilled(self._charge, self.kv_tokens)
+        if state.on_change is not None:
+            state.on_change(state)
 
     def release(self, now: float, report: EngineReport | None = None) -> None:
         """The request has left the endpoint, however it ended. `report`: what the engine said of it at its end; None
@@ -116,6 +123,8 @@ class Reservation:
         if not state.in_flight:  # what is left is float drift
             state.outstanding_tokens = state.context_tokens = state.decode_tokens = 0.0
             state.kv_need.nothing()
+        if state.on_change is not None:
+            state.on_change(state)
 
     def _learn(self, report: EngineReport | None, now: float) -> None:
         state, request = self.state, self.request
@@ -124,7 +133,7 @@ class Reservation:
             state.learner.left(id(self), now)
         else:
             state.silence.heard(id(self), now)
-            prompt, cached, output = report
+            prompt, cached, output = report.prompt_tokens, report.cached_tokens, report.output_tokens
             per_choice = None if output is None else output // max(1, request.choices)
             state.learner.finished(id(self), now, per_choice, prompt, cached)
             if prompt and cached is not None:

@@ -57,7 +57,7 @@ class Owed(NamedTuple):
 class Silence:
     """Of one endpoint. Keys are the caller's; unknown ones do nothing. Times never fall.
 
-    `fellows`: of the pool's other endpoints, which serve the same model (`introduce`).
+    `fellows`: of the pool's endpoints, which serve the same model (`introduce`).
     """
 
     __slots__ = ("_alive_at", "_due", "_heard_at", "_spoke_at", "_trusted_until", "fellows", "firsts", "gaps", "wholes")
@@ -89,7 +89,9 @@ class Silence:
         if self.wholes.seen >= ENOUGH:
             guesses.append(self.wholes.quantile(0.99))  # a first token nobody saw came before the end
         if self.firsts.seen + self.wholes.seen >= WARMED_UP:
-            theirs = [one.firsts.quantile(0.99) for one in self.fellows if one.firsts.seen >= ENOUGH]
+            theirs = [
+                one.firsts.quantile(0.99) for one in self.fellows if one is not self and one.firsts.seen >= ENOUGH
+            ]
             guesses += [max(theirs)] if theirs else []
         return min(guesses)
 
@@ -170,8 +172,9 @@ class Silence:
 
 def introduce(pool: Sequence[Silence]) -> None:
     """These are of one pool: what one has learned is a guess for another of which little is known."""
+    fellows = pool if len(pool) > 1 else []  # itself among them: a list for each would grow with their number's square
     for one in pool:
-        one.fellows = [other for other in pool if other is not one]
+        one.fellows = fellows
 
 
 def _bound(owed: Owed, first: float, whole: float | None) -> float:

@@ -103,9 +103,10 @@ class Standby:
 
     def __init__(self, settings: StandbySettings, levels: Collection[Level]) -> None:
         self.settings = settings
-        self.levels = (Level.HOT, *(level for level in LEVELS if level in levels and level is not Level.HOT))
         self.level = Level.HOT
         self.rising: Level | None = None
+        self.levels: tuple[Level, ...] = ()
+        self.offer(levels)
         self.cause: Cause | None = None
         self.held_up = False  # it would return, had there not been too many failovers
         self.failovers: deque[float] = deque(maxlen=settings.max_failovers)
@@ -113,6 +114,11 @@ class Standby:
         self._slow = SlidingShare(settings.latency_window)
         self._usable_since: dict[Level, float] = {}
         self._again_at = 0.0
+
+    def offer(self, levels: Collection[Level]) -> None:
+        """The pool has these levels beside hot from now on; the one in force, or on its way, stays until it is left."""
+        kept = {Level.HOT, *levels, self.level, self.rising}
+        self.levels = tuple(level for level in LEVELS if level in kept)
 
     def resume(self, before: Standby) -> None:
         """Go on where the machine of an earlier configuration was, as far as this one has its level."""

@@ -1,7 +1,7 @@
 """The nouns every decision is made of.
 
 Floor: `policies` is pure. Nothing here waits, reads a clock or knows what a socket is; seconds are monotonic floats
-handed in by the caller. Everything is frozen except `EndpointState`, which its pool owns.
+handed in by the caller. Nothing here changes once it is made; what every request makes is not frozen all the same.
 """
 
 from __future__ import annotations
@@ -114,9 +114,10 @@ class Tenant:
     anonymous: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class InferenceRequest:
-    """One request as decisions see it: never its text.
+    """One request as decisions see it: never its text. Nothing changes it; that is not enforced, as a constructor of
+    its own costs a tenth of a frozen dataclass's once compiled.
 
     `prompt_tokens` is an estimate; `prefix_blocks` are chained hashes, each standing for about `tokens_per_block`
     tokens. `max_output_tokens`: what the answer is expected to have, all `choices` (`n` for every prompt) together.
@@ -136,10 +137,48 @@ class InferenceRequest:
     stream: bool
     arrived_at: float
     deadline: float
-    session: str | None = None
-    weight: float = 1.0
-    choices: int = 1
-    tier: Tier = NO_TIER
+    session: str | None
+    weight: float
+    choices: int
+    tier: Tier
+
+    def __init__(
+        self,
+        id: str,
+        tenant: str,
+        tier_priority: int,
+        model: str,
+        api: str,
+        lane: Lane,
+        prompt_tokens: int,
+        max_output_tokens: int,
+        prefix_blocks: tuple[int, ...],
+        tokens_per_block: float,
+        stream: bool,
+        arrived_at: float,
+        deadline: float,
+        session: str | None = None,
+        weight: float = 1.0,
+        choices: int = 1,
+        tier: Tier = NO_TIER,
+    ) -> None:
+        self.id = id
+        self.tenant = tenant
+        self.tier_priority = tier_priority
+        self.model = model
+        self.api = api
+        self.lane = lane
+        self.prompt_tokens = prompt_tokens
+        self.max_output_tokens = max_output_tokens
+        self.prefix_blocks = prefix_blocks
+        self.tokens_per_block = tokens_per_block
+        self.stream = stream
+        self.arrived_at = arrived_at
+        self.deadline = deadline
+        self.session = session
+        self.weight = weight
+        self.choices = choices
+        self.tier = tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +247,7 @@ class FailureCause(StrEnum):
     HUNG = "hung"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class Outcome:
     """What became of one attempt at an endpoint. Token counts are the engine's own, None where it gave none.
 
@@ -216,10 +255,30 @@ class Outcome:
     """
 
     status: int
-    failure: FailureCause | None = None
-    started: bool = False
-    ttft_seconds: float | None = None
-    total_seconds: float | None = None
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
-    completion_tokens: int | None = None
+    failure: FailureCause | None
+    started: bool
+    ttft_seconds: float | None
+    total_seconds: float | None
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+
+    def __init__(
+        self,
+        status: int,
+        failure: FailureCause | None = None,
+        started: bool = False,
+        ttft_seconds: float | None = None,
+        total_seconds: float | None = None,
+        prompt_tokens: int | None = None,
+        cached_tokens: int | None = None,
+        completion_tokens: int | None = None,
+    ) -> None:
+        self.status = status
+        self.failure = failure
+        self.started = started
+        self.ttft_seconds = ttft_seconds
+        self.total_seconds = total_seconds
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens = cached_tokens
+        self.completion_tokens = completion_tokens

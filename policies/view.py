@@ -7,6 +7,7 @@ is the work of a request that was held back (`held`): a later, smaller one must 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from policies.cost import slowdown, step_seconds, wait_seconds
 from policies.endpoint_state import EndpointState
@@ -18,6 +19,16 @@ from policies.waiting import Versions, Waiting
 KV_PATIENCE = 5.0
 
 
+class Whole(NamedTuple):
+    """What a view shows only a part of: all `states` of a pool. Of those that may be sent to: their requests in flight,
+    their weight, and the share of them that have a prefill pending."""
+
+    states: Sequence[EndpointState]
+    in_flight: int
+    weight: float
+    busy_share: float
+
+
 class View:
     """`open`: the columns of the endpoints that may be sent to. Per column: `waits`, the predicted prefill of what was
     sent before, and `planned`, the same and what was held back for this endpoint in this pass (seconds); `steps`, a
@@ -25,16 +36,18 @@ class View:
     than at the priors' GPU a prefill takes, at least 1; `late`, for how long a sign of life is overdue (seconds);
     `versions`, see `Waiting`; `kept_kv`, KV tokens kept for those held back. `busy_share`: of the open endpoints, those
     that have a prefill pending (facts/routing.md, L).
+    `whole`: of what, where the states are those alone that are worth a look (`policies.shortlist`).
     `slowest`: the most of `slower`. `unshut`: the open column that the gate last found not to be shut, -1 for none.
     """
 
     __slots__ = (
         "_found", "_share", "_stale", "_weight", "busy_share", "kept_kv", "late", "now", "open", "planned", "slowdowns",
-        "slower", "slowest", "states", "steps", "unshut", "versions", "waits",
+        "slower", "slowest", "states", "steps", "unshut", "versions", "waits", "whole",
     )  # fmt: skip
 
     def __init__(self, states: Sequence[EndpointState], open_columns: list[int], now: float) -> None:
         self.states = states
+        self.whole: Whole | None = None
         self.open = open_columns
         self.now = now
         # Every request pays for this: all are taken for idle at first, and only of the others more is asked.
@@ -65,6 +78,11 @@ class View:
         self.waits[column] = wait_seconds(state, now)
         self.slowdowns[column] = slowdown(state.rates, step)
         self.late[column] = state.silence.overdue(now)
+
+    def belongs(self, whole: Whole) -> None:
+        """The endpoints are a few of these."""
+        self.whole = whole
+        self.busy_share, self._weight = whole.busy_share, None
 
     def refresh(self, waiting: Waiting) -> None:
         """Bring what is predicted of the request up to date with this view."""
@@ -121,5 +139,7 @@ class View:
         return known[1]
 
     def _busy_share(self) -> float:
+        if self.whole is not None:
+            return self.whole.busy_share
         states, columns = self.states, self.open
         return sum([states[column].pending_prefills > 0 for column in columns]) / len(columns) if columns else 0.0

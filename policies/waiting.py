@@ -44,10 +44,11 @@ class Waiting:
         """Predict for the columns in `stale`, the others being right. `versions`: each state's, as it is now."""
         request = self.request
         blocks = request.prefix_blocks
-        if len(self.own) != len(states):
-            self.cached, self.own, stale = [0] * len(states), [0.0] * len(states), range(len(states))
-        known, seconds = self.cached, self.own
         head = blocks[0] if blocks else None
+        if len(self.own) != len(states):
+            self.cached, self.own = [0] * len(states), _uncached(states, request)
+            stale = [column for column, state in enumerate(states) if head in state.index.heads]
+        known, seconds = self.cached, self.own
         rates, none_cached = None, 0.0  # most endpoints have nothing of the prompt, and those of a pool are alike
         for column in stale:
             state = states[column]
@@ -64,9 +65,25 @@ class Waiting:
         self.least = min(seconds) if seconds else 0.0
         self.versions = versions
 
+    def forget(self) -> None:
+        """What was predicted was for other endpoints."""
+        self.cached, self.own, self.versions = [], [], ()
+
     def least_own(self, columns: Sequence[int]) -> float:
         """The shortest predicted prefill (seconds) over these endpoints; 0 without any."""
         own = self.own
         if len(columns) == len(own):
             return self.least
         return min([own[column] for column in columns], default=0.0)
+
+
+def _uncached(states: Sequence[EndpointState], request: InferenceRequest) -> list[float]:
+    """The predicted prefill at each with nothing of it cached. Those of a pool are mostly alike: one calculation."""
+    rates = [state.rates for state in states]
+    if not rates or (rates[0] is rates[-1] and rates.count(rates[0]) == len(rates)):
+        return [own_seconds(one, request.prompt_tokens, 0) for one in rates[:1]] * len(rates)
+    seconds: dict[int, float] = {}
+    for one in rates:
+        if id(one) not in seconds:
+            seconds[id(one)] = own_seconds(one, request.prompt_tokens, 0)
+    return [seconds[id(one)] for one in rates]

@@ -66,6 +66,7 @@ class Line(msgspec.Struct, omit_defaults=True, gc=False):
     completion_tokens: int | None = None
     queue_seconds: float | None = None
     first_byte_seconds: float | None = None
+    cache: str | None = None
 
 
 def line_of(call: Call, client: str, wall: float, now: float) -> Line:
@@ -97,6 +98,7 @@ def line_of(call: Call, client: str, wall: float, now: float) -> Line:
         completion_tokens=usage.completion_tokens if usage is not None else None,
         queue_seconds=ticket.queued_seconds if ticket is not None else None,
         first_byte_seconds=begun - call.arrived_at if begun is not None else None,
+        cache=call.cache.result if call.cache is not None else None,
     )
 
 

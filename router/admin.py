@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from router.admin_cache import cache_routes
 from router.admin_keys import key_routes
 from router.assembly import Runtime
 from router.config import ConfigError, Problem
@@ -23,8 +24,9 @@ from router.errors import BadRequest, GatewayError
 from router.explain import explain
 from router.key_watch import KeyWatch
 from router.live_state import describe, describe_pools
-from router.metrics import CONTENT_TYPE, Metrics
+from router.metrics import Metrics
 from router.operator_bodies import OwnPagesOnly, read_body, refusal
+from router.readiness import readiness_of
 from router.wire.record import Record
 
 _ORDER_BYTES = 64 * 1024  # far more than an order for a drill has
@@ -52,10 +54,14 @@ def admin_app(
         return JSONResponse({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
-        return JSONResponse({"status": "ready"}) if ready() else JSONResponse({"status": "not ready"}, 503)
+        found = readiness_of(runtime(), ready())
+        return JSONResponse(
+            {"status": "ready" if found.ready else "not ready", "why": found.why}, 200 if found.ready else 503
+        )
 
-    async def scrape(_: Request) -> Response:
-        return Response(metrics.render(), media_type=CONTENT_TYPE)
+    async def scrape(request: Request) -> Response:
+        text, kind = metrics.scraped(request.headers.get("accept", ""))
+        return Response(text, media_type=kind)
 
     async def state(request: Request) -> Response:
         pool = request.query_params.get("pool")
@@ -99,6 +105,7 @@ def admin_app(
             Route("/admin/explain", explain_now, methods=["POST"]),
             Route("/admin/drill", _drill_handler(drills), methods=["POST"]),
             *key_routes(runtime, keys),
+            *cache_routes(runtime),
         ],
         middleware=[Middleware(OwnPagesOnly)],
     )

@@ -34,6 +34,8 @@ _EXPOSED = (
     "x-promptlane-queue-ms",
     "x-promptlane-why",
     "x-promptlane-degraded",
+    "x-promptlane-cache",
+    "age",
     "retry-after",
     "retry-after-ms",
     "x-should-retry",

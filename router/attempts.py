@@ -47,10 +47,10 @@ class Attempts:
         self.headers = headers
         self.sleep = sleep
 
-    async def forward(self, call: Call, pool: Pool, body: bytes) -> None:
+    def forward(self, call: Call, pool: Pool, body: bytes) -> Awaitable[None]:
         """Answers the client, by whichever endpoint can. Raises GatewayError: for an answer that has not begun, what to
         tell the client; for a stream that has, why it ends here."""
-        await _Forwarding(self, call, pool, body).run()
+        return _Forwarding(self, call, pool, body).run()
 
 
 class _Forwarding:
@@ -85,7 +85,10 @@ class _Forwarding:
             if self._pool.mirror is not None:
                 self._pool.mirror.offer(self._call.spec, self._call.request, self._body)
             try:
-                await self._answer()
+                if self._pool.attempts.hedge is None:
+                    await self._attempt(self._call)
+                else:
+                    await self._answer(self._pool.attempts.hedge)
                 return
             except EngineError as error:
                 self._failed = error
@@ -172,10 +175,10 @@ class _Forwarding:
 
     # -- an attempt --------------------------------------------------------------------------------------------------
 
-    async def _answer(self) -> None:
+    async def _answer(self, hedge: HedgePolicy) -> None:
         """By the endpoint of the call's ticket, or by another that is faster where that is allowed."""
-        call, hedge = self._call, self._pool.attempts.hedge
-        if hedge is None or self._failed is not None or not hedge.covers(call.request):
+        call = self._call
+        if self._failed is not None or not hedge.covers(call.request):
             await self._attempt(call)
             return
         after = hedge.after(self._common.clock())
@@ -228,19 +231,19 @@ class _Forwarding:
 
     async def _attempt(self, call: Call) -> None:
         """One attempt at the endpoint of the call's ticket, which is settled exactly once."""
-        ticket, outcome = call.ticket, None
+        ticket = call.ticket
         assert ticket is not None  # noqa: S101  # an attempt begins with a dispatch
         try:
             await self._exchange(call, ticket)
-            outcome = call.outcome(self._common.clock())
+            ticket.settle(call.outcome(self._common.clock()))
         except EngineError as error:
-            outcome = self._note_failure(call, ticket, error)
+            ticket.settle(self._note_failure(call, ticket, error))
             raise
         except (ContentBlocked, GuardUnavailable):  # the engine has done its part
-            outcome = call.outcome(self._common.clock())
+            ticket.settle(call.outcome(self._common.clock()))
             raise
         finally:
-            ticket.settle(outcome)
+            ticket.settle(None)  # where it was not: nothing was learned of the endpoint
 
     def _note_failure(self, call: Call, ticket: Ticket, error: EngineError) -> Outcome:
         call.tried.add(ticket.endpoint)
@@ -265,7 +268,7 @@ class _Forwarding:
             if response.status >= 500:
                 raise EngineStatus(response.status, response.headers, await response.read(WHOLE_BYTES))
             call.status = response.status
-            call.answer = Answer(call, response, common.clock, policy.hold_back)
+            call.answer = Answer(call, call.copied(response), common.clock, policy.hold_back)
             await call.answer.pass_on([*response_headers(response.headers), *common.headers(call)])
         finally:
             response.abort()

@@ -6,8 +6,8 @@ Floor: data for `router.gateway`. The text of the prompt is not kept here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from policies.admission.engine_time import engine_cost, highest_cost
 from policies.admission.limit import Prices, Use
@@ -24,9 +24,13 @@ from router.keeper import Detour
 from router.measure import Measured
 from router.metrics import Metrics
 from router.pools import Pool
+from router.response import EngineAnswer
+from router.response_cache.cache import CacheUse, TenantCache
+from router.response_cache.copying import AnswerCopy
 from router.tenants import Identity
 from router.tickets import Ticket
 from router.wire.alias import AliasRewriter, rename_in_error
+from router.wire.fields import Fields
 from router.wire.http import Header
 from router.wire.openai import ApiSpec
 from router.wire.usage import Usage
@@ -39,6 +43,13 @@ if TYPE_CHECKING:
 # What is counted as status when the client closed its connection first (nginx's convention).
 CLIENT_CLOSED = 499
 _NO_USAGE = Usage(None, None, None)
+# Of a call what a copy of the request for another endpoint begins with, beside what its constructor takes.
+_SHARED: Final = (
+    "attempts", "broken_off", "cache", "charged", "claim", "copy", "degraded", "error_code", "error_source",
+    "fields", "finish_reason", "grant", "guard", "heartbeat", "hides_usage", "key", "measured", "model", "refused",
+    "resume", "resumes", "sampled", "sent_at", "status", "system_fingerprint", "tenant", "trace", "tried",
+    "turned_away", "verdicts",
+)  # fmt: skip
 
 
 class Superseded(Exception):
@@ -52,6 +63,7 @@ class ServedModel:
     `root`: where its prefix chains begin (salted by tenant and engine model). `shared`: other tenants use the pool too.
     `metered`: a limit of money counts what it costs by its engines' time.
     `prices`: what its tokens cost; None: what its engines' time does.
+    `cache`: the tenant's, of whole answers; None without one.
     `fingerprints`: by endpoint, what `router.wire.stream_usage` learned in the last stream from there.
     """
 
@@ -62,6 +74,7 @@ class ServedModel:
     shared: bool = False
     metered: bool = False
     prices: Prices | None = None
+    cache: TenantCache | None = None
     fingerprints: dict[str, bytes] = field(default_factory=dict, compare=False, repr=False)
 
     def alias_rewriter(self) -> AliasRewriter | None:
@@ -81,7 +94,7 @@ class ServedModel:
         """With the cost of the engine's time, by the ticket's endpoint or by the dearest one, where that is counted."""
         if not self.metered:
             return use
-        cost = highest_cost(self.pool.states, use) if ticket is None else engine_cost(ticket.choice.state, use)
+        cost = highest_cost(self.pool.kinds(), use) if ticket is None else engine_cost(ticket.choice.state, use)
         return use._replace(engine_cost=cost)
 
     def calibrate(self, measured: Measured, usage: Usage) -> None:
@@ -90,7 +103,6 @@ class ServedModel:
             self.estimator.observe(measured.text_bytes, usage.prompt_tokens)
 
 
-@dataclass(slots=True)
 class Call:
     """Mutable, owned by the one task that handles the request. Times are monotonic seconds.
 
@@ -101,42 +113,61 @@ class Call:
     `probe_of`: the request is the gateway's own, sent as this tenant. `error_source`: whose fault `error_code` is;
     `turned_away`: a limit or rule of the tenant did it, or its lane had no room, or none in time; `broken_off`: the
     answer had begun. `resumes`: how often its stream went on elsewhere. `guard`: the rules for its texts, None without
-    any; `verdicts`: what came of them.
+    any; `verdicts`: what came of them. `fields`: the body's, as the tenant's rules have left them. `sampled`: its
+    answer is looked at when it is over. `cache`: what its tenant's cache has to do with it, None for nothing; `copy`:
+    of the last attempt's answer, for that. `charged`: see `router.charging`, once it is over.
     """
 
-    client: Client
-    spec: ApiSpec
-    id: str
-    arrived_at: float
-    probe_of: Identity | None = None
-    tenant: Tenant | None = None
-    key: str = ""
-    model: ServedModel | None = None
-    measured: Measured | None = None
-    grant: LimitGrant | None = None
-    hides_usage: bool = False
-    resume: Resumable | None = None
-    ticket: Ticket | None = None
-    answer: Answer | None = None
-    status: int = 0
-    error_code: str | None = None
-    error_source: str | None = None
-    turned_away: TurnedAway | None = None
-    broken_off: bool = False
-    finish_reason: str | None = None
-    first_byte_at: float | None = None
-    usage: Usage | None = None
-    attempts: int = 0
-    resumes: int = 0
-    tried: set[str] = field(default_factory=set)
-    sent_at: float = 0.0
-    refused: int = 0
-    claim: Callable[[Call], bool] | None = None
-    heartbeat: Heartbeat | None = None
-    degraded: Detour | None = None
-    guard: TenantGuard | None = None
-    verdicts: list[Verdict] = field(default_factory=list)
-    trace: Trace | None = None
+    __slots__ = (
+        "answer", "arrived_at", "attempts", "broken_off", "cache", "charged", "claim", "client", "copy", "degraded",
+        "error_code", "error_source", "fields", "finish_reason", "first_byte_at", "grant", "guard", "heartbeat",
+        "hides_usage", "id", "key", "measured", "model", "probe_of", "refused", "resume", "resumes", "sampled",
+        "sent_at", "spec", "status", "system_fingerprint", "tenant", "ticket", "trace", "tried", "turned_away",
+        "usage", "verdicts",
+    )  # fmt: skip
+
+    def __init__(
+        self, client: Client, spec: ApiSpec, id: str, arrived_at: float, probe_of: Identity | None = None
+    ) -> None:
+        self.client = client
+        self.spec = spec
+        self.id = id
+        self.arrived_at = arrived_at
+        self.probe_of = probe_of
+        self.tenant: Tenant | None = None
+        self.key = ""
+        self.model: ServedModel | None = None
+        self.measured: Measured | None = None
+        self.grant: LimitGrant | None = None
+        self.hides_usage = False
+        self.resume: Resumable | None = None
+        self.ticket: Ticket | None = None
+        self.answer: Answer | None = None
+        self.status = 0
+        self.error_code: str | None = None
+        self.error_source: str | None = None
+        self.turned_away: TurnedAway | None = None
+        self.broken_off = False
+        self.finish_reason: str | None = None
+        self.first_byte_at: float | None = None
+        self.usage: Usage | None = None
+        self.fields: Fields | None = None
+        self.sampled = False
+        self.system_fingerprint: str | None = None
+        self.attempts = 0
+        self.resumes = 0
+        self.tried: set[str] = set()
+        self.sent_at = 0.0
+        self.refused = 0
+        self.claim: Callable[[Call], bool] | None = None
+        self.heartbeat: Heartbeat | None = None
+        self.degraded: Detour | None = None
+        self.guard: TenantGuard | None = None
+        self.verdicts: list[Verdict] = []
+        self.cache: CacheUse | None = None
+        self.copy: AnswerCopy | None = None
+        self.charged: tuple[int, int] | None = None
+        self.trace: Trace | None = None
 
     @property
     def trace_headers(self) -> list[Header] | None:
@@ -150,6 +181,11 @@ class Call:
         return self.measured.request
 
     @property
+    def named(self) -> dict[str, str]:
+        """What a line of the log about it says beside its message."""
+        return {"request_id": self.id, **({"tenant": self.tenant.id} if self.tenant is not None else {})}
+
+    @property
     def fingerprint(self) -> bytes | None:
         """What the chosen endpoint's last stream taught `router.wire.stream_usage`."""
         if self.model is None or self.ticket is None:
@@ -161,18 +197,38 @@ class Call:
         if self.model is not None and self.ticket is not None:
             self.model.fingerprints[self.ticket.endpoint] = fingerprint
 
+    def copied(self, answer: EngineAnswer) -> EngineAnswer:
+        """The same, seen by the cache where it may be kept."""
+        if self.cache is None or self.cache.age is None or answer.status != 200:
+            return answer
+        self.copy = AnswerCopy(answer, self.cache.longest)
+        return self.copy
+
+    @property
+    def reused(self) -> Use | None:
+        """What an answer from the cache counts; None where the client got none from there."""
+        if self.cache is None or not self.cache.hit:
+            return None
+        usage = self.usage or Usage(self.request.prompt_tokens, None, None)
+        return self.cache.billed(Use(usage.prompt_tokens or 0, usage.completion_tokens or 0, usage.cached_tokens or 0))
+
     def wins(self) -> bool:
         """Whether the client gets the answer to this copy of the request."""
         return self.claim is None or self.claim(self)
 
     def twin(self, ticket: Ticket) -> Call:
         """A copy of the request for another endpoint: of one client, and with its own answer."""
-        return replace(self, ticket=ticket, answer=None, first_byte_at=None, usage=None)
+        twin = Call(self.client, self.spec, self.id, self.arrived_at, self.probe_of)
+        for name in _SHARED:
+            setattr(twin, name, getattr(self, name))
+        twin.ticket = ticket
+        return twin
 
     def adopt(self, twin: Call) -> None:
         """The client got the twin's answer: what is known of it is known of the request."""
         self.ticket, self.answer, self.status = twin.ticket, twin.answer, twin.status
-        self.finish_reason = twin.finish_reason
+        self.copy = twin.copy
+        self.finish_reason, self.system_fingerprint = twin.finish_reason, twin.system_fingerprint
         self.first_byte_at, self.usage, self.refused, self.sent_at = (
             twin.first_byte_at, twin.usage, twin.refused, twin.sent_at
         )  # fmt: skip
@@ -204,11 +260,14 @@ class Call:
         tenant = self.tenant.id if self.tenant is not None else ""
         labels = (tenant, self.spec.name, self.measured.request.lane.value if self.measured is not None else "")
         metrics.add("promptlane_requests", *labels, str(self.status))
-        metrics.observe("promptlane_request_seconds", now - self.arrived_at, *labels)
+        trace = self.trace.id if self.trace is not None and self.trace.sampled else None
+        metrics.observe("promptlane_request_seconds", now - self.arrived_at, *labels, trace=trace)
         if self.error_code is not None:
             metrics.add("promptlane_rejections", tenant, self.error_code)
         if self.first_byte_at is not None:
-            metrics.observe("promptlane_first_byte_seconds", self.first_byte_at - self.arrived_at, *labels)
+            metrics.observe("promptlane_first_byte_seconds", self.first_byte_at - self.arrived_at, *labels, trace=trace)
+        if self.charged is not None and self.model is not None:
+            metrics.add("promptlane_cost_micro_usd", tenant, self.model.route.name, amount=self.charged[1])
         if self.turned_away in ("full", "deadline") and self.model is not None:
             metrics.add("promptlane_queue_refusals", self.model.pool.name, labels[-1], self.turned_away)
         if self.tenant is not None and self.tenant.tier.slo is not None:

@@ -16,12 +16,15 @@ from pathlib import Path
 
 from policies.drill import DrillFault
 from router import __version__
+from router.cli_deployment import Audit, add_deployment, run_render
 from router.cli_keys import add_keys, run_keys
 from router.cli_ledger import Listing, add_ledger
 from router.cli_usage import add_usage, run_cost, run_usage
 from router.config import Config, ConfigError, load, loads, read, warnings
+from router.deployment.plan import make_plan
 from router.errors import GatewayError
 from router.operators import NoAnswer, ask_operators
+from router.running import is_compiled
 
 _DESCRIPTION = """\
 Promptlane: an OpenAI-compatible, prompt-aware gateway for people who run their own vLLM servers for several tenants.
@@ -48,6 +51,10 @@ records (state.ledger_url, or ledger.enabled: true):
   promptlane usage --config promptlane.yaml --from 2027-01-01 --to 2027-02-01 --format csv
   promptlane cost --config promptlane.yaml --demand 50M           # what tokens cost, and how many endpoints those need
 
+Kubernetes (pools with `deploy`):
+  promptlane render kubernetes --config promptlane.yaml --out tenants   # then: kubectl kustomize
+  promptlane audit --config promptlane.yaml --cluster             # 0 where tenants are kept apart
+
 environment:
   PROMPTLANE_CONFIG              the configuration file, where --config is not given
   PROMPTLANE_SECRET              what cache salts derive from, 32 characters or more, the same on every replica
@@ -60,8 +67,8 @@ signals (serve):
   SIGTERM  not ready any more; requests under way get server.shutdown_grace seconds to finish
            with server.workers both go to the process that was started, which tells all workers
 
-exit status: 0 well, 1 a mistake in the configuration or in what was asked, a drill that failed or a broken
-  ledger, 2 wrong arguments
+exit status: 0 well, 1 a mistake in the configuration or in what was asked, a drill that failed, a broken ledger or
+  tenants that are not kept apart, 2 wrong arguments
 """
 
 
@@ -83,6 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
+def _version() -> str:
+    return f"promptlane {__version__}{' (compiled)' if is_compiled() else ''}"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options; the docs are checked against it."""
     parser = argparse.ArgumentParser(
@@ -91,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"promptlane {__version__}")
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="run the gateway")
@@ -116,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_drill(commands)
     add_ledger(commands, os.environ.get("PROMPTLANE_CONFIG"))
     add_usage(commands, os.environ.get("PROMPTLANE_CONFIG"))
+    add_deployment(commands, os.environ.get("PROMPTLANE_CONFIG"))
     return parser
 
 
@@ -175,8 +187,12 @@ def _serve(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     config = load(options.config)
     _print_warnings(config)
+    make_plan(config)  # which says where what pools look for is not what would be made for them
     endpoints = sum(len(pool.endpoints) for pool in config.pools.values())
-    print(f"{options.config}: good ({len(config.tenants)} tenants, {len(config.pools)} pools, {endpoints} endpoints)")
+    found = sum(pool.discovery is not None for pool in config.pools.values())
+    more = f", pools that find endpoints at run time: {found}" if found else ""
+    counts = f"{len(config.tenants)} tenants, {len(config.pools)} pools, {endpoints} endpoints{more}"
+    print(f"{options.config}: good ({counts})")
     return 0
 
 
@@ -189,11 +205,16 @@ def _printed(run: Callable[[argparse.Namespace], Iterable[str]]) -> Callable[[ar
     return command
 
 
-def _ledger(options: argparse.Namespace) -> int:
-    listing = Listing()
-    for line in listing.run(options):
-        print(line)
-    return listing.status
+def _judged(make: Callable[[], Listing | Audit]) -> Callable[[argparse.Namespace], int]:
+    """A command whose exit status is known once it is done."""
+
+    def command(options: argparse.Namespace) -> int:
+        judge = make()
+        for line in judge.run(options):
+            print(line)
+        return judge.status
+
+    return command
 
 
 def _explain(options: argparse.Namespace) -> int:
@@ -240,7 +261,9 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "keys": _printed(run_keys),
     "explain": _explain,
     "drill": _drill,
-    "ledger": _ledger,
+    "ledger": _judged(Listing),
+    "render": _printed(run_render),
+    "audit": _judged(Audit),
     "usage": _printed(run_usage),
     "cost": _printed(run_cost),
 }

@@ -90,7 +90,8 @@ def _create(options: argparse.Namespace, now: float) -> Iterator[str]:
     if config is None or options.line or not config.keeps_keys:
         yield from _line(config, order, now)
         return
-    made = _named(lambda: _with(config, lambda store: create(store, config, order, now)))
+    _named(lambda: check_order(config, order, now))  # before there is a database for it
+    made = _named(lambda: _with(config, lambda store: create(store, config, order, now), make=True))
     yield from _handed_over(order.tenant, made.key)
     yield f"Kept as '{made.stored.id}' in {_where(config)}; {_soon(config)}."
 
@@ -149,10 +150,10 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, float], Iterator[str]]] = {
 }
 
 
-def _with(config: Config, work: Callable[[KeyStore], Any]) -> Any:
+def _with(config: Config, work: Callable[[KeyStore], Any], *, make: bool = False) -> Any:
     from router.database.errors import DatabaseAway
 
-    store = open_store(config)
+    store = open_store(config, make=make)
     try:
         return work(store)
     except DatabaseAway as error:

@@ -61,14 +61,14 @@ def add_ledger(commands: argparse._SubParsersAction[argparse.ArgumentParser], co
     kinds = ledger.add_subparsers(dest="ledger_command", required=True, metavar="COMMAND")
 
     verify = kinds.add_parser("verify", help="say whether every chain of records is whole, or where it is not")
-    _add_config(verify, config_default)
+    add_config(verify, config_default)
     verify.add_argument("--replica", metavar="NAME", help="this chain alone")
     verify.add_argument("--tenant", metavar="T", help="say too how many of the records are this tenant's")
     verify.add_argument("--spool", action="store_true", help="the files of ledger.spool_dir instead of the database")
     verify.add_argument("--format", choices=("table", "json"), default="table", help="how to print (default: table)")
 
     show = kinds.add_parser("list", help="list the last records, the oldest first")
-    _add_config(show, config_default)
+    add_config(show, config_default)
     show.add_argument("--kind", choices=[kind.value for kind in Kind], help="of this kind alone")
     show.add_argument("--tenant", metavar="T", help="of this tenant alone")
     show.add_argument("--from", dest="since", metavar="WHEN", help="not before this date, or time with its zone")
@@ -77,7 +77,8 @@ def add_ledger(commands: argparse._SubParsersAction[argparse.ArgumentParser], co
     show.add_argument("--format", choices=("table", "json"), default="table", help="how to print (default: table)")
 
 
-def _add_config(parser: argparse.ArgumentParser, default: str | None) -> None:
+def add_config(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """The option that names the file. `default`: the one where it is not given."""
     text = "the configuration, YAML (default: PROMPTLANE_CONFIG)"
     parser.add_argument("--config", metavar="FILE", default=default, required=default is None, help=text)
 

@@ -1,8 +1,9 @@
 """The client's side of one exchange: an ASGI request read within bounds, an answer written as it comes.
 
-Floor: an adapter between ASGI and the gateway. ASGI's `send` and `receive` are coroutines that nearly never wait, so
-they are stepped by hand here: a chunk of a stream then costs no task and no future, and a client that leaves is noticed
-through the future that `receive` waits on, without a task to watch it. Only what really waits is awaited.
+Floor: an adapter between the server and the gateway. Our own server is used directly (`router.exchange`). Behind
+middleware, and in other ASGI servers, `send` and `receive` are coroutines that nearly never wait, so they are stepped
+by hand here: a chunk of a stream then costs no task and no future, and a client that leaves is noticed through the
+future that `receive` waits on, without a task to watch it. Only what really waits is awaited.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMa
 from typing import Any
 
 from router.errors import BadRequest, BodyTooLarge, SlowRequest
+from router.exchange import Exchange
 from router.wire.http import Header
 
 Scope = MutableMapping[str, Any]
@@ -52,12 +54,16 @@ class Client:
     """One HTTP exchange with a client. `gone` turns true when it has closed its connection, `started` when a byte of
     the answer is out, `opened` when a stream of events has been opened without one (`comment`)."""
 
-    __slots__ = ("_head", "_headers", "_receive", "_send", "_steps", "_task", "gone", "opened", "scope", "started")
+    __slots__ = (
+        "_exchange", "_head", "_headers", "_receive", "_send", "_steps", "_task", "gone", "opened", "scope", "started",
+    )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self._receive = receive
         self._send = send
+        server = getattr(send, "__self__", None)  # a middleware's is a function of its own
+        self._exchange = server if isinstance(server, Exchange) else None
         self._head: Message | None = None
         self._headers: dict[bytes, bytes] | None = None
         self._steps: _Steps | None = None
@@ -80,6 +86,10 @@ class Client:
     async def body(self, limit: int, timeout_seconds: float) -> bytes:
         """The whole body. Raises BodyTooLarge, SlowRequest, or ClientGone when the client leaves meanwhile."""
         self._check_declared(limit)
+        if self._exchange is not None and (whole := self._exchange.whole_body()) is not None:
+            if len(whole) > limit:
+                raise _too_large(limit)
+            return whole
         first = _step(self._receive())
         if isinstance(first, _Rest) or first.get("more_body", False):
             return await _within(self._collect(first, limit), timeout_seconds)
@@ -87,12 +97,19 @@ class Client:
 
     def watch(self) -> None:
         """From now on a client that leaves cancels the current task, after `gone` has turned true."""
+        if self._exchange is not None:
+            self._task = self._exchange.task
+            self._exchange.watch(self._leave)
+            return
         self._task = asyncio.current_task()
         self._steps = self._receive()  # type: ignore[assignment]  # ASGI servers' receive is a coroutine function
         self._advance()
 
     def unwatch(self) -> None:
         """Stops watching; idempotent."""
+        if self._exchange is not None:
+            self._exchange.unwatch()
+            return
         steps, self._steps = self._steps, None
         if steps is not None:
             steps.close()
@@ -103,6 +120,10 @@ class Client:
 
     def write(self, chunk: bytes) -> Awaitable[None] | None:
         """Sends a piece of the body. None: it is on its way; else await it: the client is slower than the engine."""
+        if self._exchange is not None:
+            if self._head is not None:
+                self._begin(self._exchange)
+            return self._exchange.write(chunk)
         if self._head is not None:
             return self._write_first(chunk)
         rest = _step(self._send({"type": "http.response.body", "body": chunk, "more_body": True}))
@@ -121,8 +142,23 @@ class Client:
 
         return both()
 
+    def _begin(self, exchange: Exchange) -> None:
+        head, self._head = self._head, None
+        if head is not None:
+            self.started = True
+            if not self.opened:
+                exchange.begin(head["status"], head["headers"])
+
     async def comment(self, headers: Sequence[Header], comment: bytes) -> None:
         """Opens a stream of events and says something that no event is. What follows cannot change its status."""
+        if self._exchange is not None:
+            if not self.opened:
+                self._exchange.begin(200, headers)
+                self.opened = True
+            rest = self._exchange.write(comment)
+            if rest is not None:
+                await rest
+            return
         if not self.opened:
             await self._send({"type": "http.response.start", "status": 200, "headers": list(headers)})
             self.opened = True
@@ -138,27 +174,24 @@ class Client:
     async def finish(self, chunk: bytes = b"") -> None:
         """Sends the last piece."""
         self.unwatch()
+        if self._exchange is not None:
+            self._begin(self._exchange)
+            rest = self._exchange.end(chunk)
+            if rest is not None:
+                await rest
+            return
         await self._send_head()
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
-        """A whole answer at once, in one piece where the server can (`router.server.CorkedTransport`). In a stream that
-        has been opened it is the last event."""
+        """A whole answer at once. In a stream that has been opened it is the last event."""
         if self.opened:
             lines = b"".join([b"data: %b\n" % line for line in body.splitlines()])
             self.started = True
             await self.finish(lines + b"\n")
             return
         self.head(status, [*headers, (b"content-length", b"%d" % len(body))])
-        transport = self.scope.get("extensions", {}).get("promptlane.transport")
-        if transport is None:
-            await self.finish(body)
-            return
-        transport.cork()
-        try:
-            await self.finish(body)
-        finally:
-            transport.uncork()
+        await self.finish(body)
 
     def _check_declared(self, limit: int) -> None:
         declared = self.header(b"content-length")

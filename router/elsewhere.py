@@ -67,5 +67,8 @@ class Remote(Protocol):
     def looks_after(self) -> bool:
         """Whether this replica may wake the pool's standbys and let them sleep."""
 
+    def changed(self) -> None:
+        """The pool has other endpoints."""
+
     def describe(self) -> Part:
         """For operators."""

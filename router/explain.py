@@ -108,6 +108,8 @@ def _scores(measured: Measured, served: ServedModel, *, live: bool) -> Iterator[
             f"{row.endpoint:<24} {roles[row.endpoint]:<5} {verdict:<28} {candidate.cached_tokens:>7}"
             f" {candidate.ttft_seconds:>9.4f} {candidate.cost:>9.4f}  {scores}"
         )
+    if pool.source is not None and not live:
+        yield f"           and those that only a running gateway finds (--live): {pool.source}"
     yield ""
     view = pool.profile.look(pool.states, now)
     if isinstance(view, Rejection):

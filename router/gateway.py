@@ -17,6 +17,7 @@ from policies.types import Tenant
 from router.access_log import AccessLog, line_of
 from router.attempts import Attempts
 from router.calls import CLIENT_CLOSED, Call, ServedModel
+from router.charging import charge
 from router.client import Client, ClientGone
 from router.degraded import degraded_header
 from router.errors import (
@@ -36,6 +37,7 @@ from router.metrics import Metrics
 from router.origin import Origin, credential, request_id
 from router.request_records import RequestRecords
 from router.resume import resumable
+from router.reuse import Reuse
 from router.routing_headers import limit_headers, prediction_headers, routing_headers
 from router.tenants import Identity, TenantDirectory
 from router.tracing import Tracing
@@ -101,6 +103,7 @@ class Gateway:
         self.rules = rules if rules is not None else {}
         self._clock = services.clock
         self._attempts = Attempts(services.clock, services.metrics, self._own_headers)
+        self._reuse = Reuse(self._attempts, services.clock)
 
     async def handle(self, spec: ApiSpec, client: Client, probe_of: Identity | None = None) -> None:
         """Answers one request of one API, whatever happens to it. `probe_of`: it is the gateway's own, sent as this
@@ -115,7 +118,7 @@ class Gateway:
         except asyncio.CancelledError:  # the client has left, or the process ends after its grace
             await self._refuse(call, Overloaded("The gateway is shutting down.", code="shutting_down", retry_after=1.0))
         except Exception as error:  # the one mapper: a fault of ours is a clean 500 and a log line without the body
-            _log.exception("request %s failed inside the gateway", call.id)
+            _log.exception("request %s failed inside the gateway", call.id, extra=call.named)
             self.services.metrics.add("promptlane_internal_errors", "gateway")
             await self._refuse(call, InternalError(f"The gateway failed on this request ({type(error).__name__})."))
         finally:
@@ -132,23 +135,39 @@ class Gateway:
             self._require(identity, call.client, call.spec.name)
         data = await call.client.body(self.settings.max_body_bytes, self.settings.body_timeout)
         call.client.watch()
-        body = await read(call.spec, data)
+        long = len(data) > INLINE_BYTES  # what reads or writes a long body does it off the event loop
+        body = await read(call.spec, data) if long else read_body(call.spec, data)
         model = call.model = self._model(identity, body)
-        body = await self._guard(call, identity.tenant, body, len(data))
+        call.fields = body.fields
+        rules = self.rules.get(identity.tenant.id)
+        if rules is not None and call.probe_of is None:
+            body = await self._guard(call, rules, body, len(data))
+            call.fields = body.fields
         await self._measure(call, identity.tenant, model, body, len(data))
-        await self._admit(call)
+        await self._admit(call, len(data))
         call.hides_usage = body.hides_usage
+        if self.services.records is not None:
+            call.sampled = self.services.records.looks_at(call)
         call.resume = resumable(call, identity.tenant, body, model.route.engine_model)
-        ask_ids = call.resume is not None
-        rewritten = await _rewrite(
-            body, model.route.engine_model, identity.tenant.cache_salt, len(data), ask_ids=ask_ids
+        rewrite = partial(
+            engine_body,
+            body.fields,
+            model.route.engine_model,
+            identity.tenant.cache_salt,
+            ask_usage=body.hides_usage,
+            ask_ids=call.resume is not None,
         )
-        await self._attempts.forward(call, model.pool, rewritten)
+        rewritten = await asyncio.to_thread(rewrite) if long else rewrite()
+        if model.cache is None or call.probe_of is not None:
+            await self._attempts.forward(call, model.pool, rewritten)
+        else:
+            await self._reuse.forward(call, model, model.cache, body, rewritten)
 
     def _trace(self, call: Call) -> None:
         if self.services.tracing is not None and call.probe_of is None:
-            context = call.client.header(b"traceparent"), call.client.header(b"tracestate")
-            call.trace = self.services.tracing.begin(call.spec.name, call.arrived_at, *context)
+            parent = call.client.header(b"traceparent")
+            state = call.client.header(b"tracestate") if parent is not None else None
+            call.trace = self.services.tracing.begin(call.spec.name, call.arrived_at, parent, state)
 
     def identify(self, client: Client, api: str) -> Identity:
         """Host and/or key to tenant. Raises InvalidKey or Forbidden."""
@@ -194,11 +213,8 @@ class Gateway:
             raise BadRequest("This model does not support 'previous_response_id'.", param="previous_response_id")
         return served
 
-    async def _guard(self, call: Call, tenant: Tenant, body: Body, size: int) -> Body:
+    async def _guard(self, call: Call, rules: TenantRules, body: Body, size: int) -> Body:
         """The body that the tenant's rules let pass. Raises BadRequest, ContentBlocked or GuardUnavailable."""
-        rules = self.rules.get(tenant.id)
-        if rules is None or call.probe_of is not None:
-            return body
         body = rules.bounds.apply(call.spec, body)
         guard = call.guard = rules.guard
         if guard is None:
@@ -223,7 +239,7 @@ class Gateway:
             now=call.arrived_at,
         )
 
-    async def _admit(self, call: Call) -> None:
+    async def _admit(self, call: Call, size: int) -> None:
         """Takes from the tenant's limits. Raises RateLimited or Overloaded."""
         request = call.request
         limiter = self.limits.get(request.tenant)
@@ -232,7 +248,7 @@ class Gateway:
         use = Use(request.prompt_tokens, request.max_output_tokens)
         if call.model is not None:
             use = call.model.priced(use)
-        call.grant = await limiter.admit(self._clock, use, call.key, request.model)
+        call.grant = await limiter.admit(self._clock, use, call.key, request.model, size)
 
     async def _refuse(self, call: Call, error: GatewayError) -> None:
         """Tells the client what went wrong: as an answer, or, once one has begun, as the stream's last event."""
@@ -270,6 +286,8 @@ class Gateway:
             headers += limit_headers(limits.snapshot(self._clock(), call.key, model))
         if call.degraded is not None:
             headers.append(degraded_header(call.degraded))
+        if call.cache is not None:
+            headers += call.cache.headers(self.services.wall_clock())
         if self.settings.routing_headers and call.ticket is not None:
             headers += routing_headers(call.request, call.ticket)
             if call.model is not None and not call.model.shared and call.degraded is None:
@@ -285,15 +303,18 @@ class Gateway:
             call.answer = None
             return
         if call.grant is not None:
-            if call.ticket is None:
+            if (reused := call.reused) is not None:
+                call.grant.settle(now, reused)
+            elif call.ticket is None:
                 call.grant.cancel(now)
             else:
                 call.grant.settle(now, _used(call, usage) if usage is not None else None)
-        if call.model is not None and call.measured is not None and usage is not None:
+        if call.ticket is not None and call.model is not None and call.measured is not None and usage is not None:
             call.model.calibrate(call.measured, usage)
             if usage.completion_tokens is not None:
                 left = call.status == CLIENT_CLOSED or call.error_code is not None
                 self.services.measurer.learn_length(call.measured, usage.completion_tokens, left=left)
+        charge(call)
         call.count(self.services.metrics, now)
         if self.services.records is not None:
             self.services.records.finished(call, now)
@@ -307,11 +328,6 @@ class Gateway:
 def _used(call: Call, usage: Usage) -> Use:
     use = Use(usage.prompt_tokens or 0, usage.completion_tokens or 0, usage.cached_tokens or 0)
     return use if call.model is None else call.model.priced(use, call.ticket)
-
-
-async def _rewrite(body: Body, engine_model: str, cache_salt: str, size: int, *, ask_ids: bool) -> bytes:
-    rewrite = partial(engine_body, body.fields, engine_model, cache_salt, ask_usage=body.hides_usage, ask_ids=ask_ids)
-    return rewrite() if size <= INLINE_BYTES else await asyncio.to_thread(rewrite)
 
 
 async def read(spec: ApiSpec, data: bytes) -> Body:

@@ -1,4 +1,4 @@
-"""What an operator has configured to start and stop cold standbys: a command, or a call of a URL.
+"""What an operator has configured to start and stop cold standbys: a command, a call of a URL, or a scale.
 
 Floor: an adapter around processes and httpx. A command gets no secret: of the environment only what is named here and
 by the operator, and of the gateway's own variables none. It runs in a process group of its own, which ends with it.
@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 import httpx2
 
+from router.kubernetes_api import ApiFailed
+from router.scaling import Scale
+
 # What programs such as kubectl need to find themselves, their home and the cluster that they run in.
 KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TZ", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
 _SHOWN_BYTES = 400  # of a failed command's standard error
@@ -26,22 +29,33 @@ class HookFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """Exactly one of `command` (a program and its arguments) and `url` (gets a POST). `seconds`: how long it may run;
-    `pass_env`: variables that the command gets too."""
+    """Exactly one of `command` (a program and its arguments), `url` (gets a POST) and `scale`. `seconds`: how long it
+    may run; `pass_env`: variables that the command gets too."""
 
     command: tuple[str, ...] = ()
     url: str | None = None
     seconds: float = 60.0
     pass_env: tuple[str, ...] = ()
+    scale: Scale | None = None
 
     async def run(self, action: str, pool: str, endpoints: Sequence[str]) -> None:
         """Raises HookFailed. `action`: start or stop."""
+        if self.scale is not None:
+            await self._scale(self.scale, action)
+            return
         if self.url is not None:
             async with _within(self.seconds):
                 await self._post(self.url, action, pool, endpoints)
             return
         ours = {"PROMPTLANE_ACTION": action, "PROMPTLANE_POOL": pool, "PROMPTLANE_ENDPOINTS": " ".join(endpoints)}
         await execute(self.command, self.seconds, kept_variables(*self.pass_env) | ours)
+
+    async def _scale(self, scale: Scale, action: str) -> None:
+        async with _within(self.seconds):
+            try:
+                await scale.run(action)
+            except ApiFailed as failed:
+                raise HookFailed(f"{scale.kind} {scale.name} was not scaled: {failed}") from None
 
     async def _post(self, url: str, action: str, pool: str, endpoints: Sequence[str]) -> None:
         body = {"action": action, "pool": pool, "endpoints": list(endpoints)}

@@ -24,15 +24,23 @@ def keys_off() -> Conflict:
     return Conflict(message, code="keys_off")
 
 
-def open_store(config: Config) -> KeyStore:
-    """For a command: the store, its database ready. Raises Conflict where it is off, or DatabaseUnavailable."""
+def open_store(config: Config, *, make: bool) -> KeyStore:
+    """For a command: the store, its database ready. `make`: a SQLite file that does not exist is made. Raises Conflict
+    where it is off, or DatabaseUnavailable."""
     from router.database.engine import Database
     from router.key_store import KeyStore
 
     if not config.keeps_keys:
         raise keys_off()
     try:
-        store = KeyStore(Database(config.database_url, config.state.ledger_timeout))
+        database = Database(config.database_url, config.state.ledger_timeout)
+        if database.file is not None and not make and not database.file.exists():
+            where = database.file.absolute()
+            raise DatabaseUnavailable(
+                f"The database of keys does not exist: '{where}' (state.ledger_url). It was moved or deleted, this is "
+                "another directory than the gateway's, or neither a gateway nor promptlane keys create has made it yet."
+            )
+        store = KeyStore(database)
         store.prepare()
     except (DatabaseAway, DatabaseUnusable) as error:
         raise DatabaseUnavailable(f"The database of keys cannot be used: {error}") from None

@@ -1,7 +1,8 @@
 """Keys made at run time, in the database: made, found, revoked, rotated; only ever as the SHA-256 of each.
 
 Floor: an adapter over `router.database`; blocks. Moments are Unix seconds. Whoever changes keys also moves their
-counter in the same transaction, which makes changes follow one another and tells every process to look again.
+counter in the same transaction, which makes changes follow one another and tells every process to look again; and notes
+which keys they are, so that nobody has to read a million of them because one was made.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import secrets
 from collections.abc import Collection
 from dataclasses import replace
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from router.database.engine import Database
 from router.database.migrate import prepare
-from router.database.tables import api_keys, changes
+from router.database.tables import api_keys, changes, key_changes
 from router.errors import Conflict, NotFound
-from router.stored_keys import Stamp, StoredKey
+from router.stored_keys import Seen, Stamp, StoredKey
 
 _SUBJECT = "keys"
 _ID_LENGTH = 128  # characters that a key's name may have
+_KEPT_CHANGES = 10_000  # whoever has not looked for longer reads all keys
 
 
 class KeyStore:
@@ -33,16 +35,21 @@ class KeyStore:
         """Makes the database fit the program. Raises DatabaseTooNew too."""
         prepare(self.database)
 
-    def look(self, known: Stamp | None, now: float) -> tuple[Stamp, list[StoredKey]] | None:
-        """The keys that are live, with their stamp; None where they are still those of `known`."""
+    def look(self, known: Stamp | None, now: float) -> Seen | None:
+        """What has changed since `known`, or, where that cannot be told, all keys that are live; None where nothing
+        has."""
         with self.database.reading() as connection:
             # First the stamp: what is committed in between makes the keys newer than it, and is seen again next time.
             found = connection.execute(select(changes.c.number, changes.c.mark).where(changes.c.subject == _SUBJECT))
             stamp = Stamp(*found.one())
             if stamp == known:
                 return None
+            if known is not None and _goes_on(connection, known, stamp):
+                since = select(key_changes.c.id).where(key_changes.c.number > known.number)
+                rows = connection.execute(select(api_keys).where(api_keys.c.id.in_(since)))
+                return Seen(stamp, [_key(row) for row in rows], whole=False)
             rows = connection.execute(select(api_keys).where(api_keys.c.revoked_at.is_(None)))
-            return stamp, [key for key in map(_key, rows) if key.live(now)]
+            return Seen(stamp, [key for key in map(_key, rows) if key.live(now)])
 
     def every(self, tenant: str | None = None) -> list[StoredKey]:
         """All keys that there ever were, of one tenant or of all, the oldest first."""
@@ -60,13 +67,13 @@ class KeyStore:
     def add(self, key: StoredKey) -> None:
         """Raises Conflict where another has its id."""
         with self.database.writing() as connection:
-            _move(connection)
+            _move(connection, key.id)
             _insert(connection, key)
 
     def revoke(self, key_id: str, now: float) -> StoredKey:
         """Ends a key, and says how it is now; one that was revoked stays so from then. Raises NotFound."""
         with self.database.writing() as connection:
-            _move(connection)
+            _move(connection, key_id)
             key = _found(connection, key_id)
             return key if key.revoked_at is not None else _change(connection, replace(key, revoked_at=now))
 
@@ -86,7 +93,7 @@ class KeyStore:
         Conflict where the key is not active.
         """
         with self.database.writing() as connection:
-            _move(connection)
+            stamp = _move(connection, key_id)
             old = _found(connection, key_id)
             if old.status(now) != "active":
                 raise Conflict(_not_active(connection, old, now), param="id")
@@ -94,13 +101,38 @@ class KeyStore:
             name = _next_id(connection, old.id, taken)
             new = replace(old, id=name, digest=digest, created_at=now, expires_at=ends, replaces=old.id)
             _insert(connection, new)
+            _note(connection, stamp, new.id)
             return _change(connection, replace(old, grace_until=now + grace)), new
 
 
-def _move(connection: Connection) -> None:
-    """Takes the counter's row until the end of the transaction: changes of keys never overlap."""
+def _move(connection: Connection, key_id: str) -> Stamp:
+    """Takes the counter's row until the end of the transaction: changes of keys never overlap. `key_id`: whose change
+    it is."""
+    ours = changes.c.subject == _SUBJECT
     moved = {"number": changes.c.number + 1, "mark": secrets.token_hex(16)}
-    connection.execute(update(changes).where(changes.c.subject == _SUBJECT).values(moved))
+    connection.execute(update(changes).where(ours).values(moved))
+    stamp = Stamp(*connection.execute(select(changes.c.number, changes.c.mark).where(ours)).one())
+    connection.execute(delete(key_changes).where(key_changes.c.number <= stamp.number - _KEPT_CHANGES))
+    _note(connection, stamp, key_id)
+    return stamp
+
+
+def _note(connection: Connection, stamp: Stamp, key_id: str) -> None:
+    noted = {"number": stamp.number, "id": key_id[:_ID_LENGTH], "mark": stamp.mark}
+    connection.execute(insert(key_changes).values(noted))
+
+
+def _goes_on(connection: Connection, known: Stamp, now: Stamp) -> bool:
+    """Whether `known` is of this database's own past, and every change since then says of which keys it was. It is not
+    in one that was put back from a copy; nor do changes that an older program made, or that are too old, say so."""
+    if now.number <= known.number:
+        return False
+    of = key_changes.c
+    marks = select(of.number, of.mark).where(of.number.in_((known.number, now.number))).distinct()
+    if {Stamp(*row) for row in connection.execute(marks)} != {known, now}:
+        return False
+    between = select(func.count(of.number.distinct())).where(of.number > known.number, of.number <= now.number)
+    return connection.execute(between).scalar() == now.number - known.number
 
 
 def _key(row: Row[tuple[object, ...]]) -> StoredKey:

@@ -10,16 +10,16 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from router.database.errors import DatabaseAway, DatabaseUnusable
 from router.errors import DatabaseUnavailable
 from router.metrics import Metrics
 from router.stored_keys import Stamp
-from router.tenants import KeyRing
+from router.tenants import ApiKey, KeyRing
 
 if TYPE_CHECKING:
     from router.key_store import KeyStore
@@ -28,7 +28,18 @@ _log = logging.getLogger("promptlane.keys")
 
 _THREADS = 2  # a look, and a change beside it; more changes at once wait
 _MOST_WAITING = 16  # changes; more are refused at once while a database does not answer
+_SWEEP_AFTER = 1000  # changed keys, at least, until those that have expired are taken out of memory
 _Result = TypeVar("_Result")
+
+
+class _News(NamedTuple):
+    """What a look has found. `all`: the keys there are, None where it is only known which have changed: those that are
+    `live`, by digest, and those that are `over`."""
+
+    stamp: Stamp
+    all: dict[bytes, ApiKey] | None
+    live: Mapping[bytes, ApiKey] = {}
+    over: Set[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,7 @@ class KeyWatch:
         self._one_look = asyncio.Lock()
         self._waiting = 0
         self._stamp: Stamp | None = None
+        self._changed = self._size = 0  # keys, since the ring was made anew, and then
         self._prepared = False
         self._trouble: str | None = None
         self._task: asyncio.Task[None] | None = None
@@ -87,11 +99,13 @@ class KeyWatch:
         """
         async with self._one_look:
             try:
-                changed = await self._in_thread(self._look)
+                news = await self._in_thread(self._look)
             except DatabaseAway as away:
                 self._failed(str(away))
             else:
-                self._metrics.add("promptlane_key_looks", "changed" if changed else "same")
+                self._metrics.add("promptlane_key_looks", "same" if news is None else "changed")
+                if news is not None:
+                    self._take(news)
                 self._well()
 
     async def change(self, work: Callable[[KeyStore], _Result]) -> _Result:
@@ -127,18 +141,41 @@ class KeyWatch:
                 _log.exception("looking for changes of keys failed")
                 self._metrics.add("promptlane_internal_errors", "keys")
 
-    def _look(self) -> bool:
-        """In a thread: whether there was anything new; then it counts from now on."""
+    def _look(self) -> _News | None:
+        """In a thread: what is new. What makes up most of a look of all keys is done here too."""
         now = self._wall_clock()
         seen = self._ready_store().look(self._stamp, now)
         if seen is None:
-            return False
-        self._stamp, keys = seen
-        following = {key.digest: key.api_key() for key in keys}
-        before, self._ring.by_digest = self._ring.by_digest, following
-        made, gone = len(following.keys() - before.keys()), len(before.keys() - following.keys())
-        _log.info("the database has %d keys: %d new, %d gone", len(following), made, gone)
-        return True
+            return None
+        if seen.whole:
+            return self._anew(seen.stamp, {key.digest: key.api_key() for key in seen.keys})
+        live = {key.digest: key.api_key() for key in seen.keys if key.live(now)}
+        over = {key.digest for key in seen.keys if not key.live(now)}
+        self._changed += len(seen.keys)
+        if self._changed <= max(_SWEEP_AFTER, self._size):
+            return _News(seen.stamp, None, live, over)
+        # Keys that have ended by time alone are in no change. One look at a time: nobody changes the ring meanwhile.
+        kept = {digest: key for digest, key in self._ring.by_digest.items() if key.counts(now) and digest not in over}
+        return self._anew(seen.stamp, kept | live)
+
+    def _anew(self, stamp: Stamp, keys: dict[bytes, ApiKey]) -> _News:
+        self._changed, self._size = 0, len(keys)
+        return _News(stamp, keys)
+
+    def _take(self, news: _News) -> None:
+        """It counts from now on."""
+        ring, before = self._ring, len(self._ring.by_digest)
+        if news.all is not None:
+            made = len(news.all.keys() - ring.by_digest.keys())
+            ring.by_digest = news.all
+        else:
+            made = len(news.live.keys() - ring.by_digest.keys())
+            ring.by_digest.update(news.live)
+            for digest in news.over:
+                ring.by_digest.pop(digest, None)
+        self._stamp = news.stamp
+        count = len(ring.by_digest)
+        _log.info("the database has %d keys: %d new, %d gone", count, made, before + made - count)
 
     def _ready_store(self) -> KeyStore:
         """Once it has been well, a database is never made anew: one that lost its tables would seem to revoke all."""

@@ -39,18 +39,26 @@ def installed() -> bool:
 
 
 class KvEventListener:
-    """Follows the feeds of one pool until `stop`. `predecessor`: who followed them before a reload; it is stopped
-    before this one begins, as an event told twice would be counted twice."""
+    """Follows the feeds of one pool until `stop`. `feeds`: those of now, asked for again by `refresh`. `predecessor`:
+    who followed them before a reload; it is stopped first, as an event told twice would be counted twice."""
 
-    def __init__(self, pool: str, feeds: Sequence[Feed], predecessor: KvEventListener | None = None) -> None:
+    def __init__(
+        self, pool: str, feeds: Callable[[], Sequence[Feed]], predecessor: KvEventListener | None = None
+    ) -> None:
         self._pool = pool
-        self._feeds = tuple(feeds)
+        self._feeds = feeds
         self._predecessor = predecessor
+        self._changed = asyncio.Event()
+        self._following: dict[int, asyncio.Task[None]] = {}  # by the index's id: another index is another engine
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begins listening, in a task of its own."""
         self._task = asyncio.create_task(self._run(), name=f"kv events {self._pool}")
+
+    def refresh(self) -> None:
+        """Follows the feeds that there are now, and no others."""
+        self._changed.set()
 
     async def stop(self) -> None:
         """Ends listening and closes the sockets; may be called again."""
@@ -67,10 +75,23 @@ class KvEventListener:
         context = zmq.asyncio.Context()
         try:
             async with asyncio.TaskGroup() as group:
-                for feed in self._feeds:
-                    group.create_task(self._follow(context, feed), name=f"kv events {feed.name}")
+                while True:
+                    self._changed.clear()
+                    await self._bring_in_line(context, group)
+                    await self._changed.wait()
         finally:
             context.destroy(linger=0)
+
+    async def _bring_in_line(self, context: zmq.asyncio.Context, group: asyncio.TaskGroup) -> None:
+        wanted = {id(feed.index): feed for feed in self._feeds()}
+        gone = [self._following.pop(index) for index in self._following.keys() - wanted.keys()]
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        for index in wanted.keys() - self._following.keys():
+            feed = wanted[index]
+            task = group.create_task(self._follow(context, feed), name=f"kv events {feed.name}")
+            self._following[index] = task
 
     async def _follow(self, context: zmq.asyncio.Context, feed: Feed) -> None:
         from router.kv_feed import Follower

@@ -67,14 +67,22 @@ def endpoint_records(process: Process, pools: Callable[[], Iterable[Pool]]) -> E
 
 
 def open_ledger(config: Config, key: bytes) -> LedgerStore:
-    """For a command: the store, its database ready. Raises Conflict where there is none, or DatabaseUnavailable."""
+    """For a command that reports: the store, its database ready; one that does not exist is not made. Raises Conflict
+    where there is none, or DatabaseUnavailable."""
     from router.database.engine import Database
     from router.ledger.store import LedgerStore
 
     if not config.keeps_records:
         raise Conflict("No records are kept here: give state.ledger_url, or set ledger.enabled: true.")
     try:
-        store = LedgerStore(Database(config.database_url, config.state.ledger_timeout), key)
+        database = Database(config.database_url, config.state.ledger_timeout)
+        if database.file is not None and not database.file.exists():
+            where = database.file.absolute()
+            raise DatabaseUnavailable(
+                f"The database of the ledger does not exist: '{where}' (state.ledger_url). It was moved or deleted, "
+                "this is another directory than the gateway's, or no gateway has made it yet."
+            )
+        store = LedgerStore(database, key)
         store.prepare()
     except (DatabaseAway, DatabaseUnusable) as error:
         raise DatabaseUnavailable(f"The database of the ledger cannot be used: {error}") from None

@@ -32,6 +32,11 @@ LEDGER_GAUGES = {
     "promptlane_ledger_spool_bytes": ((), "Bytes of this process's folder in ledger.spool_dir."),
     "promptlane_ledger_lag_seconds": ((), "Age of the oldest record that is not in the database; 0 where all are."),
     "promptlane_ledger_sequence": ((), "Number of the last record in this process's chain."),
+    "promptlane_ledger_begun_anew": (
+        (),
+        "1 where the database that this process found at its start has no record of its chain, though some were moved "
+        "to one before: it is new, or another.",
+    ),
     "promptlane_ledger_intact": (
         (),
         "1 where this process found the end of its chain as it was written; 0: promptlane ledger verify says more.",
@@ -78,6 +83,7 @@ def _values(ledger: Ledger) -> dict[str, dict[tuple[str, ...], float]]:
         "spool_bytes": ledger.spool.size,
         "lag_seconds": shipper.lag,
         "sequence": ledger.spool.mark.sequence,
+        "begun_anew": int(shipper.begun_anew),
         "intact": int(ledger.intact),
     }
     found: dict[str, dict[tuple[str, ...], float]] = {

@@ -11,6 +11,7 @@ from typing import Final
 
 from policies.admission.limit import Limit, Use
 from policies.admission.limits import LimitGrant, LimitSnapshot, Short, TenantLimits
+from policies.admission.refusal_pace import RefusalPace
 from policies.types import Rejection, RejectReason
 from router.errors import Overloaded, PolicyError, RateLimited
 from router.limits_redis import SharedBook
@@ -18,7 +19,12 @@ from router.metrics import Metrics
 
 # Seconds that a request waits for what other replicas have and do not use, and seconds between two questions.
 _PATIENCE_SECONDS: Final = 1.0
+# The same while replicas tell a store that was away what they have: it grants within `limits_lua.RECOVERY_SECONDS`.
+_RECOVERY_PATIENCE_SECONDS: Final = 3.0
 _AGAIN_SECONDS: Final = 0.05
+# Questions at least, however long they took: what the first brought, others may have taken who came meanwhile, and a
+# process that stood still for a second would refuse them though most of the limit is free.
+_LEAST_QUESTIONS: Final = 3
 # Seconds beyond which OpenAI's SDKs do not wait: they would only ask again too early.
 _LONG_SECONDS: Final = 120.0
 
@@ -31,35 +37,64 @@ class Limiter:
         self.limits = limits
         self.book = book
         self._metrics = metrics
+        self._pace = RefusalPace()
 
     @property
     def in_flight(self) -> int:
         return self.limits.in_flight
 
-    async def admit(self, clock: Callable[[], float], use: Use, key: str, model: str) -> LimitGrant:
-        """Leave for one request; without a pause where this replica has what it takes. Raises RateLimited, or
-        Overloaded where the store is away and a limit is to refuse then."""
+    @property
+    def held(self) -> int:
+        """Requests that wait to be refused."""
+        return self._pace.held
+
+    async def admit(self, clock: Callable[[], float], use: Use, key: str, model: str, size: int = 0) -> LimitGrant:
+        """Leave for one request with a body of `size` bytes; without a pause where this replica has what it takes.
+        Raises RateLimited, or Overloaded where the store is away and a limit is to refuse then."""
         found = self.limits.admit(clock(), use, key, model)
-        if isinstance(found, Short) and self.book is not None:
-            found = await self._ask(self.book, found, clock, use, key, model)
         if not isinstance(found, LimitGrant):
-            assert isinstance(found, Rejection)  # noqa: S101  # asked for the last time it is never Short
-            self._metrics.add("promptlane_limit_refusals", self.tenant, found.scope, found.reason.value, "enforced")
-            raise refused(found)
+            found = await self._asked(found, clock, use, key, model)
+            if not isinstance(found, LimitGrant):
+                found = await self._again(clock, use, key, model, size, found)
         for limit in found.shadowed:
             self._count_shadow(limit)
         if self.book is not None and self.book.lost:
             self._metrics.add("promptlane_limit_alone", self.tenant)
         return found
 
+    async def _asked(
+        self, found: LimitGrant | Rejection | Short, clock: Callable[[], float], use: Use, key: str, model: str
+    ) -> LimitGrant | Rejection:
+        """The same, after a question where only the store can tell."""
+        if isinstance(found, Short) and self.book is not None:
+            found = await self._ask(self.book, found, clock, use, key, model)
+        assert not isinstance(found, Short)  # noqa: S101  # asked for the last time it is never Short
+        return found
+
+    async def _again(
+        self, clock: Callable[[], float], use: Use, key: str, model: str, size: int, found: Rejection
+    ) -> LimitGrant:
+        """A refusal; where the tenant has had many, only after a pause, and if there is still nothing left then."""
+        verdict: LimitGrant | Rejection = found
+        if (delay := self._pace.delay(clock(), size)) > 0.0:
+            with self._pace.holding(size):
+                await asyncio.sleep(delay)
+            verdict = await self._asked(self.limits.admit(clock(), use, key, model), clock, use, key, model)
+        if isinstance(verdict, Rejection):
+            self._metrics.add("promptlane_limit_refusals", self.tenant, verdict.scope, verdict.reason.value, "enforced")
+            raise refused(verdict)
+        return verdict
+
     async def _ask(
         self, book: SharedBook, short: Short, clock: Callable[[], float], use: Use, key: str, model: str
     ) -> LimitGrant | Rejection | Short:
         """What is left may lie at other replicas: they give it back within a look or two."""
-        until = clock() + _PATIENCE_SECONDS
+        began, questions = clock(), 0
         while True:
             await book.fetch(short)
-            last = clock() >= until
+            questions += 1
+            patience = _RECOVERY_PATIENCE_SECONDS if book.recovering else _PATIENCE_SECONDS
+            last = questions >= _LEAST_QUESTIONS and clock() >= began + patience
             found = self.limits.admit(clock(), use, key, model, asked=last)
             if last or not isinstance(found, Short):
                 return found

@@ -27,14 +27,15 @@ class LimitsBuilder:
     """Builds the limits of one configuration."""
 
     def __init__(self, config: Config, process: Process, previous: Runtime | None) -> None:
+        self.rules = {name: rules_of(tenant) for name, tenant in config.tenants.items()}
         self._config = config
         self._process = process
         self._previous = previous
         self.shared = self._shared()
 
-    def limiter(self, name: str, tenant: TenantConfig) -> Limiter | None:
-        """None where nothing is limited: that costs nothing."""
-        rules = rules_of(tenant)
+    def limiter(self, name: str) -> Limiter | None:
+        """Of a tenant; None where nothing is limited: that costs nothing."""
+        rules = self.rules[name]
         if rules.none:
             return None
         before = self._previous.gateway.limits.get(name) if self._previous is not None else None
@@ -84,9 +85,9 @@ class LimitsBuilder:
         return (before.redis_url, before.replicas) == (after.redis_url, after.replicas)
 
 
-def metered_models(tenant: TenantConfig) -> frozenset[str]:
+def metered_models(tenant: TenantConfig, rules: LimitRules) -> frozenset[str]:
     """Those whose engines' time counts towards a limit of money: they have no prices."""
-    if rules_of(tenant).prices is None:
+    if rules.prices is None:
         return frozenset()
     return frozenset(name for name, model in tenant.models.items() if model.prices is None)
 

@@ -9,7 +9,7 @@ of `policies.admission.calendar`, and why no limit is exceeded is told in `polic
 
     ARGV[1], msgpack: {replica, number, sent at, epoch, returning, replicas, leaving, counters}
     window:  {0, limit, monthly, seconds, slice seconds, slice, {slice, figure, ...}, least, smallest, more, free,
-              reserve held, -1: none wanted}
+              reserve held, -1: none wanted, {slice, everybody's figure, ...} for a store that has lost its memory}
     seats:   {1, limit, held, taken, needed, spare}
     answer:  {status, time, epoch, replicas, recovering, answers}
     window:  {granted, used, reserve, others' reserves, others' unspent chunks, hungry, last slice, "slice:figure;..."}
@@ -17,7 +17,9 @@ of `policies.admission.calendar`, and why no limit is exceeded is told in `polic
 
 An `epoch` is the life of a tenant's counts in the store: where it is another than the replica knows, the counts are
 gone (or begin), and the replica tells all that it has before anything is granted. Recovery is the time, at most
-`RECOVERY_SECONDS`, in which replicas do so after the store was away.
+`RECOVERY_SECONDS`, in which replicas do so after the store was away. A store that has only just started may have lost
+its memory, and who asks first may be too young to know: recovery then lasts until one comes who knows how many there
+were, and all of these have come, or until the store is `RECOVERY_SECONDS` old.
 """
 
 from __future__ import annotations
@@ -83,6 +85,9 @@ end
 if known == nil then
   known = string.format('%s.%s', t[1], t[2])
   call('HSET', KEYS[1], 'epoch', known)
+  local info = redis.pcall('INFO', 'server')
+  local up = tonumber(type(info) == 'string' and string.match(info, 'uptime_in_seconds:(%d+)'))
+  if up and up < RECOVERY then call('HSET', KEYS[1], 'recovery', string.format('%.6f 0', now - up)) end
 end
 call('PEXPIRE', KEYS[1], text(REMEMBERED * 60000))
 if known ~= epoch then return answer(1, 1, false, {}) end
@@ -94,7 +99,7 @@ if recovery then
   began, expected = tonumber(a), tonumber(b)
 end
 if returning and (not recovery or replicas > expected) then
-  began, expected = recovery and began or now, replicas
+  began, expected = expected > 0 and began or now, replicas
   recovery = string.format('%.6f %d', began, expected)
   call('HSET', KEYS[1], 'recovery', recovery)
 end
@@ -116,7 +121,7 @@ if leaving then call('HDEL', KEYS[1], me)
 else call('HSET', KEYS[1], me, string.format('%.6f %d', now, number)) end
 local recovering = false
 if recovery then
-  recovering = reported < expected and now - began < RECOVERY
+  recovering = (expected == 0 or reported < expected) and now - began < RECOVERY
   if not recovering then call('HDEL', KEYS[1], 'recovery') end
 end
 
@@ -135,14 +140,18 @@ local function keep(key, field, value)
 end
 
 local function window(ask, all, mine)
-  local _, limit, monthly, seconds, size, slice, figures, least, smallest, more, free, held = unpack(ask)
+  local _, limit, monthly, seconds, size, slice, figures, least, smallest, more, free, held, totals = unpack(ask)
   for i = 1, #figures, 2 do
     local field = text(figures[i])
     local change = figures[i + 1] - (tonumber(call('HGET', mine, field)) or 0)
     if change ~= 0 then add(all, mine, field, change) end
   end
+  for i = 1, totals and #totals or 0, 2 do
+    local field = 't' .. text(totals[i])
+    keep(all, field, math.max(totals[i + 1], tonumber(call('HGET', all, field)) or 0))
+  end
   local first = monthly and month(now) or floor((now - seconds) / size) + 1
-  local used, reserves, reserve, idle, last, slices, hungry = 0, 0, 0, 0, 0, {}, false
+  local used, reserves, reserve, idle, last, slices, hungry, lost = 0, 0, 0, 0, 0, {}, false, nil
   local found = call('HGETALL', all)
   for i = 1, #found, 2 do
     local field, value = found[i], tonumber(found[i + 1])
@@ -154,6 +163,9 @@ local function window(ask, all, mine)
       elseif kind == 'r' then reserves = reserves + value
       else idle = idle + value end
     elseif field == 'hungry' then hungry = now * 1000 - value < HUNGRY * 1000
+    elseif kind == 't' then
+      lost = lost or {}
+      lost[whose] = value
     elseif tonumber(field) < first then call('HDEL', all, field)
     else
       used = used + value
@@ -161,12 +173,28 @@ local function window(ask, all, mine)
       slices[#slices + 1] = field .. ':' .. text(value)
     end
   end
+  -- what the dead had: of what everybody had before, what nobody who lives has told
+  if lost and not recovering then
+    for field, total in pairs(lost) do
+      call('HDEL', all, 't' .. field)
+      local missing = total - (tonumber(call('HGET', all, field)) or 0)
+      if tonumber(field) >= first and missing > 0 then
+        call('HINCRBY', all, field, text(missing))
+        used = used + missing
+        last = math.max(last, tonumber(field))
+        slices[#slices + 1] = field .. ':' .. text(missing)
+      end
+    end
+  end
   local granted, room = 0, limit - used - reserves - math.max(0, held)
   local valid = monthly and slice == month(now) or (not monthly and slice * size >= now and (slice - 2) * size < now)
   if leaving then
     call('HDEL', all, 'r' .. me, 'f' .. me)
     reserve = 0
-  elseif not recovering then
+  elseif recovering then
+    reserve = math.max(0, held)
+    keep(all, 'r' .. me, reserve)
+  else
     if valid then
       if room >= least then
         local plenty = room - least - math.max(limit / 10, 16 * count)

@@ -85,10 +85,10 @@ class SharedBook:
         self._calls = 0
         self._heard_at = float("-inf")
         self._tell_all = True
-        self._returning = False
+        self._returning = self._forgotten = False
         self._one_at_a_time = asyncio.Lock()
         self._next: asyncio.Task[None] | None = None
-        self._recovering = False
+        self.recovering = False
         self.lost = False
         self.leaving = self.gone = self._said_goodbye = False
 
@@ -119,7 +119,7 @@ class SharedBook:
 
     def due(self, period: float) -> bool:
         now = self._clock()
-        if self.lost or self._recovering or self._tell_all or self.leaving:
+        if self.lost or self.recovering or self._tell_all or self.leaving:
             return True
         return any(one.counter.due(now, period) for one in self._named)
 
@@ -151,9 +151,9 @@ class SharedBook:
     async def _call(self) -> bool:
         """Whether that was all."""
         now = self._clock()
-        everything = self._tell_all or self._recovering or self.leaving
+        everything = self._tell_all or self.recovering or self.leaving
         named = [one for one in self._named if everything or one.counter.due(now, RESERVE_SECONDS / 2)]
-        asks = [(one, one.counter.ask(now, all_of_it=everything)) for one in named]
+        asks = [(one, self._question(one.counter, now, everything)) for one in named]
         self._calls += 1
         try:
             answer = await self._send(now, asks)
@@ -173,6 +173,11 @@ class SharedBook:
         self._replicas = max(self._least_replicas, replicas)
         self._hear(asks, found, Heard(self._unix, now, replicas, recovering))
         return True
+
+    def _question(self, counter: LeasedWindow | LeasedSeats, now: float, everything: bool) -> WindowAsk | SeatsAsk:
+        if isinstance(counter, LeasedSeats):
+            return counter.ask(now)
+        return counter.ask(now, all_of_it=everything, forgotten=self._forgotten)
 
     async def _send(self, now: float, asks: Sequence[tuple[Named, WindowAsk | SeatsAsk]]) -> tuple[Any, ...]:
         self._said_goodbye = self.leaving and self.idle
@@ -202,7 +207,8 @@ class SharedBook:
             if late:
                 one.counter.correct(self._unix)
         if not late:
-            self._returning = self._returning or self._epoch != ""
+            self._forgotten = self._forgotten or self._epoch != ""
+            self._returning = self._returning or self._forgotten
             self._epoch, self._tell_all = epoch, True
 
     def _hear(self, asks: Sequence[tuple[Named, WindowAsk | SeatsAsk]], found: Sequence[Any], heard: Heard) -> None:
@@ -213,15 +219,17 @@ class SharedBook:
             elif isinstance(one.counter, LeasedSeats) and isinstance(ask, SeatsAsk):
                 one.counter.told(ask, SeatsAnswer(*words), heard, now)
         if self.lost:
-            _log.info("limits of tenant %s are shared again", self.tenant)
+            _log.info("limits of tenant %s are shared again", self.tenant, extra={"tenant": self.tenant})
         self.lost = self._tell_all = self._returning = False
-        self._heard_at, self._recovering, self.gone = now, heard.recovering, self._said_goodbye
+        self._forgotten = self._forgotten and heard.recovering
+        self._heard_at, self.recovering, self.gone = now, heard.recovering, self._said_goodbye
         self._metrics.add("promptlane_limit_calls", "ok")
 
     def _unheard(self, why: str) -> None:
         now = self._clock()
         if not self.lost:
-            _log.warning("limits of tenant %s are not shared, each goes by its without_redis: %s", self.tenant, why)
+            said = "limits of tenant %s are not shared, each goes by its without_redis: %s"
+            _log.warning(said, self.tenant, why, extra={"tenant": self.tenant})
         self.lost = self._tell_all = True
         for one in self._named:
             one.counter.unheard(now)
@@ -237,4 +245,5 @@ def _words(counter: LeasedWindow | LeasedSeats, ask: WindowAsk | SeatsAsk) -> tu
     return (
         0, counter.limit, calendar.monthly, calendar.seconds, calendar.slice_seconds, ask.number, figures,
         ask.least, ask.smallest, ask.more, ask.free, ask.keep,
+        [figure for pair in ask.everybodys.items() for figure in pair],
     )  # fmt: skip

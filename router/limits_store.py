@@ -1,7 +1,7 @@
 """The store of limits that workers of one machine share without Redis: the same script, over hashes in memory.
 
 Floor: an adapter over Lua 5.1, the Lua of Redis. There is one text of the rules, `limits_lua.SCRIPT`; what is here
-instead of Redis are the seven commands that it calls, and msgpack. A call is carried out as a whole, as there: the
+instead of Redis are the eight commands that it calls, and msgpack. A call is carried out as a whole, as there: the
 supervisor has one thread.
 """
 
@@ -32,7 +32,7 @@ class Hashes:
         self._sweep_at = 0.0
         self.commands: dict[bytes, Callable[..., Any]] = {
             b"TIME": self._time, b"HGETALL": self._hgetall, b"HGET": self._hget, b"HSET": self._hset,
-            b"HDEL": self._hdel, b"HINCRBY": self._hincrby, b"PEXPIRE": self._pexpire,
+            b"HDEL": self._hdel, b"HINCRBY": self._hincrby, b"PEXPIRE": self._pexpire, b"INFO": self._info,
         }  # fmt: skip
 
     def begin(self, now: float) -> None:
@@ -91,6 +91,10 @@ class Hashes:
         self._hset(key, field, b"%d" % value)
         return value
 
+    def _info(self, section: bytes) -> bytes:
+        """Nothing of its age: what it knew ends with the supervisor, and so do all who could tell it again."""
+        return b""
+
     def _pexpire(self, key: bytes, milliseconds: bytes) -> int:
         if self._found(key) is None:
             return 0
@@ -110,7 +114,7 @@ class LuaStore:
         self._globals: Any = self._lua.globals()
         for name in (b"python", b"io", b"os", b"package", b"require", b"debug", b"dofile", b"loadfile"):
             self._globals[name] = None  # a script of Redis has none of them either
-        self._globals[b"redis"] = self._lua.table_from({b"call": self._call})
+        self._globals[b"redis"] = self._lua.table_from({b"call": self._call, b"pcall": self._call})
         self._globals[b"cmsgpack"] = self._lua.table_from({b"pack": self._pack, b"unpack": self._unpack})
         self._script: Any = self._lua.compile(script.encode())
 

@@ -15,6 +15,7 @@ from policies.types import Tenant
 from router import __version__
 from router.assembly import Runtime
 from router.calls import ServedModel
+from router.discovery_metrics import describe_discovery
 from router.pools import Place, Pool
 from router.standbys import Standbys
 
@@ -32,13 +33,18 @@ def describe(runtime: Runtime) -> dict[str, Any]:
             for tenant, models in runtime.gateway.models.items()
             for name, served in models.items()
         },
+        "caches": {} if runtime.caches is None else {name: one.describe() for name, one in runtime.caches.of.items()},
         "answers": [_lengths(one) for one in runtime.gateway.services.measurer.lengths.snapshot()],
     }
 
 
 def describe_pools(runtime: Runtime, names: Collection[str]) -> dict[str, Any]:
     """Those of them that there are."""
-    return {name: _pool(pool, runtime.standbys.get(name)) for name, pool in runtime.pools.items() if name in names}
+    return {
+        name: _pool(pool, runtime.standbys.get(name)) | {"discovery": describe_discovery(runtime, name)}
+        for name, pool in runtime.pools.items()
+        if name in names
+    }
 
 
 def _calibration(served: ServedModel) -> dict[str, Any]:
@@ -111,6 +117,7 @@ def _endpoint(place: Place, now: float) -> dict[str, Any]:
     return {
         "name": state.endpoint.name,
         "url": state.endpoint.url,
+        "source": "configured" if place.key is None else "found",
         "role": state.endpoint.role.value,
         "healthy": place.available(now),
         "health": state.health.state(now),

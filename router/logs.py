@@ -1,20 +1,27 @@
 """Lines on standard error, for people or as JSON. No line ever holds a prompt, a key or a body.
 
-Floor: an adapter. An exception may quote what it failed on, so that of faults only the kind and the places in the code
-are written; what the operating system says (`OSError`) is kept.
+Floor: an adapter. Who logs uses the standard library's loggers; structlog's processors make lines of what they say.
+Whose request it is about stands in fields of their own (`extra={"request_id": …, "tenant": …}`). An exception may quote
+what it failed on, so that of faults only the kind and the places in the code are written; what the operating system
+says (`OSError`) is kept.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import traceback
 from datetime import UTC, datetime
 
+from structlog.processors import JSONRenderer
+from structlog.stdlib import ExtraAdder, ProcessorFormatter
+from structlog.typing import EventDict, Processor
+
 from router.server import QuietAbort
 
 _CHATTY = ("httpx2", "httpcore2", "asyncio", "uvicorn.error", "opentelemetry")
+# What a line may say beside its message.
+FIELDS = ("request_id", "tenant")
 # Of causes of causes; an exception that is its own cause would never end.
 _CHAIN = 8
 
@@ -46,32 +53,60 @@ def _named(error: BaseException) -> str:
     return f"{name}: {error.strerror}" if isinstance(error, OSError) and error.strerror else name
 
 
-class TextLines(logging.Formatter):
+def _exception(_: object, __: str, event: EventDict) -> EventDict:
+    """A processor: by its kind and its places alone."""
+    info = event.pop("exc_info", None)
+    event.pop("stack_info", None)
+    if isinstance(info, tuple):
+        event["exception"] = described(info[1])
+    return event
+
+
+def _in_order(worker: int | None) -> Processor:
+    """A processor: who said it and when, before what was said."""
+    whose = {} if worker is None else {"worker": worker}
+
+    def order(_: object, __: str, event: EventDict) -> EventDict:
+        record: logging.LogRecord = event["_record"]
+        return {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            **whose,
+            "logger": record.name,
+            "message": event.pop("event"),
+            **event,
+        }
+
+    return order
+
+
+def _as_text(_: object, __: str, event: EventDict) -> str:
+    """A renderer: one line, and below it where a fault was."""
+    at = datetime.fromisoformat(event["time"]).astimezone()
+    whose = f" worker {event['worker']}" if "worker" in event else ""
+    said = "".join(f" {name}={event[name]}" for name in FIELDS if name in event and event[name] not in event["message"])
+    when = f"{at:%Y-%m-%d %H:%M:%S},{at.microsecond // 1000:03}"
+    line = f"{when} {event['level'].upper()}{whose} {event['logger']}: {event['message']}{said}"
+    return f"{line}\n{event['exception']}" if "exception" in event else line
+
+
+class _Lines(ProcessorFormatter):
+    """Of the library's processors and ours, in this order."""
+
+    def __init__(self, renderer: Processor, worker: int | None) -> None:
+        meta = ProcessorFormatter.remove_processors_meta
+        super().__init__(processors=[ExtraAdder(FIELDS), _exception, _in_order(worker), meta, renderer])
+
+
+class TextLines(_Lines):
     """For people."""
 
     def __init__(self, worker: int | None = None) -> None:
-        whose = "" if worker is None else f" worker {worker}"
-        super().__init__(f"%(asctime)s %(levelname)s{whose} %(name)s: %(message)s")
-
-    def formatException(self, ei: object) -> str:
-        return described(ei[1]) if isinstance(ei, tuple) else ""
+        super().__init__(_as_text, worker)
 
 
-class JsonLines(logging.Formatter):
+class JsonLines(_Lines):
     """For a log store: one object a line."""
 
     def __init__(self, worker: int | None = None) -> None:
-        super().__init__()
-        self._whose = {} if worker is None else {"worker": worker}
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "level": record.levelname.lower(),
-            **self._whose,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            line["exception"] = described(record.exc_info[1])
-        return json.dumps(line, ensure_ascii=False)
+        super().__init__(JSONRenderer(ensure_ascii=False), worker)

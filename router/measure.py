@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from policies.classify import classify
 from policies.output_length import OutputLengths
@@ -18,13 +18,15 @@ from policies.types import InferenceRequest, Lane, Tenant
 from router.counting import TokenCounter
 from router.errors import BadRequest
 from router.wire.openai import ApiSpec, Body, read_prompt
-from router.wire.prompt import Prompt
+from router.wire.prompt import Prompt, Segments, digest_of
 
 # Bodies above this are worked on off the event loop: reading and hashing take up to 6 ms a megabyte, and 5 ms is the
 # most that other requests may wait for one (`make bench-loop`).
 INLINE_BYTES = 256 * 1024
 # How long such work may keep the interpreter from the loop, in seconds; Python's own 5 ms would be all that we allow.
 SWITCH_SECONDS = 0.0005
+# Of a prompt that may wait to be hashed until its request has ended, beside thousands of others.
+_SHORT_BYTES = 1024
 _LANES = frozenset(lane.value for lane in Lane)
 
 
@@ -44,19 +46,39 @@ class MeasureSettings:
     max_wait: Mapping[Lane, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Measured:
     """The request as policies see it, and what calibration needs when the engine has told its own count.
 
-    `output_bound`: tokens that the client allows per choice. `prompts`: how many the body has.
+    `output_bound`: tokens that the client allows per choice. `prompts`: how many the body has. `digest`: where records
+    are kept the SHA-256 of the canonical prompt, or of a short one its pieces, for who hashes them off the event loop.
     """
 
     request: InferenceRequest
     text_bytes: int
     extra_tokens: int
     counted: bool
-    output_bound: int | None = None
-    prompts: int = 1
+    output_bound: int | None
+    prompts: int
+    digest: bytes | Segments = field(repr=False)
+
+    def __init__(
+        self,
+        request: InferenceRequest,
+        text_bytes: int,
+        extra_tokens: int,
+        counted: bool,
+        output_bound: int | None = None,
+        prompts: int = 1,
+        digest: bytes | Segments = b"",
+    ) -> None:
+        self.request = request
+        self.text_bytes = text_bytes
+        self.extra_tokens = extra_tokens
+        self.counted = counted
+        self.output_bound = output_bound
+        self.prompts = prompts
+        self.digest = digest
 
 
 class Measurer:
@@ -68,10 +90,13 @@ class Measurer:
         counter: TokenCounter,
         chains: ChainMemo | None = None,
         lengths: OutputLengths | None = None,
+        *,
+        digests: bool = False,
     ) -> None:
         self.settings = settings
         self.lengths = lengths if lengths is not None else OutputLengths()
         self._counter = counter
+        self._digests = digests
         # With a lock, as the chains of long bodies are made in other threads.
         self._chains = chains if chains is not None else ChainMemo(threading.Lock())
 
@@ -90,7 +115,11 @@ class Measurer:
     ) -> Measured:
         """`size`: bytes of the body. Raises BadRequest for a prompt of the wrong shape or an unknown lane."""
         text_block = self.settings.block_bytes or estimator.block_size.now
-        prompt, blocks, block_bytes = await self._examine(spec, body, size, root, text_block)
+        prompt, blocks, block_bytes, digest = (
+            self._examine(spec, body, root, text_block)
+            if size <= INLINE_BYTES
+            else await asyncio.to_thread(self._examine, spec, body, root, text_block)
+        )
         estimate = estimator.estimate(prompt.text_bytes, prompt.extra_tokens)
         counted = needs_exact_count(prompt.text_bytes + prompt.extra_tokens, estimate, self.settings.long_prompt_tokens)
         tokens = await self._counter.count(prompt.texts) + prompt.extra_tokens if counted else estimate
@@ -116,7 +145,7 @@ class Measurer:
             session=body.session,
         )
         bound = body.max_output_tokens
-        return Measured(request, prompt.text_bytes, prompt.extra_tokens, counted, bound, prompt.count)
+        return Measured(request, prompt.text_bytes, prompt.extra_tokens, counted, bound, prompt.count, digest)
 
     def learn_length(self, measured: Measured, completion_tokens: int, *, left: bool) -> None:
         """An answer had so many tokens, all choices together. `left`: its client went before the end."""
@@ -127,17 +156,14 @@ class Measurer:
         cut = left or (bound is not None and tokens >= bound)
         self.lengths.observe(request.tenant, request.model, tokens, cut)
 
-    async def _examine(
-        self, spec: ApiSpec, body: Body, size: int, root: int, text_block: int
-    ) -> tuple[Prompt, tuple[int, ...], int]:
-        """The prompt, its chain, and the bytes of its blocks: 64 token ids have 256, whatever text has."""
-
-        def work() -> tuple[Prompt, tuple[int, ...], int]:
-            prompt = read_prompt(spec, body.fields)
-            block_bytes = BLOCK_BYTES if prompt.ids and not prompt.text_bytes else text_block
-            return prompt, self._chains.chain(root, prompt.segments, block_bytes), block_bytes
-
-        return work() if size <= INLINE_BYTES else await asyncio.to_thread(work)
+    def _examine(
+        self, spec: ApiSpec, body: Body, root: int, text_block: int
+    ) -> tuple[Prompt, tuple[int, ...], int, bytes | Segments]:
+        """The prompt, its chain, the bytes of its blocks (64 token ids have 256, whatever text has), and its digest."""
+        prompt = read_prompt(spec, body.fields)
+        block_bytes = BLOCK_BYTES if prompt.ids and not prompt.text_bytes else text_block
+        chain = self._chains.chain(root, prompt.segments, block_bytes)
+        return prompt, chain, block_bytes, _digest(prompt) if self._digests else b""
 
     def _lane(self, tokens: int, body: Body, prompts: int, asked: str | None) -> Lane:
         if asked is not None and asked not in _LANES:
@@ -159,6 +185,11 @@ class Measurer:
             return 0
         usual = self.settings.default_output_tokens
         return self.lengths.expect(tenant, body.model, body.max_output_tokens, choices, usual)
+
+
+def _digest(prompt: Prompt) -> bytes | Segments:
+    size = sum(map(len, prompt.segments))
+    return tuple(prompt.segments) if size <= _SHORT_BYTES else digest_of(prompt.segments)
 
 
 def _tokens_per_block(tokens: int, prompt: Prompt, block_bytes: int) -> float:

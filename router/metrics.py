@@ -6,25 +6,27 @@ state of endpoints, when somebody scrapes.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from router.pool_metrics import PoolCollector
 from router.pools import Pool
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds. From one decode step of a fast engine to a long prompt behind a full queue.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 # Seconds between two tokens: from a small model on a fast GPU to an engine that is full.
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 _LABELS = ("tenant", "api", "lane")
 
-# Every family with its labels and meaning; the README's table is checked against this.
+# Every family with its labels and meaning; the table in deploy/observability/README.md is checked against this.
 COUNTERS = {
     "promptlane_requests": ((*_LABELS, "status"), "Requests answered, by HTTP status (499: the client left)."),
     "promptlane_rejections": (("tenant", "reason"), "Requests refused by the gateway, by error code."),
@@ -66,11 +68,30 @@ COUNTERS = {
         "did not say again what the client had of a stream with stop strings), or not attempted "
         "(result=complete: nothing was missing; declined; no_endpoint).",
     ),
+    "promptlane_cache_requests": (
+        ("tenant", "result"),
+        "Requests of tenants with a cache: answered from there (result=hit) or not (miss), not looked for as the "
+        "client wished (bypass), or without one answer only (unfit).",
+    ),
+    "promptlane_cache_answers": (
+        ("tenant", "result"),
+        "Answers put into the cache (result=stored), those that had to go for them before their time (evicted), and "
+        "those not put in: longer than is kept (too_long), too many waited (dropped), Redis was away (failed).",
+    ),
+    "promptlane_cache_calls": (
+        ("result",),
+        "Calls to the Redis of caches (result=ok|failed; skipped: it was away a moment ago).",
+    ),
     "promptlane_prompt_tokens": (("tenant", "model"), "Prompt tokens, as engines reported them."),
     "promptlane_completion_tokens": (("tenant", "model"), "Completion tokens, as engines reported them."),
     "promptlane_cached_prompt_tokens": (
         ("tenant", "model"),
         "Of these prompt tokens, those that engines report to have had in their cache.",
+    ),
+    "promptlane_cost_micro_usd": (
+        ("tenant", "model"),
+        "What requests cost, as their records say it: by the model's prices, or without them by the time of its "
+        "engines; in millionths of the configuration's currency.",
     ),
     "promptlane_slo_requests": (
         ("tenant", "objective", "result"),
@@ -171,9 +192,16 @@ _BUCKETS_OF = dict.fromkeys(HISTOGRAMS, _BUCKETS) | {"promptlane_output_token_se
 class Metrics(Collector):
     """All families of one process. A request adds to plain numbers; families are made of them when somebody scrapes."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
+        """`wall_clock`: Unix seconds."""
+        self._wall_clock = wall_clock
+        # Of each histogram the last in each bucket: a trace, what it showed, and when.
+        self._exemplars: dict[str, dict[tuple[str, ...], dict[int, tuple[str, float, float]]]] = {
+            name: {} for name in HISTOGRAMS
+        }
         self.registry = CollectorRegistry()
-        self._totals: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in COUNTERS}
+        # Each total is a list of one: to add to it takes one look at the labels, where a number takes two.
+        self._totals: dict[str, dict[tuple[str, ...], list[float]]] = {name: {} for name in COUNTERS}
         self._spreads: dict[str, dict[tuple[str, ...], list[float]]] = {name: {} for name in HISTOGRAMS}
         self.registry.register(self)
         ProcessCollector(registry=self.registry)  # process_open_fds, process_resident_memory_bytes and their like
@@ -185,33 +213,54 @@ class Metrics(Collector):
     def add(self, name: str, *labels: str, amount: float = 1) -> None:
         """Adds to a counter; `amount` is never negative. Raises ValueError for a wrong number of labels."""
         totals = self._totals[name]
-        if labels not in totals:
+        try:
+            totals[labels][0] += amount
+        except KeyError:
             _check(name, COUNTERS[name][0], labels)
-            totals[labels] = 0.0
-        totals[labels] += amount
+            totals[labels] = [0.0 + amount]
+
+    def forget(self, pool: str, endpoints: Collection[str]) -> None:
+        """These endpoints of the pool are no more: what was counted of them goes, or pods that come and go would be
+        counted for ever."""
+        for name, (labels, _) in COUNTERS.items():
+            if labels[:2] == ("pool", "endpoint"):
+                kept = self._totals[name]
+                for gone in [one for one in kept if one[0] == pool and one[1] in endpoints]:
+                    del kept[gone]
 
     def total(self, name: str, *labels: str) -> float:
         """The sum of a counter's values whose labels begin with these."""
-        return sum(total for found, total in self._totals[name].items() if found[: len(labels)] == labels)
+        return sum(total for found, (total,) in self._totals[name].items() if found[: len(labels)] == labels)
 
-    def observe(self, name: str, seconds: float, *labels: str) -> None:
-        """Adds one value to a histogram."""
-        spreads, buckets = self._spreads[name], _BUCKETS_OF[name]
-        spread = spreads.get(labels)
+    def observe(self, name: str, seconds: float, *labels: str, trace: str | None = None) -> None:
+        """Adds one value to a histogram. `trace`: the id of one that shows what it was."""
+        buckets = _BUCKETS_OF[name]
+        spread = self._spreads[name].get(labels)
         if spread is None:
             _check(name, HISTOGRAMS[name][0], labels)
-            spread = spreads[labels] = [0.0] * (len(buckets) + 2)  # one per bucket, the rest, the sum
-        spread[bisect_left(buckets, seconds)] += 1
+            spread = self._spreads[name][labels] = [0.0] * (len(buckets) + 2)  # one per bucket, the rest, the sum
+        bucket = bisect_left(buckets, seconds)
+        spread[bucket] += 1
         spread[-1] += seconds
+        if trace is not None:
+            shown = self._exemplars[name].get(labels)
+            if shown is None:
+                shown = self._exemplars[name][labels] = {}
+            shown[bucket] = trace, seconds, self._wall_clock()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
 
+    def scraped(self, accept: str) -> tuple[bytes, str]:
+        """The same as the scraper would `accept` it, and its content type; exemplars are in OpenMetrics alone."""
+        encode, kind = choose_encoder(accept)
+        return encode(self.registry), kind
+
     def collect(self) -> Iterator[Metric]:
         for name, (labels, text) in COUNTERS.items():
             counter = CounterMetricFamily(name, text, labels=labels)
-            for values, total in list(self._totals[name].items()):
+            for values, (total,) in list(self._totals[name].items()):
                 counter.add_metric(values, total)
             yield counter
         for name, (labels, text) in HISTOGRAMS.items():
@@ -219,7 +268,11 @@ class Metrics(Collector):
             for values, spread in list(self._spreads[name].items()):
                 counts = list(accumulate(spread[:-1]))
                 bounds = [*map(str, _BUCKETS_OF[name]), "+Inf"]
-                histogram.add_metric(values, list(zip(bounds, counts, strict=True)), sum_value=spread[-1])
+                found = self._exemplars[name].get(values, {})
+                shown = {at: Exemplar({"trace_id": trace}, *what) for at, (trace, *what) in found.items()}
+                pairs = enumerate(zip(bounds, counts, strict=True))
+                buckets = [(*pair, shown[at]) if at in shown else pair for at, pair in pairs]
+                histogram.add_metric(values, buckets, sum_value=spread[-1])
             yield histogram
 
     def describe(self) -> Iterable[Metric]:

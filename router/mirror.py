@@ -61,7 +61,7 @@ class Mirror:
 
     def _idle_standby(self) -> Place | None:
         """An awake one of this pool alone that does not serve now."""
-        now, serving = self._pool.clock(), min([state.rank for state in self._pool.states])
+        now, serving = self._pool.clock(), min([state.rank for state in self._pool.states], default=0)
         standbys: Sequence[Place] = [
             place
             for place in self._pool.places

@@ -10,11 +10,14 @@ from collections.abc import Callable
 
 from router.access_log import AccessLog
 from router.assembly import Runtime
+from router.cache_metrics import CacheCollector
 from router.config import Config
+from router.discovery_metrics import DiscoveryCollector
 from router.key_metrics import KeyCollector
 from router.key_watch import KeyWatch
 from router.learned_metrics import LearnedCollector
 from router.ledger_metrics import LedgerCollector
+from router.output_metrics import OutputCollector
 from router.process import Process
 from router.service_metrics import ServiceCollector
 from router.surroundings import CannotServe
@@ -50,9 +53,18 @@ def collect(process: Process, runtime: Callable[[], Runtime], keys: KeyWatch | N
     """Shows a process's live state at each scrape. `runtime`: the one of now; `keys`: None without a database."""
     process.metrics.watch_pools(lambda: runtime().pools.values())
     register = process.metrics.registry.register
-    register(ServiceCollector(lambda: runtime().gateway.directory.by_id.values()))
+    register(
+        ServiceCollector(
+            lambda: runtime().gateway.directory.by_id.values(),
+            lambda: any(pool.reaches_one() for pool in runtime().pools.values()),
+        )
+    )
+    register(DiscoveryCollector(runtime))
     register(LearnedCollector(lambda: runtime().gateway.models, process.lengths))
     register(KeyCollector(lambda: runtime().gateway.directory, keys, process.clock, process.wall_clock))
+    register(CacheCollector(lambda: caches.of if (caches := runtime().caches) is not None else {}))
     register(LedgerCollector(process.ledger))
+    outputs = process.ledger.writer.outputs if process.ledger is not None else None
+    register(OutputCollector(outputs, lambda: runtime().gateway.models))
     if process.access is not None:
         register(process.access)

@@ -61,7 +61,9 @@ def credential(client: Client) -> bytes | None:
 def request_id(client: Client) -> str:
     """The client's own request id when it is sane, else a new one."""
     given = sane_request_id(client.header(b"x-request-id"))
-    return given.decode("ascii") if given is not None else f"{getrandbits(128):032x}"  # unique, not secret
+    if given is not None:
+        return given.decode("ascii")
+    return getrandbits(128).to_bytes(16, "big").hex()  # unique, not secret
 
 
 def _peer(client: Client) -> str:

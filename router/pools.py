@@ -16,11 +16,13 @@ from typing import Literal, Protocol
 from policies.admission.desk import Desk
 from policies.attempts import AttemptPolicy
 from policies.decision import Candidate, Decision
-from policies.dispatch import WINDOW, plan
+from policies.dispatch import SENT_OF_PART, WINDOW, plan
 from policies.endpoint_state import EndpointState
+from policies.health import ProbeState
 from policies.outliers import MAX_EJECTED_SHARE, Fellows
 from policies.pool_rates import PoolRates
 from policies.profile import Profile
+from policies.shortlist import IN_LINE, SMALL, Shortlist, fitted
 from policies.silence import introduce
 from policies.types import InferenceRequest, Lane, Rejection, RejectReason
 from policies.waiting import Waiting
@@ -35,13 +37,19 @@ from router.wire.openai import ApiSpec
 # Seconds after which asking again makes sense: probes run every few seconds, and a circuit opens for one at first.
 _RETRY_AFTER_SECONDS = 2.0
 
+# For so long the speeds and prices of a large pool's endpoints are taken as they were: learned speeds hardly move, and
+# what is reserved by them is settled by what it was.
+_KINDS_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One endpoint of a pool: what is believed of it, and the connections to it."""
+    """One endpoint of a pool: what is believed of it, and the connections to it. `key`: its identity as its source
+    tells it (`policies.discovery.Found`), None for one that is configured."""
 
     state: EndpointState
     upstream: Upstream
+    key: str | None = None
 
     def available(self, now: float) -> bool:
         """Whether the endpoint may get a request at all, room or not."""
@@ -66,6 +74,7 @@ class Pool:
     `max_ejected_share`: see `policies.outliers`.
     `predecessor`: the pool of this name before a reload; who still waits there shares these endpoints and goes first.
     `alone`: by what it decides where another replica should and none can be reached.
+    `source`: where its endpoints are found, None where all are configured. `known`: whether that has told yet.
     """
 
     def __init__(
@@ -83,12 +92,13 @@ class Pool:
         predecessor: Pool | None = None,
         max_ejected_share: float = MAX_EJECTED_SHARE,
         alone: Profile | None = None,
+        source: str | None = None,
     ) -> None:
         self.name = name
-        self.places = tuple(places)
-        self.states = tuple(place.state for place in places)
-        self._rates = PoolRates(self.states)
-        self._fellows = Fellows(self.states, max_ejected_share)
+        self.source = source
+        self.known = source is None
+        self._max_ejected_share = max_ejected_share
+        self._have(places)
         self.profile = self._configured = profile
         self._alone = alone
         self.clock = clock
@@ -98,6 +108,7 @@ class Pool:
         self._priority = priority
         self.desk = desk
         self.waiting: WaitingRoom[Ticket] = WaitingRoom(desk)
+        self._shortlist: Shortlist | None = None
         self._predecessor = predecessor
         self._successor: Pool | None = None
         self._passing = self._again = False
@@ -106,7 +117,33 @@ class Pool:
         self.keeper: Keeper | None = None
         self.mirror: Copier | None = None
         self.remote: Remote | None = None
+
+    def _have(self, places: Sequence[Place]) -> None:
+        self.places = tuple(places)
+        self.states = tuple(place.state for place in places)
+        self._rates = PoolRates(self.states)
+        self._fellows = Fellows(self.states, self._max_ejected_share)
         self._upstreams = {id(place.state): place.upstream for place in places}  # a reload may change names
+        self._columns: Mapping[str, int] = {}
+        self._kinds: Sequence[EndpointState] = ()
+        self._kinds_at = -_KINDS_SECONDS
+
+    def change(self, places: Sequence[Place]) -> None:
+        """These are its endpoints from now on. Who waits goes on waiting, and what is under way at an endpoint that is
+        gone ends there undisturbed."""
+        stays = {id(place.state) for place in places}
+        left = [state for state in self.states if id(state) not in stays]
+        pool: Pool | None = self
+        while pool is not None:  # who still waits from before a reload is served by the same
+            pool._have(places)
+            for waiting in pool.waiting:
+                waiting.forget()
+            pool = pool._predecessor
+        self._join()
+        for state in left:  # what it still learns is its own
+            state.pool_rates, state.health.fellows, state.silence.fellows = None, None, ()
+        if self.remote is not None:
+            self.remote.changed()
 
     async def dispatch(
         self,
@@ -142,25 +179,61 @@ class Pool:
 
     def bind(self, waiting: Waiting, told: Told) -> Ticket | None:
         """Carries out what another replica has decided: charges it here too. None where the endpoint is unknown."""
-        columns = {state.endpoint.name: column for column, state in enumerate(self.states)}
-        column = columns.get(told.endpoint)
+        column = self._column(told.endpoint)
         if column is None:
             return None
         seconds = told.ttft_seconds
         choice = Candidate(self.states[column], seconds, told.cached_tokens, told.own_seconds, seconds)
-        others = partial(_known, self.states, columns, told.others)
+        others = partial(_known, self.states, self._columns, told.others)
         ticket = self._bind(waiting, Decision(choice, self._configured.name, column, others), told.session)
         ticket.queued_seconds, ticket.ahead, ticket.priority = told.queued_seconds, told.ahead, told.priority
         return ticket
 
+    def _column(self, name: str) -> int | None:
+        column = self._columns.get(name)
+        if column is None or self.states[column].endpoint.name != name:  # names may change at any time
+            self._columns = {state.endpoint.name: column for column, state in enumerate(self.states)}
+            column = self._columns.get(name)
+        return column
+
+    def kinds(self) -> Sequence[EndpointState]:
+        """One endpoint of each speed and price there is, as of a moment ago; of a small pool all."""
+        if len(self.states) <= SMALL:
+            return self.states
+        now = self.clock()
+        if now - self._kinds_at >= _KINDS_SECONDS:
+            self._kinds = list({(id(one.rates), one.endpoint.hourly_cost): one for one in self.states}.values())
+            self._kinds_at = now
+        return self._kinds
+
     def sees_one(self, excluded: frozenset[str]) -> bool:
         """Whether, by this replica's own view, an endpoint can take such a request now or when it has room."""
-        return _dead(self.profile.blocked(self.states, self.clock(), excluded)) is None
+        return _dead(self._blocked(self.clock(), excluded)) is None
+
+    def changed(self, state: EndpointState | None = None) -> None:
+        """As `noticed`; and whoever waits may have room now."""
+        self.noticed(state)
+        self.run_pass()
+
+    def noticed(self, state: EndpointState | None = None) -> None:
+        """Something about this endpoint, or about all, is another than it was, and not by a request."""
+        if self._shortlist is not None:
+            self._shortlist.changed(state)
+
+    def _blocked(self, now: float, excluded: frozenset[str] = frozenset()) -> Rejection | None:
+        if self._shortlist is not None:
+            return self._shortlist.blocked(now, excluded)
+        return self.profile.blocked(self.states, now, excluded)
+
+    def reaches_one(self) -> bool:
+        """Whether an endpoint answers probes."""
+        return any(state.health.probes is ProbeState.HEALTHY for state in self.states)
 
     def decide_alone(self, alone: bool) -> None:
         """While nobody who decides for the pool can be reached, it sends at once: replicas that know nothing of each
         other's requests must not hold them back for each other."""
         self.profile = self._alone if alone and self._alone is not None else self._configured
+        self._shortlist = fitted(self._shortlist, self.states, self.profile)
         self._tell_predecessors()
         self.run_pass()
 
@@ -175,7 +248,10 @@ class Pool:
     def _at_once(self, waiting: Waiting) -> Decision | None:
         """Where the request may go without waiting. Raises NoEndpoint when waiting would not help either."""
         now = self.clock()
-        view = self.profile.look(self.states, now, waiting.excluded)
+        if self._shortlist is not None:
+            view = self._shortlist.look(waiting, now)
+        else:
+            view = self.profile.look(self.states, now, waiting.excluded)
         if isinstance(view, Rejection):
             if view.reason is not RejectReason.POOL_BUSY and (
                 self.keeper is None or not self.keeper.holds(waiting, now)
@@ -189,6 +265,8 @@ class Pool:
         """From now on the predecessor's passes are followed by this pool's: called when the reload is certain."""
         if self._predecessor is not None:
             self._predecessor._successor = self
+            # Who still waits there is looked for among all.
+            self._shortlist, self._predecessor._shortlist = self._predecessor._shortlist, None
             self._join()
             self.desk.inherit(self._predecessor.desk)
         self._tell_predecessors()
@@ -204,6 +282,7 @@ class Pool:
         self._rates.join()
         self._fellows.join()
         introduce([state.silence for state in self.states])
+        self._shortlist = fitted(self._shortlist, self.states, self.profile)
 
     def run_pass(self) -> None:
         """One look at who waits and who has room: here, and at the pools of this name before and after a reload, which
@@ -227,15 +306,22 @@ class Pool:
             return
         self._passing = True
         try:
-            while self.waiting and (self._send() >= self._window or self._again):
+            while self.waiting and (self._send() or self._again):
                 pass
         finally:
             self._passing = False
         self._turn_away_if_dead()
 
-    def _send(self) -> int:
+    def _send(self) -> bool:
+        """A pass. Whether another may send more."""
         self._again = False
-        return plan(self.desk, self.states, self.profile, self.clock(), self._serve, self._window)
+        now = self.clock()
+        states: Sequence[EndpointState] = self.states
+        whole, most = None, self._window
+        if self._shortlist is not None:
+            states = self._shortlist.for_line(self.desk.queue.soonest(IN_LINE), now)
+            whole, most = self._shortlist.whole, min(most, SENT_OF_PART)
+        return plan(self.desk, states, self.profile, now, self._serve, self._window, whole) >= most
 
     async def wait(self, waiting: Waiting) -> Ticket:
         """The ticket of a request that has to wait here. Raises as `dispatch`, and Elsewhere."""
@@ -267,10 +353,11 @@ class Pool:
 
     def _enter(self, waiting: Waiting, now: float) -> Queued[Ticket] | Rejection:
         """Joins the queue; where that is full, in place of a request of a worse tier."""
-        place = self.waiting.enter(waiting, self.states, now)
+        states = self.states if self._shortlist is None else self._shortlist.of(waiting.request, now)
+        place = self.waiting.enter(waiting, states, now)
         if isinstance(place, Rejection) and (other := self.desk.makes_room(waiting.request)) is not None:
             self.waiting.turn_away(other, self._queue_full(other.request.lane, place), now)
-            place = self.waiting.enter(waiting, self.states, now)
+            place = self.waiting.enter(waiting, states, now)
         return place
 
     def _queue_full(self, lane: Lane, place: Rejection) -> GatewayError:
@@ -298,12 +385,12 @@ class Pool:
         """Nobody waits for a pool without an endpoint, unless a standby is on its way: an error at once beats one at
         the deadline."""
         now = self.clock()
-        dead = _dead(self.profile.blocked(self.states, now))
+        dead = _dead(self._blocked(now))
         verdicts = {frozenset[str](): dead}
         for waiting in list(self.waiting if dead is not None else self.desk.queue.retries.values()):
             excluded = waiting.excluded
             if excluded not in verdicts:
-                verdicts[excluded] = _dead(self.profile.blocked(self.states, now, excluded))
+                verdicts[excluded] = _dead(self._blocked(now, excluded))
             verdict = verdicts[excluded]
             if verdict is not None and not (self.keeper is not None and self.keeper.holds(waiting, now)):
                 self.waiting.turn_away(waiting, self._refusal(verdict), now)

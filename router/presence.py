@@ -5,9 +5,10 @@ Floor: an adapter over `router.wake`, under `router.standbys`, which hears of ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from policies.endpoint_state import EndpointState
+from router.pools import Pool
 from router.standby_engines import Tasks
 from router.wake import EngineControl
 
@@ -15,15 +16,13 @@ AGAIN_SECONDS = 1.0  # between two questions to one that is gone
 
 
 class Presence:
-    """`states`: of the endpoints that can be asked. `on_answer`: something may have changed.
+    """Of a pool's endpoints. `on_answer`: something may have changed.
 
     `gone`: names of those that do not answer, whatever their probes say.
     """
 
-    def __init__(
-        self, states: Sequence[EndpointState], control: EngineControl, tasks: Tasks, on_answer: Callable[[], None]
-    ) -> None:
-        self._states = states
+    def __init__(self, pool: Pool, control: EngineControl, tasks: Tasks, on_answer: Callable[[], None]) -> None:
+        self._pool = pool
         self._control = control
         self._tasks = tasks
         self._on_answer = on_answer
@@ -46,7 +45,7 @@ class Presence:
         """Now and then: asks those that are gone whether they are back."""
         if self.gone and now - self._asked_at >= AGAIN_SECONDS:
             self._asked_at = now
-            for state in self._states:
+            for state in self._pool.states:
                 if state.endpoint.name in self.gone:
                     self._ask(state)
 

@@ -83,6 +83,8 @@ class Prober:
         canary = Canary(self._http, settings.engine_models)
         self._watcher = Watcher(pool, canary, metrics, watch, self.figures, self.paused)
         self._task: asyncio.Task[None] | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._probing: dict[int, tuple[str, asyncio.Task[None]]] = {}  # by the state's id
 
     def start(self) -> None:
         """Begins probing, in a task of its own."""
@@ -98,8 +100,25 @@ class Prober:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watcher.run(), name=f"watch {self._pool.name}")
-            for place in self._pool.places:
-                group.create_task(self._watch(place), name=f"probe {place.state.endpoint.name}")
+            self._group = group
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Probes the endpoints that the pool has now, and no others."""
+        if self._group is None:
+            return
+        now = {id(place.state): place for place in self._pool.places}
+        for gone in self._probing.keys() - now.keys():
+            name, task = self._probing.pop(gone)
+            task.cancel()
+            self._told.discard(name)
+            self._useless.discard(name)
+            self._runs.pop(name, None)
+            self._unserved = {one for one in self._unserved if one[0] != name}
+        for key in now.keys() - self._probing.keys():
+            name = now[key].state.endpoint.name
+            self._probing[key] = name, self._group.create_task(self._watch(now[key]), name=f"probe {name}")
+        self._watcher.refresh()
 
     async def _watch(self, place: Place) -> None:
         scrape_at = 0.0
@@ -114,7 +133,7 @@ class Prober:
                         scrape_at = self._pool.clock() + self._settings.scrape_interval
                         await self.scrape(place)
                     await self.models(place)
-                self._pool.run_pass()
+                self._pool.changed(place.state)
             except Exception:  # a background loop ends with its process, not with one odd answer
                 _log.exception("probing %s failed", place.state.endpoint.name)
                 self._metrics.add("promptlane_internal_errors", "probe")

@@ -198,7 +198,8 @@ class Recoveries:
 
     def _miss(self, tenant: str, tier: Tier) -> None:
         self._metrics.add("promptlane_recovery_missed", tenant, tier.name)
-        _log.error("tenant %s (%s) is not answered within its target of %g s", tenant, tier.name, tier.rto_seconds)
+        said = "tenant %s (%s) is not answered within its target of %g s"
+        _log.error(said, tenant, tier.name, tier.rto_seconds, extra={"tenant": tenant})
         if self._chronicle is not None:
             self._chronicle.missed(self._pool, tenant, tier.name, tier.rto_seconds)
         if self._present is not None:

@@ -18,7 +18,8 @@ from router.errors import BadEngineResponse, EngineError, PolicyError
 from router.guards.answers import AnswerGuard
 from router.guards.stream_asking import StreamAsker
 from router.passage import Passage
-from router.upstream import Response
+from router.response import EngineAnswer
+from router.wire.answer_sample import AnswerSample
 from router.wire.continuation import said_usage
 from router.wire.endings import StreamJudge, failure_of
 from router.wire.first_token import shows_token
@@ -26,7 +27,7 @@ from router.wire.http import Header
 from router.wire.progress import Progress
 from router.wire.stream_usage import UsageRemover
 from router.wire.token_tap import TokenTap
-from router.wire.usage import find_finish, find_usage
+from router.wire.usage import find_fingerprint, find_finish, find_usage
 
 # Answers up to this size go out in one piece with their length, so that a failure half-way can still be tried
 # elsewhere. Longer ones (embeddings of many inputs) are passed on as they come.
@@ -44,14 +45,14 @@ class _Stopped(Exception):
 class Answer:
     """Passes one answer on. `clock`: monotonic seconds. `hold_back`: seconds for which a beginning without content is
     kept from the client, who has not begun to read yet; 0 keeps nothing. `token_at`: when its engine's first token
-    came. `guard`: what the tenant's rules found in it."""
+    came. `guard`: what the tenant's rules found in it. `sample`: what of it is looked at when it is over, if it is."""
 
     __slots__ = (
         "_asker", "_awaits_token", "_call", "_clock", "_front", "_headers", "_hold_back", "_judge", "_owed", "_passage",
-        "_plain", "_response", "_tail", "_timer", "_write", "guard", "token_at",
+        "_plain", "_response", "_tail", "_timer", "_write", "guard", "sample", "token_at",
     )  # fmt: skip
 
-    def __init__(self, call: Call, response: Response, clock: Callable[[], float], hold_back: float) -> None:
+    def __init__(self, call: Call, response: EngineAnswer, clock: Callable[[], float], hold_back: float) -> None:
         self._call = call
         call.first_byte_at = None  # what came of an attempt before this one, nobody has seen
         self._response = response
@@ -61,7 +62,7 @@ class Answer:
         self._write: Callable[[bytes], Awaitable[None] | None] = self._write_first
         self._owed: Awaitable[None] | None = None  # of what was let go while no piece came
         self._timer: asyncio.TimerHandle | None = None
-        events = any(name == b"content-type" and b"event-stream" in value for name, value in response.headers)
+        events = any(name == b"content-type" and value.find(b"event-stream") >= 0 for name, value in response.headers)
         judged = events and response.status < 400 and bool(call.spec.output_fields)
         self._judge = StreamJudge(call.spec, hold=hold_back > 0 and not call.client.started) if judged else None
         self._front = call.resume.tap() if call.resume is not None and judged and response.status == 200 else None
@@ -75,6 +76,7 @@ class Answer:
         self._plain = self._passage.plain
         self._asker = self.guard.asker if self.guard is not None else None
         self._tail: deque[bytes] = deque(maxlen=_TAIL_PIECES)
+        self.sample = AnswerSample() if call.sampled and response.status < 400 else None
         self._awaits_token = True
         self.token_at: float | None = None
 
@@ -106,7 +108,7 @@ class Answer:
         finally:
             self._stop_timer()
             self._write = self._call.client.write  # the method that begins an answer refers to it
-            if isinstance(self._owed, Coroutine):
+            if self._owed is not None and isinstance(self._owed, Coroutine):
                 self._owed.close()  # nobody will await it any more
 
     # -- in one piece -----------------------------------------------------------------------------------------------
@@ -119,11 +121,14 @@ class Answer:
                 raise failure
             self._tail.append(body)
             self._note_usage()
+            if self.sample is not None:
+                self.sample.keep(body, events=self._judge is not None)
             if self.guard is not None and self._judge is None:
                 body = await self._examined(self.guard, body)
             body = self._passage.feed(body if self._judge is None else self._judge.feed(body)) + self._rest()
             body = await self._seen(body)
-            self._note_usage()
+            if self._judge is not None:
+                self._note_usage()  # the gateway's own question for it has been taken out meanwhile
             if self._passage.stopped:
                 body += self._ending()
         elif self._call.model is not None:
@@ -155,7 +160,7 @@ class Answer:
                 await self.give_up()
             raise
 
-    async def go_on(self, response: Response, front: TokenTap) -> None:
+    async def go_on(self, response: EngineAnswer, front: TokenTap) -> None:
         """Passes on another engine's answer as the rest of this one's stream. Raises EngineError when it fails too."""
         self._response, self._front, self._awaits_token = response, front, True
         await self._pass_stream()
@@ -190,7 +195,7 @@ class Answer:
     async def _relay(self) -> None:
         """An engine that dies when the last event is out has done all that it had to."""
         try:
-            await self._response.relay(self._piece)
+            await self._response.relay(self._piece if self.sample is None else self._sampled)
         except EngineError:
             judge = self._judge
             if judge is None or judge.failure is not None or not judge.complete:
@@ -224,6 +229,12 @@ class Answer:
             if self._asker is not None:
                 return self._asked(self._asker) if self._asker.keep(chunk) else None
         return self._write(chunk) if chunk else None
+
+    def _sampled(self, chunk: bytes) -> Awaitable[None] | None:
+        """The same of a stream that is looked at when it is over."""
+        if self.sample is not None:
+            self.sample.add(chunk)
+        return self._piece(chunk)
 
     async def _asked(self, asker: StreamAsker) -> None:
         """Passes on what a service lets pass."""
@@ -350,8 +361,14 @@ class Answer:
         self._call.usage = find_usage(hidden.removed if hidden is not None and hidden.removed else tail)
         if self._call.spec.output_fields:
             self._call.finish_reason = find_finish(tail)
-        if hidden is not None and hidden.fingerprint is not None:
-            self._call.learn_fingerprint(hidden.fingerprint)
+        if self._call.spec.usage_on_request:  # the others have none, and may have long last events
+            self._call.system_fingerprint = find_fingerprint(tail)
+        if hidden is not None:
+            if hidden.fingerprint is not None:
+                self._call.learn_fingerprint(hidden.fingerprint)
+        elif self._front is not None and self._call.system_fingerprint is not None:
+            # Seen by its client; the next stream may break behind its last word (`router.wire.continuation.ending`).
+            self._call.learn_fingerprint(b',"system_fingerprint":"%b"' % self._call.system_fingerprint.encode())
 
     def _note_first(self, chunk: bytes) -> None:
         """The first byte, and the first that shows a token: until then the engine may still have the prompt to do."""

@@ -5,13 +5,18 @@ Floor: an adapter between `router.gateway` and the ledger; a part of the hot pat
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from policies.admission.engine_time import charged
-from policies.admission.limit import Use
-from router.calls import CLIENT_CLOSED, Call
-from router.wire.record import Ending, Kind, Record
+from policies.types import Tenant
+from router.calls import Call
+from router.charging import charge
+from router.finished import Finished
+from router.wire.draft import Answered, Draft
+from router.wire.parameters import pick
+from router.wire.said import prompt_end
 
 
 class Ledger(Protocol):
@@ -22,16 +27,52 @@ class Ledger(Protocol):
         """Whether requests may be answered now."""
 
     @property
-    def add(self) -> Callable[[Record], None]:
-        """Takes a record; never waits."""
+    def add(self) -> Callable[[Draft], None]:
+        """Takes a record that is to be finished off the event loop; never waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Digests of weights as configured: by tenant and model, by pool and endpoint."""
+
+    models: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    endpoints: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def of(self, call: Call) -> str | None:
+        """Of those that answered; None where nothing is said of them. Another pool may serve others."""
+        if call.ticket is None or call.model is None or call.tenant is None:
+            return None
+        pool = call.degraded.pool if call.degraded is not None else call.model.pool
+        found = self.endpoints.get((pool.name, call.ticket.endpoint)) if self.endpoints else None
+        if found is None and self.models and call.degraded is None:
+            found = self.models.get((call.tenant.id, call.model.route.name))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Looking:
+    """Which answers are looked at: a `share` of them. `watch`: by tenant, words that are counted in them."""
+
+    share: float = 0.0
+    watch: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class RequestRecords:
-    """Of one process. `wall_clock`: Unix seconds."""
+    """Of one process. `wall_clock`: Unix seconds; `draw`: a number from 0 to 1."""
 
-    __slots__ = ("_add", "_ledger", "_wall_clock")
+    __slots__ = ("_add", "_draw", "_ledger", "_looking", "_wall_clock", "_weights")
 
-    def __init__(self, ledger: Ledger, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        wall_clock: Callable[[], float],
+        weights: Weights | None = None,
+        looking: Looking | None = None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._weights = weights if weights is not None and (weights.models or weights.endpoints) else None
+        self._looking = looking if looking is not None else Looking()
+        self._draw = draw
         self._ledger = ledger
         self._add = ledger.add
         self._wall_clock = wall_clock
@@ -41,102 +82,79 @@ class RequestRecords:
         """False where a request must not be answered, as no record could be kept of it."""
         return self._ledger.accepts
 
+    def looks_at(self, call: Call) -> bool:
+        """Whether this answer is one of those that are looked at. Of several choices the texts would be mixed."""
+        share = self._looking.share
+        if not share or (share < 1.0 and self._draw() >= share):
+            return False
+        return bool(call.spec.output_fields) and call.probe_of is None and call.request.choices == 1
+
     def finished(self, call: Call, now: float) -> None:
         """Once for each request whose tenant is known. `now`: monotonic seconds."""
-        tenant, model, ticket, usage = call.tenant, call.model, call.ticket, call.usage
-        if tenant is None:
+        if call.tenant is None:
             return
-        request = call.measured.request if call.measured is not None else None
-        first_byte = call.first_byte_at
-        reported = usage is not None and usage.prompt_tokens is not None
-        estimate = request.prompt_tokens if request is not None else None
-        prompt = usage.prompt_tokens if usage is not None and reported else estimate
-        engine_micro_seconds, cost = _charged(call, prompt)
+        spec, fields = call.spec, call.fields
+        weights = self._weights.of(call) if self._weights is not None else None
         self._add(
-            Record(
-                replica="",
-                sequence=0,
-                kind=Kind.REQUEST.value,
-                at=self._wall_clock(),
-                tenant=tenant.id,
-                tier=tenant.tier.name,
-                key=call.key or None,
-                request_id=call.id,
-                api=call.spec.name,
-                model=model.route.name if model is not None else None,
-                engine_model=model.route.engine_model if model is not None else None,
-                pool=_pool(call),
-                endpoint=ticket.endpoint if ticket is not None else None,
-                lane=request.lane.value if request is not None else None,
-                stream=request is not None and request.stream,
-                outcome=_outcome(call),
-                status=call.status,
-                error=call.error_code,
-                finish_reason=call.finish_reason,
-                prompt_tokens=prompt,
-                cached_tokens=usage.cached_tokens if usage is not None else None,
-                completion_tokens=usage.completion_tokens if usage is not None else None,
-                usage_from="engine" if reported else "estimate" if estimate is not None else None,
-                queue_seconds=ticket.queued_seconds if ticket is not None else None,
-                first_byte_seconds=first_byte - call.arrived_at if first_byte is not None else None,
-                total_seconds=now - call.arrived_at,
-                attempts=call.attempts,
-                resumes=call.resumes,
-                # The last whole block's, which is chained to all that precedes it and salted for the tenant; the writer
-                # keys it, as xxHash could be computed backwards.
-                prefix_hash=f"{request.prefix_blocks[-1]:016x}"
-                if request is not None and request.prefix_blocks
-                else None,
-                detail=_detail(call),
-                engine_micro_seconds=engine_micro_seconds,
-                cost_micro=cost,
+            Draft(
+                finished(call, call.tenant, self._wall_clock(), now, charge(call), weights),
+                spec,
+                pick(fields) if fields is not None and spec.output_fields else None,
+                call.degraded.terms.max_tokens if call.degraded is not None else None,
+                call.measured.digest if call.measured is not None else b"",
+                self._answered(call, call.tenant.id) if call.sampled else None,
             )
         )
 
-
-def _charged(call: Call, prompt: int | None) -> tuple[int, int]:
-    """Microseconds of the engine and micro-units of money, by the tokens that the record has: what is not known of an
-    answer is not charged. Nothing for a request that no engine has answered; an answer that the tenant's content rules
-    withheld is one."""
-    ticket, usage = call.ticket, call.usage
-    refused = call.refused or (call.status >= 400 and call.status != CLIENT_CLOSED)
-    unanswered = usage is None and (call.first_byte_at is None or refused)
-    if ticket is None or call.model is None or unanswered:
-        return 0, 0
-    output, cached = (usage.completion_tokens or 0, usage.cached_tokens or 0) if usage is not None else (0, 0)
-    return charged(ticket.choice.state, Use(prompt or 0, output, cached), call.model.prices)
+    def _answered(self, call: Call, tenant: str) -> Answered | None:
+        sample = call.answer.sample if call.answer is not None else None
+        if sample is None or sample.empty or call.fields is None:
+            return None
+        return Answered(sample, prompt_end(call.spec, call.fields), self._looking.watch.get(tenant, ()))
 
 
-def _pool(call: Call) -> str | None:
-    if call.degraded is not None:
-        return call.degraded.pool.name
-    return call.model.pool.name if call.model is not None else None
-
-
-def _outcome(call: Call) -> str:
-    if call.status == CLIENT_CLOSED:
-        return Ending.CLIENT_LEFT.value
-    if call.error_source is None:
-        # An engine refuses in its own words, which pass as they are.
-        return (Ending.REFUSED if call.refused or call.status >= 400 else Ending.COMPLETE).value
-    if call.broken_off:
-        return Ending.INTERRUPTED.value
-    return (Ending.REFUSED if call.error_source in ("client", "policy") else Ending.FAILED).value
-
-
-def _detail(call: Call) -> dict[str, Any] | None:
-    """What few requests have: the client's bound of its answer, several choices, several prompts, other terms, and what
-    content rules found: rule, side, action, how often."""
-    measured = call.measured
-    detail: dict[str, Any] = {}
-    if call.verdicts:
-        detail["verdicts"] = [[one.rule, one.side.value, one.action.value, one.found] for one in call.verdicts]
-    if measured is None or (measured.output_bound is None and measured.request.choices == 1 and call.degraded is None):
-        return detail or None
-    if measured.output_bound is not None:
-        detail["max_tokens"] = measured.output_bound
-    if measured.request.choices != 1:
-        detail["choices"] = measured.request.choices
-    if call.degraded is not None:
-        detail["degraded_max_tokens"] = call.degraded.terms.max_tokens
-    return detail
+def finished(
+    call: Call, tenant: Tenant, at: float, ended: float, charged: tuple[int, int], weights: str | None
+) -> Finished:
+    """Of a request that has ended. A part of the hot path."""
+    model, ticket, usage, measured, degraded = call.model, call.ticket, call.usage, call.measured, call.degraded
+    request = measured.request if measured is not None else None
+    pool = degraded.pool if degraded is not None else model.pool if model is not None else None
+    cache = call.cache
+    return Finished(
+        at,
+        ended,
+        tenant,
+        call.key,
+        call.id,
+        call.spec.name,
+        model.route if model is not None else None,
+        pool.name if pool is not None else None,
+        ticket.endpoint if ticket is not None else None,
+        ticket.queued_seconds if ticket is not None else None,
+        request.lane if request is not None else None,
+        request is not None and request.stream,
+        request.prompt_tokens if request is not None else None,
+        request.prefix_blocks[-1] if request is not None and request.prefix_blocks else None,
+        measured.output_bound if measured is not None else None,
+        request.choices if request is not None else 1,
+        call.status,
+        call.error_code,
+        call.error_source,
+        call.broken_off,
+        call.refused,
+        call.finish_reason,
+        usage.prompt_tokens if usage is not None else None,
+        usage.cached_tokens if usage is not None else None,
+        usage.completion_tokens if usage is not None else None,
+        call.arrived_at,
+        call.first_byte_at,
+        call.attempts,
+        call.resumes,
+        charged,
+        call.system_fingerprint,
+        weights,
+        cache.billing.value if cache is not None and cache.hit else None,
+        degraded.terms.max_tokens if degraded is not None else None,
+        call.verdicts or None,
+    )

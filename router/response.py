@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Final
+from typing import Final, Protocol
 
 from router.connection import Connection
 from router.errors import BadEngineResponse, EngineClosed, EngineError, EngineTimeout
@@ -19,6 +19,18 @@ from router.wire.framing import Headers
 HELD_BYTES: Final = 256 * 1024  # bytes of a body kept before somebody reads it; above, the engine has to wait
 
 Write = Callable[[bytes], Awaitable[None] | None]
+
+
+class EngineAnswer(Protocol):
+    """What passes an answer on needs of one: of an engine, or kept of an engine's (see `Response`)."""
+
+    status: int
+    headers: Headers
+    content_length: int | None
+
+    async def read(self, limit: int) -> bytes: ...
+
+    async def relay(self, write: Write) -> None: ...
 
 
 class Response:

@@ -172,7 +172,6 @@ class _Resumer:
         outcome: Outcome | None = None
         try:
             outcome = await self._relay(ticket)
-            call.resumes += 1
             self._count("ok")
             return None
         except EngineDiverged as error:
@@ -184,6 +183,9 @@ class _Resumer:
             return error
         finally:
             ticket.settle(outcome)
+            whole = outcome is not None and outcome.failure is None
+            if whole or self._progress.last is not before:  # one that its client left, or that broke, has been seen too
+                call.resumes += 1
             if self._answer.token_at is not None:
                 pause = self._answer.token_at - self._failed_at
                 self._metrics.observe("promptlane_resume_seconds", pause, self._pool.name)
@@ -218,7 +220,8 @@ class _Resumer:
                 raise EngineStatus(response.status, response.headers, await response.read(ANSWER_BYTES))
             front = self._front()
             said = self._seam.ids
-            _log.info("request %s goes on at %s by %s: %d tokens said", self._call.id, ticket.endpoint, self._way, said)
+            names = (self._call.id, ticket.endpoint, self._way, said)
+            _log.info("request %s goes on at %s by %s: %d tokens said", *names, extra=self._call.named)
             await self._answer.go_on(response, front)
         finally:
             response.abort()

@@ -1,4 +1,4 @@
-"""What every process of the gateway begins with: as many files as it may open, and a loop.
+"""What every process of the gateway begins with: as many files as it may open, and a loop; and in which form it runs.
 
 Floor: an adapter over the operating system.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import resource
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -16,6 +17,12 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     """Runs it to its end, in the fastest loop that there is."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main)
+
+
+def is_compiled() -> bool:
+    """Whether the hot path is machine code here (deploy/README.md)."""
+    found = importlib.util.find_spec("router.gateway")
+    return found is not None and not str(found.origin).endswith(".py")
 
 
 def raise_file_limit() -> int:

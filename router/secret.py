@@ -47,6 +47,16 @@ def ledger_key(secret: bytes) -> bytes:
     return hmac.new(secret, b"ledger", hashlib.sha256).digest()
 
 
+def tenant_key(ledger: bytes, tenant: str) -> bytes:
+    """What hashes of a tenant's prompts and parameters are made by. `ledger`: as `ledger_key` has it."""
+    return hmac.digest(ledger, b"tenant:" + tenant.encode(), "sha256")
+
+
+def response_cache_key(secret: bytes, tenant: str) -> bytes:
+    """What the tenant's answers are kept under, and sealed by."""
+    return hmac.new(secret, b"response-cache:" + tenant.encode(), hashlib.sha256).digest()
+
+
 def _read(path: Path) -> bytes:
     secret = path.read_bytes().strip()
     if len(secret) < _BYTES:

@@ -16,6 +16,7 @@ from router import __version__
 
 SERVICE_GAUGES = {
     "promptlane_build_info": (("version",), "1 for the version that runs."),
+    "promptlane_reaches_engines": ((), "1 while an engine of any pool answers this process's probes."),
     "promptlane_slo_target_share": (
         ("tenant", "tier", "objective"),
         "Share of the tenant's requests that shall be good, where its tier has a slo (objective=ttft|availability).",
@@ -25,16 +26,18 @@ SERVICE_GAUGES = {
 
 
 class ServiceCollector(Collector):
-    """`tenants`: as they are served now."""
+    """`tenants`: as they are served now; `reaches`: whether an engine is reached."""
 
-    def __init__(self, tenants: Callable[[], Iterable[Tenant]]) -> None:
+    def __init__(self, tenants: Callable[[], Iterable[Tenant]], reaches: Callable[[], bool]) -> None:
         self._tenants = tenants
+        self._reaches = reaches
 
     def collect(self) -> Iterator[Metric]:
         families = {
             name: GaugeMetricFamily(name, text, labels=labels) for name, (labels, text) in SERVICE_GAUGES.items()
         }
         families["promptlane_build_info"].add_metric((__version__,), 1.0)
+        families["promptlane_reaches_engines"].add_metric((), float(self._reaches()))
         for tenant in self._tenants():
             if (slo := tenant.tier.slo) is None:
                 continue

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 from policies.overflow import Overflow
 from policies.profile import Profile
 from policies.types import Role
-from router.config import Config, HookConfig, PoolConfig
+from router.config import Config, HookConfig, KubernetesConfig, PoolConfig
+from router.discovery_builder import api_settings
 from router.event_records import PoolRecords
 from router.hooks import Hook
 from router.keeper import Terms
 from router.mirror import Mirror
 from router.pools import Pool
 from router.process import Process
+from router.scaling import Scale
 from router.standby_engines import StandbysSettings
 from router.standbys import Standbys
 from router.wake import EngineControl
@@ -50,9 +52,10 @@ class StandbyBuilder:
         self.shared = frozenset(url for url in urls if urls.count(url) > 1)
 
     def standbys(self, pool: Pool, config: PoolConfig, ssl: SSLContext | None) -> Standbys | None:
-        """None where the pool has nobody but its hot endpoints."""
-        standby = config.standby
-        if standby.degraded is None and all(end.role is Role.HOT for end in config.endpoints):
+        """None where the pool has nobody but its hot endpoints, and will find nobody else."""
+        standby, discovery = config.standby, config.discovery
+        finds = discovery is not None and (discovery.kubernetes is not None or discovery.role is not Role.HOT)
+        if not finds and standby.degraded is None and all(end.role is Role.HOT for end in config.endpoints):
             self.when_certain.append(lambda: setattr(pool, "keeper", None))
             return None
         key = config.engine_api_key
@@ -67,8 +70,8 @@ class StandbyBuilder:
             machine=standby.machine,
             heartbeat_seconds=standby.heartbeat_seconds,
             sleep_when_idle=standby.sleep_when_idle,
-            start=_hook(standby.start),
-            stop=_hook(standby.stop),
+            start=_hook(standby.start, self._config.kubernetes),
+            stop=_hook(standby.stop, self._config.kubernetes),
             starts_per_hour=standby.starts_per_hour,
             give_up_seconds=standby.give_up_seconds,
             shared=self.shared,
@@ -121,5 +124,10 @@ class StandbyBuilder:
         return list(dict.fromkeys(model.engine_model for model in models if model.pool == pool))
 
 
-def _hook(hook: HookConfig | None) -> Hook | None:
-    return None if hook is None else Hook(hook.command or (), hook.url, hook.timeout, hook.pass_env)
+def _hook(hook: HookConfig | None, kubernetes: KubernetesConfig) -> Hook | None:
+    if hook is None:
+        return None
+    scale, one = None, hook.scale
+    if one is not None:
+        scale = Scale(api_settings(kubernetes), one.namespace, one.kind, one.name, one.replicas)
+    return Hook(hook.command or (), hook.url, hook.timeout, hook.pass_env, scale)

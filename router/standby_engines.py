@@ -91,6 +91,7 @@ class StandbyEngines:
         self._ending: set[str] = set()  # endpoints that are just being sent to sleep or stopped
         self._rising: dict[Level, int] = {}  # endpoints that may still come
         self._tasks = Tasks()
+        self._appeared = asyncio.Event()
 
     def adopt(self, before: StandbyEngines) -> None:
         """What the standbys before a reload had raised is for these to put away."""
@@ -114,9 +115,21 @@ class StandbyEngines:
             for place in places:
                 self._tasks.begin(f"wake {place.state.endpoint.name}", self._bring(place, level, self._wake))
         elif level is Level.COLD and self._may_start():
+            self._appeared.clear()
             self._tasks.begin(f"start {self._pool}", self._start_cold(places))
         else:
             self._on_failed(level)
+
+    def appeared(self, places: Sequence[Place]) -> None:
+        """Cold endpoints were found while the level is being raised: what was started is there."""
+        for place in places:
+            self._rising[Level.COLD] = self._rising.get(Level.COLD, 0) + 1
+            self._await(place)
+            self._appeared.set()
+
+    def replaced(self, places: Sequence[Place]) -> None:
+        """These stand in for what was started here, and are put away with it."""
+        self._raised.update(place.state.endpoint.name for place in places)
 
     def keep(self, places: Sequence[Place]) -> None:
         """These are needed again, if they were about to be put away."""
@@ -149,7 +162,7 @@ class StandbyEngines:
         return True
 
     async def _start_cold(self, places: Sequence[Place]) -> None:
-        """Runs the hook once, then waits for each of the endpoints."""
+        """Runs the hook once, then waits for each of the endpoints; where none is known, for one to be found."""
         assert self._settings.start is not None  # noqa: S101  # `_may_start` has asked
         try:
             await self._settings.start.run("start", self._pool, [one.state.endpoint.name for one in places])
@@ -158,8 +171,18 @@ class StandbyEngines:
             self._on_failed(Level.COLD)
             return
         for place in places:
-            name = place.state.endpoint.name
-            self._tasks.begin(f"await {name}", self._bring(place, Level.COLD, self._await_start))
+            self._await(place)
+        if places:
+            return
+        try:
+            async with asyncio.timeout(self._settings.give_up_seconds):
+                await self._appeared.wait()
+        except TimeoutError:
+            _log.error("the cold standby of pool %s was started, and no endpoint of it was found", self._pool)
+            self._on_failed(Level.COLD)
+
+    def _await(self, place: Place) -> None:
+        self._tasks.begin(f"await {place.state.endpoint.name}", self._bring(place, Level.COLD, self._await_start))
 
     async def _bring(self, place: Place, level: Level, work: Callable[[Place], Awaitable[None]]) -> None:
         """Does the work that makes an endpoint ready, and tells what came of it."""

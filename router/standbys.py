@@ -55,20 +55,16 @@ class Standbys:
         self._control = control
         self._metrics = metrics
         self._degraded = degraded
-        self._by_level = {
-            level: [place for place in pool.places if place.state.endpoint.role is role]
-            for level, role in _ROLES.items()
-        }
-        levels = [level for level, places in self._by_level.items() if places]
-        self.machine = Standby(settings.machine, [*levels, *([Level.DEGRADED] if degraded is not None else [])])
+        self._by_level = _by_level(pool)
+        self.machine = Standby(settings.machine, self._levels())
         self.holding = Holding()
         self.recoveries = Recoveries(pool.name, metrics, pool.clock, wall_clock, chronicle)
         self._engines = StandbyEngines(
             pool.name, settings, control, leases, pool.clock, on_up=self._up, on_failed=self._failed
         )
-        self._own = frozenset(map(id, pool.states))
+        self._own = set(map(id, pool.states))
         self._tasks = Tasks()
-        self._presence = Presence(pool.states, control, self._tasks, self._look_and_pass)
+        self._presence = Presence(pool, control, self._tasks, self._look_and_pass)
         self._watched = self._closed = False
         self._heir: Standbys | None = None  # after a reload: who is told of requests that began before it
 
@@ -85,6 +81,22 @@ class Standbys:
         self.pool.keeper = self
         self._keep_out()
         self._apply_ranks()
+
+    def refresh(self) -> None:
+        """The pool has other endpoints, or others of them may get requests."""
+        before = {id(place.state) for place in self._by_level[Level.COLD]}
+        self._by_level = _by_level(self.pool)
+        self._own = set(map(id, self.pool.states))
+        self._presence.gone &= {state.endpoint.name for state in self.pool.states}
+        self.machine.offer(self._levels())
+        self._apply_ranks()
+        new = [place for place in self._by_level[Level.COLD] if id(place.state) not in before]
+        if self.machine.rising is Level.COLD:
+            self._engines.appeared(new)
+        elif self.machine.level is Level.COLD:
+            self._engines.replaced(new)
+        if self._watched:
+            self._look_and_pass()
 
     def start(self) -> None:
         """Begins to look after the pool. Needs a running event loop; once is enough."""
@@ -204,7 +216,7 @@ class Standbys:
 
     def look(self, now: float) -> None:
         """Tells the machine how things are, and does what it says; not where another replica does."""
-        if self._closed or (self.pool.remote is not None and not self.pool.remote.looks_after()):
+        if self._closed or not self.pool.known or (self.pool.remote is not None and not self.pool.remote.looks_after()):
             return
         usable = {level for level, places in self._by_level.items() if any(self._takes(place, now) for place in places)}
         if Level.HOT not in usable and any(
@@ -214,6 +226,13 @@ class Standbys:
         if self._degraded is not None:
             usable.add(Level.DEGRADED)
         self._do(self.machine.look(usable, now), now)
+
+    def _levels(self) -> list[Level]:
+        """Those that somebody is there for, or could be started for."""
+        levels = [level for level, places in self._by_level.items() if places]
+        if self.pool.source is not None and self.settings.start is not None:
+            levels.append(Level.COLD)
+        return [*levels, Level.DEGRADED] if self._degraded is not None else levels
 
     def _takes(self, place: Place, now: float) -> bool:
         return place.available(now) and place.state.endpoint.name not in self._presence.gone
@@ -263,6 +282,7 @@ class Standbys:
         order = ranks(self.machine.level, self.machine.cause)
         for state in self.pool.states:
             state.rank = order[state.endpoint.role]
+        self.pool.noticed()
 
     def _raise(self, level: Level, now: float) -> None:
         """Makes every endpoint of the level ready; the first that is makes the level ready."""
@@ -271,14 +291,17 @@ class Standbys:
         places = self._by_level.get(level, [])
         self._engines.keep(places)
         down = [place for place in places if not self._takes(place, now)]
-        if len(down) < len(places) or not places:  # one is there, or none is needed (degraded)
+        if len(down) < len(places) or level is Level.DEGRADED:  # one is there, or none is needed
             self._do(self.machine.ready(level, now), now)
-        if down and (level is Level.WARM or len(down) == len(places)):
+        if level is Level.WARM and not places:  # it was withdrawn just now
+            self._do(self.machine.failed(level, now), now)
+        elif (down or level is Level.COLD) and (level is Level.WARM or len(down) == len(places)):
             self._engines.raise_(level, down)
 
     def _up(self, level: Level, name: str) -> None:
         now = self.pool.clock()
         self._presence.gone.discard(name)
+        self.pool.noticed()
         self._do(self.machine.ready(level, now), now)
         self._look_and_pass()
 
@@ -290,3 +313,10 @@ class Standbys:
     def _keep_out(self) -> None:
         for place in self.pool.places:
             place.state.draining = self._engines.kept_out(place)
+        self.pool.noticed()
+
+
+def _by_level(pool: Pool) -> dict[Level, list[Place]]:
+    return {
+        level: [place for place in pool.places if place.state.endpoint.role is role] for level, role in _ROLES.items()
+    }

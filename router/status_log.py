@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from policies.endpoint_state import EndpointState
+from policies.health import Cause
 from router.metrics import Metrics
 
 _log = logging.getLogger("promptlane.health")
@@ -25,6 +26,7 @@ REASONS = {
     "starting": "it works, and gets more and more",
     "suspected": "it has been silent for longer than ever before; a canary is under way",
     "unhealthy": "its probes fail",
+    "unready": "its pod is not ready, and gets nothing new",
     "unknown": "it has not been probed yet",
 }
 WARNED_OF = frozenset({"failures", "hung", "outlier", "paused", "unhealthy"})
@@ -36,8 +38,15 @@ class StatusLog:
     def __init__(self, pool: str, states: Sequence[EndpointState], metrics: Metrics, now: float) -> None:
         self._pool = pool
         self._metrics = metrics
-        self._status = {id(state): state.status(now) for state in states}
-        self._ejections = {id(state): dict(state.health.ejections) for state in states}
+        self._status: dict[int, str] = {}
+        self._ejections: dict[int, dict[Cause, int]] = {}
+        self.follow(states, now)
+
+    def follow(self, states: Sequence[EndpointState], now: float) -> None:
+        """From now on of these; nothing is told of those that are new."""
+        known, ejections = self._status, self._ejections
+        self._status = {id(state): known.get(id(state), state.status(now)) for state in states}
+        self._ejections = {id(state): ejections.get(id(state), dict(state.health.ejections)) for state in states}
 
     def look(self, state: EndpointState, now: float) -> None:
         """Tells what has changed since the last look."""

@@ -20,6 +20,14 @@ class Stamp(NamedTuple):
     mark: str
 
 
+class Seen(NamedTuple):
+    """What a look has found. `whole`: `keys` are all that are live; else those that have changed, live or not."""
+
+    stamp: Stamp
+    keys: list[StoredKey]
+    whole: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class StoredKey:
     """One key as the database has it. `models`, `apis`: None is everything. `grace_until`: it has been replaced."""

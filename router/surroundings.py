@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -39,11 +39,20 @@ class Surroundings(Protocol):
     def config(self, said: bytes) -> Config:
         """The configuration of now; `said`: what came with the order to reload. Raises ConfigError."""
 
-    def follow(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:
-        """From now on who may tells this process to stop, or to reload."""
+    def follow(
+        self, stop: Callable[[], None], reload: Callable[[], None], stand: Callable[[Sequence[socket.socket]], None]
+    ) -> None:
+        """From now on who may tells this process to stop, to reload, or to accept also from these sockets and from no
+        others but its own."""
 
     def begun(self, tenants: socket.socket, operators: socket.socket | str) -> None:
         """It serves."""
+
+    async def relieved(self) -> bool:
+        """Returns when this process, which is about to end, need accept no more: whether it is the last to."""
+
+    def closed(self) -> None:
+        """It accepts no more."""
 
 
 class ByItself:
@@ -67,7 +76,9 @@ class ByItself:
     def config(self, said: bytes) -> Config:
         return load(self._path)
 
-    def follow(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:
+    def follow(
+        self, stop: Callable[[], None], reload: Callable[[], None], stand: Callable[[Sequence[socket.socket]], None]
+    ) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
@@ -75,6 +86,12 @@ class ByItself:
 
     def begun(self, tenants: socket.socket, operators: socket.socket | str) -> None:
         announce(tenants, operators, tls=self._server.tls is not None)
+
+    async def relieved(self) -> bool:
+        return True
+
+    def closed(self) -> None:
+        pass
 
 
 def secret_of(server: ServerConfig) -> bytes:

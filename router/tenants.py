@@ -37,24 +37,33 @@ class ApiKey:
         if self.apis is not None and api not in self.apis:
             raise Forbidden(f"This API key may not use the {api} API.", code="scope_denied")
 
+    def counts(self, wall_now: float) -> bool:
+        """Whether it has not expired."""
+        return self.expires_at is None or wall_now < self.expires_at
+
     def allows_model(self, model: str) -> bool:
         return self.models is None or model in self.models
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Identity:
     """The tenant, and the key that proved it (None for a tenant that allows anonymous use)."""
 
     tenant: Tenant
     key: ApiKey | None
 
+    def __init__(self, tenant: Tenant, key: ApiKey | None) -> None:
+        self.tenant = tenant
+        self.key = key
+
 
 class KeyRing:
-    """Keys made at run time, as last seen in the database, by digest. Swapped as a whole, so a request sees all of a
-    change or nothing. `known_until`: Unix seconds after which they count no more, as nobody has seen them for long."""
+    """Keys made at run time, as last seen in the database, by digest. Changed on the event loop only, in one turn, so a
+    request sees all of a change or nothing. `known_until`: Unix seconds after which they count no more, as nobody has
+    seen them for long."""
 
     def __init__(self) -> None:
-        self.by_digest: Mapping[bytes, ApiKey] = {}
+        self.by_digest: dict[bytes, ApiKey] = {}
         self.known_until = math.inf
 
     def find(self, digest: bytes, wall_now: float) -> ApiKey | None:

@@ -7,23 +7,22 @@ configuration, figures and times; no text, no key.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final
 
-from router import __version__
 from router.calls import CLIENT_CLOSED, Call
 from router.wire.http import Header
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import SpanContext
 
-# What one export may take, and what the last ones may at the end of the process (seconds).
-_EXPORT_SECONDS = 5.0
-_LAST_SECONDS = 3.0
-_MOST_WAITING = 4096
+    from router.spans import Spans
+
 _BILLION: Final = 1_000_000_000
+_ID_LIMIT: Final = 2**64 - 1  # of a trace's id, the part by which it is chosen
+_SAMPLED: Final = 0x01  # of the flags of W3C Trace Context
+_RANDOM: Final = 0x02  # level 2: the id was drawn
 
 
 class TracingUnusable(Exception):
@@ -31,46 +30,78 @@ class TracingUnusable(Exception):
 
 
 class Trace:
-    """Of one request. `headers`: what engines get, so that their spans are below its own; `id`: the trace's, 32
-    hexadecimal digits; `sampled`: whether anybody will see it."""
+    """Of one request, of which nobody will see more than its context. `headers`: what engines get, so that their spans
+    are below its own."""
 
-    __slots__ = ("_offset", "_span", "headers", "id", "sampled")
+    __slots__ = ("headers",)
+    sampled: bool = False
 
-    def __init__(self, span: Span, offset: float, state: bytes | None) -> None:
-        self._span = span
-        self._offset = offset
-        context = span.get_span_context()
-        self.id = f"{context.trace_id:032x}"
-        self.sampled = context.trace_flags.sampled
-        parent = f"00-{self.id}-{context.span_id:016x}-{context.trace_flags:02x}"
-        self.headers: list[Header] = [(b"traceparent", parent.encode())]
-        if state is not None:
-            self.headers.append((b"tracestate", state))
+    def __init__(self, headers: list[Header]) -> None:
+        self.headers = headers
+
+    @property
+    def id(self) -> str:
+        """The trace's, 32 hexadecimal digits."""
+        return self.headers[0][1][3:35].decode()
 
     def event(self, name: str, at: float, **attributes: str | float) -> None:
         """A step of the request, at this monotonic second."""
-        if self.sampled:
-            self._span.add_event(name, attributes, timestamp=self._nanoseconds(at))
 
     def finished(self, call: Call, now: float) -> None:
         """The request has ended."""
-        if not self.sampled:
-            return
+
+
+class _SeenTrace(Trace):
+    """One whose span is sent. It is made when the request ends, with all that is to be said of it."""
+
+    __slots__ = ("_began", "_events", "_flags", "_ids", "_name", "_offset", "_parent", "_spans")
+    sampled = True
+
+    def __init__(
+        self,
+        spans: Spans,
+        name: str,
+        began: tuple[float, float],
+        ids: tuple[int, int],
+        flags: int,
+        parent: SpanContext | None = None,
+        state: bytes | None = None,
+    ) -> None:
+        """`began`: the monotonic second, and what Unix seconds are ahead of these. `ids`: the trace's, and its own.
+        `parent`: the client's span."""
+        super().__init__(_headers(ids, flags, state))
+        self._spans, self._name, self._ids, self._flags, self._parent = spans, name, ids, flags, parent
+        self._began, self._offset = began
+        self._events: list[tuple[str, int, dict[str, Any]]] = []
+
+    def event(self, name: str, at: float, **attributes: str | float) -> None:
+        self._events.append((name, self._nanoseconds(at), attributes))
+
+    def finished(self, call: Call, now: float) -> None:
         if call.ticket is not None and call.sent_at:
             self.event("sent", call.sent_at, endpoint=call.ticket.endpoint, queue_seconds=call.ticket.queued_seconds)
         if call.first_byte_at is not None:
             self.event("first byte", call.first_byte_at)
-        self._span.set_attributes(_attributes(call))
-        if call.model is not None:
-            self._span.update_name(f"{call.spec.name} {call.model.route.name}")
-        if call.error_source in ("engine", "gateway") or call.status >= 500:
-            from opentelemetry.trace import StatusCode
-
-            self._span.set_status(StatusCode.ERROR, call.error_code)
-        self._span.end(end_time=self._nanoseconds(now))
+        failed = call.error_source in ("engine", "gateway") or call.status >= 500
+        self._spans.send(
+            f"{self._name} {call.model.route.name}" if call.model is not None else self._name,
+            self._ids,
+            self._flags,
+            self._parent,
+            (self._nanoseconds(self._began), self._nanoseconds(now)),
+            _attributes(call),
+            self._events,
+            failed=(call.error_code or "") if failed else None,
+        )
 
     def _nanoseconds(self, at: float) -> int:
         return int((at + self._offset) * _BILLION)
+
+
+def _headers(ids: tuple[int, int], flags: int, state: bytes | None) -> list[Header]:
+    """`flags`: as the W3C's `traceparent` has them."""
+    headers = [(b"traceparent", b"00-%032x-%016x-%02x" % (*ids, flags))]
+    return headers if state is None else [*headers, (b"tracestate", state)]
 
 
 def _attributes(call: Call) -> dict[str, Any]:
@@ -93,6 +124,7 @@ def _attributes(call: Call) -> dict[str, Any]:
         "promptlane.endpoint": ticket.endpoint if ticket is not None else None,
         "promptlane.attempts": call.attempts,
         "promptlane.resumes": call.resumes,
+        "promptlane.cache": call.cache.result if call.cache is not None else None,
         "promptlane.degraded": call.degraded is not None,
         "promptlane.prompt_tokens.estimated": request.prompt_tokens if request is not None else None,
         "promptlane.cached_tokens.predicted": ticket.choice.cached_tokens if ticket is not None else None,
@@ -111,46 +143,34 @@ class Tracing:
         self, endpoint: str, sample: float, clock: Callable[[], float], wall_clock: Callable[[], float]
     ) -> None:
         """Raises TracingUnusable."""
+        from router.spans import Spans
+
         self._clock = clock
         self._wall_clock = wall_clock
+        self._bound = round(sample * (_ID_LIMIT + 1))  # as OpenTelemetry's `TraceIdRatioBased` has it
         try:
-            from opentelemetry.trace import SpanKind
-            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-            self._provider = _provider(endpoint, sample)
+            self._spans = Spans(endpoint)
         except ImportError:
             raise TracingUnusable("needs OpenTelemetry: pip install 'promptlane[otel]'") from None
-        self._kind = SpanKind.SERVER
-        self._extract = TraceContextTextMapPropagator().extract
-        self._tracer: Tracer = self._provider.get_tracer("promptlane", __version__)
 
     def begin(self, api: str, arrived_at: float, parent: bytes | None, state: bytes | None) -> Trace:
-        """A span of a request of this API. `parent`, `state`: the client's `traceparent` and `tracestate`; one that is
+        """A trace of a request of this API. `parent`, `state`: the client's `traceparent` and `tracestate`; one that is
         no good counts as none, as the W3C's recommendation has it."""
-        offset = self._wall_clock() - self._clock()
-        text = parent.decode("latin-1") if parent is not None else ""
-        context = self._extract({"traceparent": text}) if text else None
-        span = self._tracer.start_span(
-            api, context=context or None, kind=self._kind, start_time=int((arrived_at + offset) * _BILLION)
-        )
-        return Trace(span, offset, state if context else None)
+        drawn, above = getrandbits(128) or 1, None
+        if parent is not None:
+            above = self._spans.context(parent)
+        elif drawn & _ID_LIMIT >= self._bound:  # the usual case
+            return Trace([(b"traceparent", b"00-%032x-%016x-02" % (drawn, getrandbits(64) or 1))])
+        if above is not None:
+            trace, flags = above.trace_id, above.trace_flags & _RANDOM
+        else:
+            trace, flags, state = drawn, _RANDOM, None
+        ids = trace, getrandbits(64) or 1
+        if trace & _ID_LIMIT >= self._bound:
+            return Trace(_headers(ids, flags, state))
+        began = arrived_at, self._wall_clock() - self._clock()
+        return _SeenTrace(self._spans, api, began, ids, flags | _SAMPLED, above, state)
 
     def stop(self) -> None:
         """Sends what waits, for a moment at most."""
-        last = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
-        last.start()
-        last.join(_LAST_SECONDS)
-
-
-def _provider(endpoint: str, sample: float) -> TracerProvider:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
-
-    resource = Resource.create({"service.name": "promptlane", "service.version": __version__})
-    provider = TracerProvider(TraceIdRatioBased(sample), resource, shutdown_on_exit=False)
-    exporter = OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=_EXPORT_SECONDS)
-    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_MOST_WAITING))
-    return provider
+        self._spans.stop()

@@ -139,12 +139,15 @@ class Upstream:
         connection = self._reusable()
         if connection is not None:
             try:
-                return await self._exchange(connection, request, bodiless, wait, started)
+                response = self._begin(connection, request, bodiless, wait, started)
+                await response.started()
+                return response
             except EngineClosed:
                 if connection.answered:
                     raise
-        connection = await self._connect()
-        return await self._exchange(connection, request, bodiless, wait, started)
+        response = self._begin(await self._connect(), request, bodiless, wait, started)
+        await response.started()
+        return response
 
     def close(self) -> None:
         """Close idle connections now and busy ones when their exchange ends. `send` works on, keeping nothing."""
@@ -192,13 +195,12 @@ class Upstream:
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    async def _exchange(
+    def _begin(
         self, connection: Connection, request: bytes, bodiless: bool, first_byte: float, started: float
     ) -> Response:
         self._busy.add(connection)
         response = Response(connection)
         connection.start(response, request, bodiless=bodiless, first_byte=first_byte, started=started)
-        await response.started()
         return response
 
     def _reusable(self) -> Connection | None:
@@ -261,5 +263,5 @@ def checked_name(name: bytes) -> bytes:
 
 def check_lines(head: bytes, lines: int) -> None:
     """Refuse a CR, LF or NUL that came with a value: a head of n lines has n line ends."""
-    if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+    if head.count(b"\n") != lines or head.count(b"\r") != lines or head.find(b"\0") >= 0:
         raise ValueError("a header's value holds a line break or NUL")

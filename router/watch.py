@@ -70,12 +70,12 @@ class Watcher:
         self._proof = Proof(pool.clock, self._send, read)
         self._asking: set[int] = set()  # by the state's id
         self._doubts: dict[int, Doubt] = {}  # the same
+        self._watched: set[int] = set()  # the same
         self._log = StatusLog(pool.name, pool.states, metrics, pool.clock())
 
     async def run(self) -> None:
         """Watches until it is cancelled."""
-        for place in self._pool.places:
-            place.state.health.canaried = True
+        self.refresh()
         async with asyncio.TaskGroup() as group:
             while True:
                 wait = BUSY_SECONDS if any(state.in_flight for state in self._pool.states) else IDLE_SECONDS
@@ -85,6 +85,16 @@ class Watcher:
                 late = self._pool.clock() - began > wait + LATE_SECONDS
                 for place in self._pool.places:
                     self._look(place, group, late)
+
+    def refresh(self) -> None:
+        """Watches the endpoints that the pool has now."""
+        here = {id(place.state) for place in self._pool.places}
+        for place in self._pool.places:
+            if id(place.state) not in self._watched:
+                place.state.health.canaried = True
+        self._watched = here
+        self._doubts = {key: doubt for key, doubt in self._doubts.items() if key in here}
+        self._log.follow(self._pool.states, self._pool.clock())
 
     def _look(self, place: Place, group: asyncio.TaskGroup, late: bool) -> None:
         state, health, now = place.state, place.state.health, self._pool.clock()
@@ -168,7 +178,7 @@ class Watcher:
 
     def _abandon(self, place: Place) -> None:
         place.upstream.abandon(EngineHung("The engine has stopped answering."))
-        self._pool.run_pass()
+        self._pool.changed(place.state)
 
     # -- the way back ------------------------------------------------------------------------------------------------
 
@@ -189,7 +199,7 @@ class Watcher:
             if state.in_flight and silence.suspicious(now, hear(place, now) > 0):
                 self._abandon(place)  # sent before it was ejected for something else
             state.paused = await self._paused(place)
-        self._pool.run_pass()
+        self._pool.changed(state)
 
     async def _send(self, place: Place, seconds: float) -> Verdict:
         verdict = await self._canary.ask(place.state, seconds)

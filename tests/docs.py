@@ -1,4 +1,4 @@
-"""The README's tables that are made from the code; `python -m tests.docs` (`make docs`) writes them."""
+"""The documents' tables that are made from the code; `python -m tests.docs` (`make docs`) writes them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,40 @@ from policies.parts import FILTERS, PICKERS, SCORERS
 from policies.registry import DEFAULT_FILTERS, PROFILES, PartSpec
 from router.access_log import ACCESS_COUNTERS
 from router.config import documented_keys
+from router.discovery_metrics import DISCOVERY_COUNTERS, DISCOVERY_GAUGES
 from router.key_metrics import KEY_GAUGES
 from router.learned_metrics import LEARNED
 from router.ledger_metrics import LEDGER_COUNTERS, LEDGER_GAUGES
 from router.metrics import COUNTERS, HISTOGRAMS
+from router.output_metrics import OUTPUT_COUNTERS, OUTPUT_GAUGES
 from router.pool_metrics import GAUGES
 from router.service_metrics import SERVICE_GAUGES
 from router.workers.metrics import WORKER_COUNTERS, WORKER_GAUGES
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+METRICS = ROOT / "deploy" / "observability" / "README.md"
+ROUTING = ROOT / "policies" / "README.md"
+CONFIGURATION = ROOT / "router" / "config" / "README.md"
+DOCUMENTS = (
+    README,
+    METRICS,
+    ROUTING,
+    CONFIGURATION,
+    ROOT / "deploy" / "README.md",
+    ROOT / "deploy" / "CAPACITY.md",
+    ROOT / "deploy" / "kubernetes" / "README.md",
+    ROOT / "router" / "README.md",
+    ROOT / "router" / "guards" / "README.md",
+    ROOT / "router" / "ledger" / "README.md",
+    ROOT / "benchmarks" / "README.md",
+)
+
+
+ALL_COUNTERS = COUNTERS | LEDGER_COUNTERS | OUTPUT_COUNTERS | ACCESS_COUNTERS | WORKER_COUNTERS | DISCOVERY_COUNTERS
+ALL_GAUGES = (
+    GAUGES | SERVICE_GAUGES | KEY_GAUGES | LEDGER_GAUGES | OUTPUT_GAUGES | LEARNED | WORKER_GAUGES | DISCOVERY_GAUGES
+)
 
 
 def config_rows() -> Iterator[str]:
@@ -28,17 +53,15 @@ def config_rows() -> Iterator[str]:
 
 
 def metric_rows() -> Iterator[str]:
-    counters = COUNTERS | LEDGER_COUNTERS | ACCESS_COUNTERS | WORKER_COUNTERS
-    gauges = GAUGES | SERVICE_GAUGES | KEY_GAUGES | LEDGER_GAUGES | LEARNED | WORKER_GAUGES
-    families = [(f"{name}_total", row) for name, row in counters.items()]
-    families += [*HISTOGRAMS.items(), *gauges.items()]
+    families = [(f"{name}_total", row) for name, row in ALL_COUNTERS.items()]
+    families += [*HISTOGRAMS.items(), *ALL_GAUGES.items()]
     for name, (labels, text) in families:
         yield f"| `{name}` | {', '.join(labels)} | {_cell(text)} |"
 
 
 def profile_rows() -> Iterator[str]:
     for name, spec in PROFILES.items():
-        assert spec.filters == DEFAULT_FILTERS, "the README says that all have the same"
+        assert spec.filters == DEFAULT_FILTERS, "the document says that all have the same"
         scorers = ", ".join(_part(part) for part, _ in spec.scorers)
         held = "yes" if spec.gate is not None else "no, `priority`" if spec.engine_priority else "no"
         yield f"| `{name}` | {_cell(spec.text)} | {scorers} | {_part(spec.picker)} | {held} |"
@@ -66,7 +89,7 @@ ROWS = {"config": config_rows, "metrics": metric_rows, "profiles": profile_rows,
 
 
 def written(text: str) -> str:
-    """The README with its tables as the code has them."""
+    """A document with its tables as the code has them."""
     for name, rows in ROWS.items():
         pattern = rf"(<!-- {name}: [^\n]*\n\|[^\n]*\n\|[^\n]*\n)(?:\|[^\n]*\n)*(<!-- {name} end -->)"
         table = "".join(row + "\n" for row in rows())
@@ -75,4 +98,5 @@ def written(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(written(README.read_text()))
+    for document in DOCUMENTS:
+        document.write_text(written(document.read_text()))

@@ -6,10 +6,12 @@ Floor: tests only. Nothing here skips: a server that is missing or does not answ
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import os
 import pwd
 import random
+import re
 import shutil
 import signal
 import socket
@@ -23,8 +25,12 @@ from pathlib import Path
 
 import psutil
 
+from router.limits_lua import RECOVERY_SECONDS
+
 POLL_SECONDS = 0.02
 """Between two looks at a server that is starting; short beside the fastest start (Redis, about 0.1 s)."""
+START_SECONDS = 60.0
+"""A server that is not up by then will not come, however busy the machine is."""
 STOP_SECONDS = 10.0
 """How long a server may take to end when asked to, before its whole group is killed."""
 LOG_TAIL_CHARACTERS = 4000
@@ -34,17 +40,71 @@ class ServerFailed(AssertionError):
     """A server that a test needs is missing, ended early or did not answer in time."""
 
 
-def free_port(above: int = 0) -> int:
-    """A loopback port that nobody listens on, nor on the one that lies so far `above` it.
+def free_port() -> int:
+    """A loopback port that nobody listens on, and that no other test run and no later call here gets meanwhile."""
+    return free_ports(1)
 
-    Drawn from below the kernel's ephemeral range (32768 up): a port from there could become the source port of some
-    connection before the server binds it.
+
+def free_ports(count: int) -> int:
+    """The first of so many in a row. Raises ServerFailed."""
+    return _PORTS.take(count)
+
+
+def free_cluster_port() -> int:
+    """A port of a Redis cluster's, whose nodes listen 10,000 above too. Raises ServerFailed."""
+    return _CLUSTER_PORTS.take(1)
+
+
+class PortBlocks:
+    """Ports that this process alone hands out, one after the other: a block of them, by a lock that ends with it.
+
+    Drawn by chance, of the few that wait for their servers to start one would be drawn twice before long: runs of tests
+    start some hundred servers, side by side. All lie below the kernel's ephemeral range (32768 up): a port from there
+    could become the source port of some connection before the server binds it. `twins`: ports that must be free too, by
+    how far above they lie.
     """
-    for _ in range(1000):
-        port = random.randrange(20000, 32000 - above)
-        if _is_free(port) and (not above or _is_free(port + above)):
-            return port
-    raise ServerFailed(f"no free port between 20000 and {32000 - above}")
+
+    def __init__(self, ports: range, twins: tuple[int, ...] = ()) -> None:
+        self._ports = ports
+        self._twins = (0, *twins)
+        self._lock: int | None = None  # a file that the process holds open to its end
+        self._block = range(0)
+        self._next = 0
+
+    def take(self, count: int) -> int:
+        """The first of so many free ones in a row; the next call goes on behind them."""
+        if self._lock is None:
+            self._lock_a_block()
+        for _ in self._block:
+            if self._next + count > len(self._block):
+                self._next = 0
+            first = self._block[self._next]
+            self._next += 1
+            if all(_is_free(first + more + twin) for more in range(count) for twin in self._twins):
+                self._next += count - 1
+                return first
+        raise ServerFailed(f"no free port between {self._block[0]} and {self._block[-1]}")
+
+    def _lock_a_block(self) -> None:
+        folder = Path(tempfile.gettempdir()) / f"promptlane-ports-{os.getuid()}"
+        folder.mkdir(exist_ok=True)
+        for first in self._ports[::BLOCK_PORTS]:
+            lock = os.open(folder / str(first), os.O_WRONLY | os.O_CREAT)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            self._lock, self._block = lock, range(first, first + BLOCK_PORTS)
+            self._next = random.randrange(BLOCK_PORTS)  # whoever had it before may have left servers that are ending
+            return
+        raise ServerFailed(f"every block of ports between {self._ports[0]} and {self._ports[-1]} is taken")
+
+
+BLOCK_PORTS = 400
+"""More than a run hands out while any server that has got one of them has yet to start."""
+_PORTS = PortBlocks(range(22_000, 30_000))
+_CLUSTER_PORTS = PortBlocks(range(20_000, 22_000), twins=(10_000,))
 
 
 def _is_free(port: int) -> bool:
@@ -177,8 +237,22 @@ def start_redis(port: int | None = None, kind: str | None = None) -> Server:
         argv += ["--dir", str(folder)]
         process, log = launch("redis", argv, folder)
         server = Server("redis", f"redis://127.0.0.1:{port}/0", process, log, [remove])
-        server.start(lambda: _redis_answers(port), 20.0)
+        server.start(lambda: _redis_answers(port), START_SECONDS)
         return server
+
+
+def until_believed(redis: Server) -> None:
+    """Waits until limits take a Redis without our keys for new: a younger one may have lost its memory."""
+    port = int(redis.url.split(":")[2].split("/")[0])
+    end = time.monotonic() + 20.0
+    while time.monotonic() < end:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(b"INFO server\r\n")
+            found = re.search(rb"uptime_in_seconds:(\d+)", connection.recv(16384))
+        if found is not None and int(found[1]) >= RECOVERY_SECONDS:
+            return
+        time.sleep(0.05)
+    raise AssertionError("a Redis does not grow older")
 
 
 def _redis_answers(port: int) -> bool:
@@ -193,6 +267,7 @@ def _redis_answers(port: int) -> bool:
 @dataclass
 class PostgresServer(Server):
     psql_binary: str = "psql"
+    user: str | None = None  # whom it runs as
     stop_signal: signal.Signals = signal.SIGINT  # ends sessions too; SIGTERM would wait for every client to leave
 
     def psql(self, statement: str) -> str:
@@ -211,9 +286,19 @@ class PostgresServer(Server):
             with contextlib.suppress(psutil.NoSuchProcess):  # its client has left
                 one.send_signal(number)
 
+    def kill(self) -> None:
+        """All of it at once, as a machine that loses power; what was written stays. `start_again` brings it back."""
+        self.send(signal.SIGKILL)
+        self.process.wait(STOP_SECONDS)
+
+    def start_again(self) -> None:
+        """A new process with the same data, at the same port. Raises ServerFailed."""
+        self.process, self.log = launch(self.name, list(map(str, self.process.args)), self.log.parent, user=self.user)
+        self.start(lambda: self.try_psql("select 1").returncode == 0, START_SECONDS)
+
     def try_psql(self, statement: str) -> subprocess.CompletedProcess[str]:
         argv = [self.psql_binary, self.url, "-AtXc", statement]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=20.0)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=START_SECONDS)
 
 
 def postgres_binary_folder(folder: Path) -> Path:
@@ -270,8 +355,8 @@ def start_postgres() -> PostgresServer:
             argv += ["-c", f"{name}={value}"]
         process, log = launch("postgres", argv, folder, user=user)
         url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-        server = PostgresServer("postgres", url, process, log, [remove], psql_binary=str(binaries / "psql"))
-        server.start(lambda: server.try_psql("select 1").returncode == 0, 30.0)
+        server = PostgresServer("postgres", url, process, log, [remove], psql_binary=str(binaries / "psql"), user=user)
+        server.start(lambda: server.try_psql("select 1").returncode == 0, START_SECONDS)
         return server
 
 

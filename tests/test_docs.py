@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,15 +13,32 @@ from router import errors
 from router.cli import build_parser
 from router.wire.http import REQUEST_ALLOWED
 from router.wire.openai import APIS, CONTROL_FIELDS
-from tests.docs import README, written
+from tests.docs import CONFIGURATION, DOCUMENTS, METRICS, README, ROOT, ROUTING, written
 
 TEXT = README.read_text()
 
 
-def test_the_tables_of_config_keys_and_metrics_are_those_of_the_code() -> None:
-    assert written(TEXT) == TEXT, "run: make docs"
-    assert TEXT.count("\n| `server.") > 15
-    assert TEXT.count("\n| `promptlane_") > 15
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_tables_of_a_document_are_those_of_the_code(document: Path) -> None:
+    text = document.read_text()
+    assert written(text) == text, "run: make docs"
+
+
+@pytest.mark.parametrize(
+    ("document", "row", "least"),
+    [(CONFIGURATION, "server.", 15), (METRICS, "promptlane_", 15), (ROUTING, "prompt-aware", 1)],
+)
+def test_the_tables_are_there(document: Path, row: str, least: int) -> None:
+    assert document.read_text().count(f"\n| `{row}") >= least
+
+
+def test_every_link_between_documents_leads_somewhere_and_every_document_is_linked() -> None:
+    linked = set()
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document} has a link to {target}"
+            linked.add((document.parent / target).resolve())
+    assert set(DOCUMENTS) - linked == {README}
 
 
 def commands(

@@ -21,6 +21,7 @@ from policies.gate import Gate
 from policies.profile import Profile
 from policies.registry import compose, make_profile, prompt_aware
 from policies.reservation import EngineReport
+from policies.shortlist import fitted
 from policies.types import InferenceRequest
 from policies.view import View
 from policies.waiting import Waiting
@@ -94,11 +95,15 @@ class IdlePool:
     def __init__(self, profile: Profile, states: Sequence[EndpointState]) -> None:
         self._profile = profile
         self._states = states
+        self._shortlist = fitted(None, states, profile)
         self._now = 0.0
 
     def look(self, request: InferenceRequest) -> View:
         self._now += 1.0
-        view = self._profile.look(self._states, self._now)
+        if self._shortlist is not None:
+            view = self._shortlist.look(Waiting(request), self._now)
+        else:
+            view = self._profile.look(self._states, self._now)
         if isinstance(view, View):
             return view
         raise AssertionError("an idle pool refuses")

@@ -5,6 +5,7 @@ Floor: benchmarks, pure. Only the gateway's own objects, in states that its pool
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
 from random import Random
 
@@ -17,6 +18,7 @@ from policies.health import EndpointHealth
 from policies.pool_rates import PoolRates
 from policies.profile import Profile
 from policies.reservation import Reservation
+from policies.shortlist import IN_LINE, fitted
 from policies.types import Endpoint, InferenceRequest, Lane
 from policies.waiting import Waiting
 
@@ -96,6 +98,7 @@ class Crowd:
         self._now = 0.0
         self._prompts = Prompts(rng, endpoints, tenants)
         self.states = make_states(self._prompts, rng)
+        self._shortlist = fitted(None, self.states, profile)
         self._desk = Desk(ShortestPrefillFirst(), bounds=dict.fromkeys(Lane, waiting), endpoints=endpoints)
         self._length = waiting
         self._held: dict[str, list[tuple[Reservation, Turn | None]]] = {}
@@ -110,7 +113,9 @@ class Crowd:
 
     def enter(self) -> None:
         """One more waits."""
-        self._desk.enter(Waiting(self._prompts.next(now=self._now)), self.states, self._now)
+        waiting = Waiting(self._prompts.next(now=self._now))
+        states = self.states if self._shortlist is None else self._shortlist.of(waiting.request, self._now)
+        self._desk.enter(waiting, states, self._now)
 
     def turn_away(self) -> None:
         """Who came last waits no longer."""
@@ -140,7 +145,12 @@ class Crowd:
 
     def run_pass(self) -> int:
         """How many were sent."""
-        return plan(self._desk, self.states, self._profile, self._now, self._commit)
+        states: Sequence[EndpointState] = self.states
+        whole = None
+        if self._shortlist is not None:
+            states = self._shortlist.for_line(self._desk.queue.soonest(IN_LINE), self._now)
+            whole = self._shortlist.whole
+        return plan(self._desk, states, self._profile, self._now, self._commit, whole=whole)
 
     def _commit(self, waiting: Waiting, decision: Decision) -> None:
         choice = decision.choice

@@ -36,6 +36,7 @@ Break it while it runs:
 
 Look inside:
   GET /debug/requests   the last 1000 requests, headers and bodies as they arrived   (POST /debug/clear)
+  POST /debug/take      those that have ended, each once
   GET /debug/state      running, waiting, held, aborted_total, finished_total, KV blocks, fault
 """
 

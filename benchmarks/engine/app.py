@@ -90,6 +90,7 @@ class EngineApp:
         finally:
             request.release()
             ended = record["ended"] = time.monotonic()
+            record["told"] = request.told
         seconds = ended - begun
         route = request.path if request.path in self._routes else "none"
         self.metrics.observe_http(route, request.method, request.status, seconds, len(body), request.sent)

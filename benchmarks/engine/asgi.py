@@ -22,7 +22,8 @@ FLUSH_SECONDS = 1.0
 
 
 class Request:
-    """`path` has no query. `request_id` is the client's `x-request-id`, None without one."""
+    """`path` has no query. `request_id` is the client's `x-request-id`, None without one. `told`: prompt, cached and
+    completion tokens that its answer tells."""
 
     def __init__(self, scope: MutableMapping[str, Any], body: bytes, receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
@@ -34,6 +35,7 @@ class Request:
         self.body = body
         self.status = 0
         self.sent = 0
+        self.told: tuple[int, int, int] | None = None
         self.gone = asyncio.Event()
         self.request_id = self.headers.get("x-request-id")
         self._echo = (self.request_id or uuid.uuid4().hex).encode("latin-1")

@@ -118,8 +118,16 @@ class TextExchange:
     def _finish(self) -> None:
         for event in self._writer.last():
             self._emit(event)
+            if self._ending is None:  # usage comes first: a fault may still take what follows it
+                self._tell()
         if self._ending is None:
             self._end(Ending.DONE)
+
+    def _tell(self) -> None:
+        """Remembers the usage that the answer ends with: one in one piece always, a stream where it is asked for."""
+        answer = self._answer
+        if answer.include_usage or not self._stream:
+            self._request.told = answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens
 
     def _emit(self, event: bytes) -> None:
         """Into the mailbox, unless the fault says that this chunk does not come."""
@@ -150,6 +158,7 @@ class TextExchange:
     def _last_words(self, fault: Fault) -> list[bytes]:
         if fault.kind is FaultKind.ERROR:
             return self._writer.failed(engine_error(fault))
+        self._tell()
         first = [] if self._begun and self._chunks else self._writer.first()
         # The chunk that was to come may be the one that ended its choice: that one, too, ends otherwise.
         lost = len(self._answer.choices) == 1

@@ -3,7 +3,7 @@
 Floor: pure; the clock is an argument. `app.py` asks which fault hits a request and plays it.
 
     hang            accepted, never answered; /health stays 200. What waits is answered when the fault ends.
-    slow            every step takes `factor` times as long.
+    slow            every step takes `factor` times as long (10).
     refuse          the port refuses connections and open ones are reset (`server.py`; a way back: the control port,
                     or `seconds`).
     error           an error answer with `status`; with `after_chunks` in a stream: an error event, then [DONE].
@@ -11,6 +11,8 @@ Floor: pure; the clock is an argument. `app.py` asks which fault hits a request 
                     `after_chunks` 0: before the first byte.
     silent          after `after_chunks` chunks nothing more is sent and the connection stays open.
     abort           after `after_chunks` chunks the answer ends with finish_reason "abort".
+
+Any of them slows steps too where `factor` is given: what is under way stays so while it is looked at.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ class FaultKind(StrEnum):
     ABORT = "abort"
 
 
+SLOW_FACTOR = 10.0
+
 IN_STREAM = {FaultKind.DIE, FaultKind.SILENT, FaultKind.ABORT}
 
 
@@ -52,7 +56,7 @@ class FaultOrder(BaseModel):
     count: int | None = Field(default=None, ge=1)
     every: int = Field(default=1, ge=1)
     paths: list[str] | None = None
-    factor: float = Field(default=10.0, gt=0)
+    factor: float | None = Field(default=None, gt=0)
     message: str | None = None
 
 
@@ -88,7 +92,8 @@ class FaultSwitch:
         return self._order.kind
 
     def step_factor(self, now: float) -> float:
-        return self._order.factor if self.active(now) is FaultKind.SLOW else 1.0
+        usual = SLOW_FACTOR if self.active(now) is FaultKind.SLOW else 1.0
+        return self._order.factor or usual
 
     def claim(self, path: str, now: float, *, started: bool = False) -> Fault | None:
         """The fault that hits this request, if any; counts it. `started`: the answer is under way."""

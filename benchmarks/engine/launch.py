@@ -23,9 +23,9 @@ from benchmarks.engine.config import EngineConfig
 from benchmarks.engine.server import running_server
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 """A busy machine imports slowly; an engine that is not up by then will not come."""
-CALL_SECONDS = 10.0
+CALL_SECONDS = 60.0
 
 
 class Engine:
@@ -82,6 +82,12 @@ class Engine:
         """The inference requests that reached it: method, path, headers (pairs), body (text), at (Unix seconds), began
         and ended (monotonic seconds of this machine; None while it lasts)."""
         answer: list[dict[str, Any]] = self._call("/debug/requests")
+        return answer
+
+    def take(self) -> list[dict[str, Any]]:
+        """Those of `requests` that have ended, each once. `told`: prompt, cached and completion tokens, where the
+        answer has said them; None where it has not."""
+        answer: list[dict[str, Any]] = self._call("/debug/take", {})
         return answer
 
     def clear(self) -> None:

@@ -71,6 +71,7 @@ class OperatorRoutes:
             "/reset_prefix_cache": {"POST": self._reset_prefix_cache},
             "/fault": {"POST": self._fault},
             "/debug/requests": {"GET": self._debug_requests},
+            "/debug/take": {"POST": self._debug_take},
             "/debug/clear": {"POST": self._debug_clear},
             "/debug/state": {"GET": self._debug_state},
         }
@@ -144,6 +145,9 @@ class OperatorRoutes:
 
     async def _debug_requests(self, request: Request) -> None:
         await request.json(200, self._recorder.all())
+
+    async def _debug_take(self, request: Request) -> None:
+        await request.json(200, self._recorder.take())
 
     async def _debug_clear(self, request: Request) -> None:
         self._recorder.clear()

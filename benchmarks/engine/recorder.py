@@ -21,7 +21,8 @@ class Recorder:
         self, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes, at: float, began: float
     ) -> dict[str, Any]:
         """`headers` stay in order and with their repetitions; what is no UTF-8 is shown as \\xNN. `at`: Unix; `began`:
-        the machine's monotonic seconds. Returns the record: who ends the request writes `ended` into it."""
+        the machine's monotonic seconds. Returns the record: who ends the request writes `ended` into it, and
+        `told`, the usage that the answer has told its client."""
         record: dict[str, Any] = {
             "method": method,
             "path": path,
@@ -30,6 +31,7 @@ class Recorder:
             "at": at,
             "began": began,
             "ended": None,
+            "told": None,
         }
         self._records.append(record)
         self._bytes += len(record["body"])
@@ -39,6 +41,13 @@ class Recorder:
 
     def all(self) -> list[dict[str, Any]]:
         return list(self._records)
+
+    def take(self) -> list[dict[str, Any]]:
+        """Those of requests that have ended; the others stay."""
+        ended = [record for record in self._records if record["ended"] is not None]
+        self._records = deque(record for record in self._records if record["ended"] is None)
+        self._bytes = sum(len(record["body"]) for record in self._records)
+        return ended
 
     def clear(self) -> None:
         self._records.clear()

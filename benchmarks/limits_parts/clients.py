@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from benchmarks.limits_parts.stack import MODEL, TOKENS, key
+from benchmarks.limits_parts.engine import MODEL, TOKENS, key
 
 _FIELDS = {"model": MODEL, "max_tokens": 1, "prompt": [1] * (TOKENS - 1)}
 
@@ -60,15 +60,16 @@ async def hammer(url: str, tenant: str, until: float, pause: float) -> Counter[i
     return statuses
 
 
-async def watch(url: str, tenant: str, until: float, every: float = 0.05) -> list[float]:
-    """How long the answers to one client take, in seconds, sorted."""
+async def watch(url: str, tenant: str, until: float, every: float = 0.05) -> list[tuple[float, float]]:
+    """Of each answer to one client when it was asked for, in seconds since the beginning, and how long it took."""
     client, seconds = Client(url, tenant), []
+    start = time.monotonic()
     with suppress(asyncio.CancelledError):
         while time.monotonic() < until:
             began = time.monotonic()
             status, _ = await client.ask()
             if status == 200:
-                seconds.append(time.monotonic() - began)
+                seconds.append((began - start, time.monotonic() - began))
             await asyncio.sleep(every)
     client.close()
-    return sorted(seconds)
+    return seconds

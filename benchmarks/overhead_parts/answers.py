@@ -5,6 +5,7 @@ caught. Shapes and field order follow what vLLM 0.32 sends.
 """
 
 import json
+import re
 from functools import cache
 
 MODEL = "bench"
@@ -16,6 +17,11 @@ STREAM_HEAD = (
     b"transfer-encoding: chunked\r\n\r\n"
 )
 _WORDS = " the engine reads each prompt once and keeps its keys and values for the next one"
+
+
+def says(text: bytes) -> bool:
+    """Whether the canned answer's text is in an answer that a gateway has written anew."""
+    return _WORDS.encode() in text
 
 
 class BadAnswer(Exception):
@@ -35,11 +41,38 @@ def http_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _chat_body() -> bytes:
+SHORT_TOKENS = 40
+"""What a short prompt has, the system message included."""
+_SHORT_BYTES = 1_000
+_TOKEN_BYTES = 4
+_TOLD = re.compile(rb'"prompt_tokens":(\d+)')
+
+
+def prompt_tokens(body_bytes: int) -> int:
+    """What the engine reports for a request body of this length, to two digits: gateways that learn from it learn what
+    is so, and the backend has few bodies to keep."""
+    return SHORT_TOKENS if body_bytes < _SHORT_BYTES else _two_digits(body_bytes // _TOKEN_BYTES)
+
+
+def _two_digits(number: int) -> int:
+    unit: int = 10 ** max(0, len(str(number)) - 2)
+    return number // unit * unit
+
+
+def told_tokens(body: bytes) -> int:
+    """What an answer says of its prompt; `SHORT_TOKENS` where the backend would not have said that."""
+    found = _TOLD.search(body)
+    told = int(found[1]) if found else SHORT_TOKENS
+    return told if _two_digits(told) == told else SHORT_TOKENS
+
+
+@cache
+def chat_body(tokens: int = SHORT_TOKENS) -> bytes:
+    """The answer to a prompt of so many tokens."""
     message = {"role": "assistant", "content": _WORDS, "refusal": None, "annotations": None, "audio": None}
     message |= {"function_call": None, "reasoning": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length", "stop_reason": None}
-    usage: dict[str, object] = {"prompt_tokens": 40, "total_tokens": 56, "completion_tokens": 16}
+    usage: dict[str, object] = {"prompt_tokens": tokens, "total_tokens": tokens + 16, "completion_tokens": 16}
     usage |= {"prompt_tokens_details": {"cached_tokens": 32}, "completion_tokens_details": None}
     answer = {"id": "chatcmpl-99783364f7acc6fb", "object": "chat.completion", "created": 1795326455, "model": MODEL}
     answer |= {"choices": [choice], "service_tier": None, "system_fingerprint": "vllm-0.32.0-2a887ec2"}
@@ -47,7 +80,7 @@ def _chat_body() -> bytes:
     return json.dumps(answer, separators=(",", ":")).encode()
 
 
-CHAT_BODY = _chat_body()
+CHAT_BODY = chat_body()
 
 
 def _event(choices: list[dict[str, object]], **more: object) -> bytes:
@@ -65,11 +98,11 @@ _ROLE = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": 
 
 
 @cache
-def stream_events(chunks: int, ids: bool = False) -> tuple[tuple[bytes, ...], ...]:
+def stream_events(chunks: int, ids: bool = False, tokens: int = SHORT_TOKENS) -> tuple[tuple[bytes, ...], ...]:
     """The SSE events of a stream by moment: `chunks` moments, the last with the finish, the usage and [DONE].
 
     Events of one moment leave the backend in one write, each as an HTTP chunk of its own, as vLLM's do. `ids`: with
-    token ids, as for a request with `return_token_ids`; clients never see those.
+    token ids, as for a request with `return_token_ids`; clients never see those. `tokens`: the prompt's.
     """
     if chunks < 2:
         raise ValueError(f"a stream has at least 2 chunks, not {chunks}")
@@ -77,22 +110,22 @@ def stream_events(chunks: int, ids: bool = False) -> tuple[tuple[bytes, ...], ..
     role = _event([_ROLE], prompt_token_ids=list(range(1000, 1040)) if ids else None, prompt_text=None)
     middle = [_event([_delta(f" {words[i % len(words)]}", 2000 + i if ids else None)]) for i in range(1, chunks - 1)]
     finish = _event([_delta(" end", 2 if ids else None, "length")])
-    counts = {"prompt_tokens": 40, "total_tokens": 40 + chunks, "completion_tokens": chunks}
+    counts = {"prompt_tokens": tokens, "total_tokens": tokens + chunks, "completion_tokens": chunks}
     usage = _event([], usage=counts | {"prompt_tokens_details": {"cached_tokens": 32}})
     return ((role,), *((event,) for event in middle), (finish, usage, DONE))
 
 
 @cache
-def stream_writes(chunks: int, ids: bool = False) -> tuple[bytes, ...]:
+def stream_writes(chunks: int, ids: bool = False, tokens: int = SHORT_TOKENS) -> tuple[bytes, ...]:
     """What the backend writes at each of the stream's moments, HTTP framing included."""
-    writes = [b"".join(map(http_chunk, events)) for events in stream_events(chunks, ids)]
+    writes = [b"".join(map(http_chunk, events)) for events in stream_events(chunks, ids, tokens)]
     return (STREAM_HEAD + writes[0], *writes[1:-1], writes[-1] + LAST_CHUNK)
 
 
 @cache
-def stream_body(chunks: int) -> bytes:
+def stream_body(chunks: int, tokens: int = SHORT_TOKENS) -> bytes:
     """The stream's body without HTTP framing."""
-    return b"".join(event for events in stream_events(chunks) for event in events)
+    return b"".join(event for events in stream_events(chunks, tokens=tokens) for event in events)
 
 
 def dechunk(framed: bytes) -> bytes:

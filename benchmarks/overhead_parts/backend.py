@@ -15,7 +15,15 @@ from typing import cast
 
 import uvloop
 
-from benchmarks.overhead_parts.answers import CHAT_BODY, MODEL, http_answer, stream_writes
+from benchmarks.overhead_parts.answers import (
+    CHAT_BODY,
+    MODEL,
+    SHORT_TOKENS,
+    chat_body,
+    http_answer,
+    prompt_tokens,
+    stream_writes,
+)
 from benchmarks.overhead_parts.readers import RequestReader
 
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
@@ -23,6 +31,7 @@ _ASKS_IDS = re.compile(rb'"return_token_ids"\s*:\s*true')
 _TOKENS = re.compile(rb'"max_(?:completion_)?tokens"\s*:\s*(\d+)')  # sglang-router renames the field
 _MAX_MODEL_LEN = 131_072
 _DEFAULT_CHUNKS = 64
+_FIRST_S = 0.010  # an engine's first token; a late one would teach gateways that its prefills are slow
 
 _METRICS = f"""\
 # TYPE vllm:num_requests_running gauge
@@ -57,6 +66,9 @@ _PAGES = {
     b"GET /metrics": http_answer(_METRICS.encode(), content_type="text/plain; version=0.0.4; charset=utf-8"),
     **dict.fromkeys((b"GET /server_info", b"GET /get_server_info", b"GET /model_info", b"GET /get_model_info"), _INFO),
     b"POST /v1/chat/completions/render": _NO_RENDER,
+    b"POST /v1/traces": http_answer(
+        b"", content_type="application/x-protobuf"
+    ),  # a collector takes spans and is silent
 }
 
 
@@ -65,10 +77,17 @@ def answer(line: bytes, body: bytes) -> bytes | int:
     target = line[: line.rfind(b" ")]
     if target == b"POST /v1/chat/completions":
         if not _STREAM.search(body):
-            return _CHAT
+            tokens = prompt_tokens(len(body))
+            return _CHAT if tokens == SHORT_TOKENS else http_answer(chat_body(tokens))
         limit = _TOKENS.search(body)
         return int(limit[1]) if limit else _DEFAULT_CHUNKS
     return _PAGES.get(target.partition(b"?")[0], _NOT_FOUND)
+
+
+def _writes(chunks: int, body: bytes) -> tuple[bytes, ...]:
+    """The stream that answers a request body."""
+    tokens, ids = prompt_tokens(len(body)), _ASKS_IDS.search(body) is not None
+    return stream_writes(chunks, ids, tokens) if ids or tokens != SHORT_TOKENS else stream_writes(chunks)
 
 
 class Connection(asyncio.Protocol):
@@ -90,8 +109,8 @@ class Connection(asyncio.Protocol):
             if isinstance(reply, bytes):
                 self._transport.write(reply)
             else:
-                writes = stream_writes(reply, ids=True) if _ASKS_IDS.search(body) else stream_writes(reply)
-                self._write_at(asyncio.get_running_loop().time() + self._gap_s, iter(writes))
+                first = asyncio.get_running_loop().time() + min(self._gap_s, _FIRST_S)
+                self._write_at(first, iter(_writes(reply, body)))
 
     def _write_at(self, moment: float, writes: Iterator[bytes]) -> None:
         self._timer = self._call_at(moment, self._write_next, moment, writes)

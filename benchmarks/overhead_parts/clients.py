@@ -11,9 +11,9 @@ from time import perf_counter
 from typing import Generic, TypeVar, cast
 
 from benchmarks.overhead_parts.answers import BadAnswer
-from benchmarks.overhead_parts.readers import PlainAnswer, StreamAnswer
+from benchmarks.overhead_parts.readers import OpenStream, PlainAnswer, StreamAnswer
 
-Reader = TypeVar("Reader", PlainAnswer, StreamAnswer)
+Reader = TypeVar("Reader", PlainAnswer, StreamAnswer, OpenStream)
 
 _CONNECT_SECONDS = 5.0
 _SILENT_SECONDS = 10.0  # when no answer at all has come for this long on the loopback, none will

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.overhead_parts import installs
-from benchmarks.overhead_parts.answers import CHAT_BODY, MODEL
+from benchmarks.overhead_parts.answers import CHAT_BODY, MODEL, says
 from benchmarks.overhead_parts.processes import OWN_MODULES, ROOT, Child, Failed, NotStarted, free_port
 from benchmarks.overhead_parts.traffic import REQUESTS, bodies
+from deploy.compiled.build import running_from
 
 _READY_SECONDS = 30.0
 _POLL_SECONDS = 0.05
@@ -29,6 +30,13 @@ class Gateway(ABC):
     """One gateway. `install` once, then any number of `start` and `stop`."""
 
     name: ClassVar[str]
+    exact: ClassVar[bool] = True
+    """Whether its answers are the engine's bytes."""
+    heavy: ClassVar[bool] = True
+    """Whether it can be asked for what takes it more than some seconds: `measures.Measure.heavy`."""
+    all_cores: ClassVar[bool] = False
+    """Whether it is measured with all cores, beside the engines and the load."""
+    ready_seconds: ClassVar[float] = _READY_SECONDS
 
     def __init__(self) -> None:
         self.port = 0
@@ -65,18 +73,22 @@ class Gateway(ABC):
         self.port = free_port()
         command = self.command(backends, folder)
         self._child = Child(command, cpus, folder / f"{self.name}.log", env=self.environment)
-        deadline = time.monotonic() + _READY_SECONDS
+        began = time.monotonic()
         while not self.ready():
             if not self._child.running:
                 raise NotStarted(f"ended at the start: {self._child.last_words()}")
-            if time.monotonic() > deadline:
-                raise NotStarted(f"not ready within {_READY_SECONDS:.0f} s: {self._child.last_words()}")
+            if time.monotonic() > began + self.ready_seconds:
+                raise NotStarted(f"not ready within {self.ready_seconds:.0f} s: {self._child.last_words()}")
             time.sleep(_POLL_SECONDS)
 
     def ready(self) -> bool:
         """Whether it answers a chat."""
+        return self.chat() == CHAT_BODY
+
+    def chat(self) -> bytes | None:
+        """Its answer to a short chat; None for none that is good."""
         headers = {"content-type": "application/json", **self.headers}
-        return fetch(f"{self.url}/v1/chat/completions", bodies(REQUESTS)[0], headers) == CHAT_BODY
+        return fetch(f"{self.url}/v1/chat/completions", bodies(REQUESTS)[0], headers)
 
     def stop(self) -> None:
         if self._child is not None:
@@ -159,13 +171,14 @@ class VllmRouter(RustRouter):
 
 
 _KEY = "pl-bench-key"
+_SEATS = 2048  # per endpoint: nobody waits for one
 _NO_LIMIT = 1_000_000_000  # high enough never to bind: the limits are checked and charged all the same
 
 
-class Promptlane(Gateway):
+class PromptlaneInterpreted(Gateway):
     """This project with its features on, but for resume: keys, limits, lanes, affinity, routing headers, metrics."""
 
-    name = "promptlane"
+    name = "promptlane-interpreted"
     resume = False
 
     def __init__(self) -> None:
@@ -192,7 +205,8 @@ class Promptlane(Gateway):
             "models": {MODEL: {"pool": "bench", "engine_model": MODEL}},
         }
         endpoints = [
-            {"name": f"bench-{i}", "url": url, "role": "hot", "hourly_cost": 2.5} for i, url in enumerate(backends)
+            {"name": f"bench-{i}", "url": url, "role": "hot", "hourly_cost": 2.5, "max_in_flight": _SEATS}
+            for i, url in enumerate(backends)
         ]
         return {
             "server": server | {"base_domain": "llm.example.com"},
@@ -219,6 +233,75 @@ class Promptlane(Gateway):
         return all(endpoint["healthy"] for endpoint in endpoints) and super().ready()
 
 
+class Promptlane(PromptlaneInterpreted):
+    """The same with the hot path compiled, as in the container image."""
+
+    name = "promptlane"
+
+    def install(self) -> None:
+        super().install()
+        self._modules = installs.compiled()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return running_from(self._modules)
+
+
+class OneWorker(Promptlane):
+    """One process on all cores, for comparison with two."""
+
+    name = "promptlane+1worker"
+    all_cores = True
+    workers = 1
+
+    def _config(self, backends: Sequence[str], folder: Path) -> dict[str, Any]:
+        config = super()._config(backends, folder)
+        return config | {"server": config["server"] | {"workers": self.workers}}
+
+
+class TwoWorkers(OneWorker):
+    """Two processes that share queues and limits, and the supervisor that keeps them."""
+
+    name = "promptlane+2workers"
+    workers = 2
+
+
+_MASTER_KEY = "sk-" + hashlib.sha256(b"bench").hexdigest()  # it does not start without a long one
+
+
+class Litellm(Gateway):
+    """LiteLLM's proxy with a key: Python, one worker. It writes answers anew, so only their text is checked."""
+
+    name = package = "litellm"
+    version = "1.108.7"
+    exact = False
+    heavy = False
+    ready_seconds = 120.0
+
+    def install(self) -> None:
+        self._program = installs.venv_python(self.package, self.version, extra="proxy").with_name("litellm")
+
+    def command(self, backends: Sequence[str], folder: Path) -> list[str | Path]:
+        engines = [{"model": f"hosted_vllm/{MODEL}", "api_base": f"{url}/v1", "api_key": "none"} for url in backends]
+        models = [{"model_name": MODEL, "litellm_params": engine} for engine in engines]
+        config = folder / "litellm.json"  # YAML holds JSON
+        settings = {"litellm_settings": {"telemetry": False}, "general_settings": {"master_key": _MASTER_KEY}}
+        config.write_text(json.dumps({"model_list": models, **settings}))
+        return [self._program, "--config", config, "--host", "127.0.0.1", "--port", str(self.port)]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {_MASTER_KEY}"}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        # Its table of prices comes with it; nothing is to be fetched while it is measured.
+        return {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+
+    def ready(self) -> bool:
+        return says(self.chat() or b"")
+
+
 class PromptlaneResume(Promptlane):
     """The same with streams that can go on elsewhere: token ids are asked for, kept, and taken out of every chunk."""
 
@@ -226,6 +309,6 @@ class PromptlaneResume(Promptlane):
     resume = True
 
 
-GATEWAYS: dict[str, type[Gateway]] = {
-    kind.name: kind for kind in (Promptlane, PromptlaneResume, Nginx, SglangRouter, VllmRouter)
-}
+USUAL = (Promptlane, PromptlaneInterpreted, PromptlaneResume, Nginx, SglangRouter, VllmRouter)
+"""Those of a run that is not told which, nor to be full."""
+GATEWAYS: dict[str, type[Gateway]] = {kind.name: kind for kind in (*USUAL, Litellm, OneWorker, TwoWorkers)}

@@ -1,4 +1,4 @@
-"""Gets the other gateways' programs: a venv each for the routers, nginx from PATH or the system's packages.
+"""Gets the gateways' programs: ours compiled, a venv each for the routers, nginx from PATH or the system's packages.
 
 Versions are pinned so that a result can be repeated.
 """
@@ -10,13 +10,16 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.overhead_parts.processes import ROOT, Failed, run_to_end
+from deploy.compiled.build import CannotCompile, build, is_current
 
+COMPILED = ROOT / ".work" / "compiled"
+"""Where `make compiled` puts it."""
 _VENVS = ROOT / ".work" / "bench"
-_INSTALL_SECONDS = 180.0
+_INSTALL_SECONDS = 600.0
 _NGINX_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))  # not on every user's PATH
 
 
-def venv_python(package: str, version: str) -> Path:
+def venv_python(package: str, version: str, extra: str = "") -> Path:
     """The interpreter of a venv that holds this version of the package; made when it is not there yet.
 
     Raises Failed when the package cannot be installed.
@@ -37,10 +40,24 @@ def venv_python(package: str, version: str) -> Path:
             "install",
             "--quiet",
             "--disable-pip-version-check",
-            f"{package}=={version}",
+            f"{package}{f'[{extra}]' if extra else ''}=={version}",
         ]
         run_to_end(pip, log, _INSTALL_SECONDS)
     return python
+
+
+def compiled() -> Path:
+    """The folder of our compiled packages, built when it is not there or not of these sources.
+
+    Raises Failed when it cannot be built.
+    """
+    try:
+        if not is_current(COMPILED):
+            print("compiling promptlane …", file=sys.stderr, flush=True)
+            build(COMPILED)
+    except CannotCompile as reason:
+        raise Failed(str(reason)) from None
+    return COMPILED
 
 
 def nginx() -> str:

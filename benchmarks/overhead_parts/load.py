@@ -1,8 +1,8 @@
 """The load generator: `python -m benchmarks.overhead_parts.load`, one JSON command per line in, one JSON result out.
 
-A command is `{"do": NAME, ...}` with the arguments of `hammer`, `stream` or `compare` below; the result is what that
-returns, or `{"error": TEXT}`. It reads the gateway's CPU clock itself, at the very moments between which it counts
-answers.
+A command is `{"do": NAME, ...}` with the arguments of `hammer`, `count`, `stream` or `compare` below; the result is
+what that returns, or `{"error": TEXT}`. It reads the gateway's CPU clock itself, at the very moments between which it
+counts answers.
 """
 
 import asyncio
@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import cycle
 from time import perf_counter
 from typing import Any
 
@@ -20,19 +19,25 @@ import uvloop
 from benchmarks.overhead_parts.answers import BadAnswer
 from benchmarks.overhead_parts.clients import Client, Clients
 from benchmarks.overhead_parts.measure import cpu_seconds, percentile, rss_bytes, tree
-from benchmarks.overhead_parts.readers import PlainAnswer, StreamAnswer
-from benchmarks.overhead_parts.traffic import Scenario, requests
+from benchmarks.overhead_parts.readers import OpenStream, PlainAnswer, StreamAnswer
+from benchmarks.overhead_parts.traffic import Scenario, endless
+
+_LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go: a port of the loopback, and the headers that every request carries."""
+    """Where requests go: a port of the loopback, and the headers that every request carries. `keys`: API keys that
+    requests carry besides, each in turns; none: the headers are all. `exact`: its answers are the engine's bytes."""
 
     port: int
     headers: dict[str, str]
+    keys: tuple[str, ...] = ()
+    exact: bool = True
 
     def requests(self, scenario: Scenario) -> Iterator[bytes]:
-        return cycle(requests(scenario, f"127.0.0.1:{self.port}", self.headers))
+        each = [{**self.headers, "authorization": f"Bearer {key}"} for key in self.keys] or [self.headers]
+        return endless(scenario, f"127.0.0.1:{self.port}", each)
 
 
 @dataclass(frozen=True)
@@ -91,13 +96,36 @@ async def hammer(
 
     async with Clients[PlainAnswer]() as clients:
         for _ in range(scenario.connections):
-            (await clients.open(target.port, PlainAnswer(), answered)).send(next(queue))
+            (await clients.open(target.port, PlainAnswer(target.exact), answered)).send(next(queue))
         await clients.until(warmup_seconds)
         times.clear()
         first_bytes.clear()
         meter = Meter(roots)
         await clients.until(seconds)
         return asdict(meter.usage(times, first_bytes))
+
+
+async def count(scenario: Scenario, target: Target, answers: int) -> dict[str, Any]:
+    """So many requests, over all connections. Returns how many were answered: all of them."""
+    queue = target.requests(scenario)
+    sent = done = 0
+
+    def answered(client: Client[PlainAnswer], _: float) -> None:
+        nonlocal sent, done
+        done += 1
+        if sent < answers:
+            sent += 1
+            client.send(next(queue))
+        elif done == answers:
+            clients.finish()
+
+    async with Clients[PlainAnswer]() as clients:
+        for _ in range(min(answers, scenario.connections)):
+            client = await clients.open(target.port, PlainAnswer(), answered)
+            sent += 1
+            client.send(next(queue))
+        await clients.until_finished()
+    return {"answers": done}
 
 
 async def stream(scenario: Scenario, target: Target, roots: list[int], waves: int) -> dict[str, Any]:
@@ -125,7 +153,7 @@ async def stream(scenario: Scenario, target: Target, roots: list[int], waves: in
 
     async with Clients[StreamAnswer]() as clients:
         opened = [
-            await clients.open(target.port, StreamAnswer(scenario.chunks), answered)
+            await clients.open(target.port, StreamAnswer(scenario.chunks, target.exact), answered)
             for _ in range(scenario.connections)
         ]
         meter = Meter(roots)
@@ -133,6 +161,37 @@ async def stream(scenario: Scenario, target: Target, roots: list[int], waves: in
             client.send(next(queue))
         await clients.until_finished()
         return asdict(meter.usage(times, first_bytes, total * scenario.chunks, reads))
+
+
+async def hold(scenario: Scenario, target: Target, roots: list[int], seconds: float) -> dict[str, Any]:
+    """Opens a stream on each connection, waits until all have begun, and counts chunks for `seconds` while none ends.
+    Returns a Usage of which `answers` are the streams: what a chunk costs without its share of a request."""
+    queue = target.requests(scenario)
+
+    def ended(client: Client[OpenStream], elapsed: float) -> None:
+        raise AssertionError("an open stream is never complete")
+
+    async with Clients[OpenStream]() as clients:
+        opened = [await _held(clients, target.port, next(queue), ended) for _ in range(scenario.connections)]
+        while any(client.first_byte_s is None for client in opened):
+            await clients.until(_LOOK_SECONDS)
+        before, reads = sum(one.reader.chunks for one in opened), sum(one.reader.reads for one in opened)
+        meter = Meter(roots)
+        await clients.until(seconds)
+        chunks = sum(one.reader.chunks for one in opened) - before
+        first_bytes = [client.first_byte_s or 0.0 for client in opened]
+        usage = meter.usage(first_bytes, first_bytes, chunks, sum(one.reader.reads for one in opened) - reads)
+        for client in opened:
+            client.reader.check(scenario.chunks)
+        return asdict(usage)
+
+
+async def _held(
+    clients: Clients[OpenStream], port: int, request: bytes, ended: Callable[[Client[OpenStream], float], None]
+) -> Client[OpenStream]:
+    client = await clients.open(port, OpenStream(), ended)
+    client.send(request)
+    return client
 
 
 async def compare(scenario: Scenario, target: Target, direct: Target, seconds: float) -> dict[str, Any]:
@@ -153,7 +212,7 @@ async def compare(scenario: Scenario, target: Target, direct: Target, seconds: f
             gateway.send(next(to_gateway))
 
         to_gateway, to_backend = target.requests(scenario), direct.requests(scenario)
-        gateway = await clients.open(target.port, PlainAnswer(), via_gateway)
+        gateway = await clients.open(target.port, PlainAnswer(target.exact), via_gateway)
         backend = await clients.open(direct.port, PlainAnswer(), via_backend)
         gateway.send(next(to_gateway))
         await clients.until(seconds)
@@ -169,7 +228,9 @@ async def compare(scenario: Scenario, target: Target, direct: Target, seconds: f
 
 _COMMANDS: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
     "hammer": hammer,
+    "count": count,
     "stream": stream,
+    "hold": hold,
     "compare": compare,
 }
 

@@ -46,6 +46,13 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return sum(time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED) for pid in pids)
 
 
+def side_seconds(pids: Iterable[int]) -> float:
+    """The part of `cpu_seconds` that threads other than the first of each process have used, those that have ended left
+    out."""
+    others = (task for pid in pids for task in (_PROC / str(pid) / "task").iterdir() if task.name != str(pid))
+    return sum(int(_first_line(task / "schedstat").split()[0]) for task in others) / 1e9
+
+
 def machine_cpu_seconds() -> float:
     """CPU time that all cores spent on anything but idling so far, time stolen by other virtual machines included."""
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, _first_line(_PROC / "stat").split()[1:9])

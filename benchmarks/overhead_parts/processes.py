@@ -23,7 +23,7 @@ OWN_MODULES = {"PYTHONPATH": str(ROOT)}
 """Environment in which this project's modules are found from any folder."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _STOP_SECONDS = 5.0  # for a gateway to end by itself after SIGTERM
-_PORTS = range(20_000, 32_000)  # below the kernel's ephemeral ports: none becomes a connection's source meanwhile
+_PORTS = range(10_000, 20_000)  # below the kernel's ephemeral ports, and none that tests hand out
 _PORT_TRIES = 100
 _LOG_LINES = 2  # of a log that go into a reason
 _LOG_WIDTH = 160  # characters of each

@@ -31,6 +31,11 @@ class Result:
         """Of a field of Turn over the turns."""
         return float(median(getattr(turn, figure) for turn in self.turns))
 
+    def median_of_more(self, name: str) -> float | None:
+        """Of a full run's figure over the turns; None where the gateway was not asked for it."""
+        values = [turn.more[name] for turn in self.turns if name in turn.more]
+        return float(median(values)) if values else None
+
     def spread(self, figure: str) -> float:
         """(highest - lowest) / median over the turns: how far to trust a difference."""
         values = [getattr(turn, figure) for turn in self.turns]
@@ -96,6 +101,26 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def full_table(results: Sequence[Result]) -> str:
+    """A line per figure of a full run, a column per gateway, each with how many times Promptlane's it is."""
+    measured = [result for result in results if result.turns]
+    names = list(dict.fromkeys(name for result in measured for turn in result.turns for name in turn.more))
+    baseline = _baseline(results)
+    rows = [["", *(result.name for result in measured)]]
+    rows += [[name, *(_full_cell(result, baseline, name) for result in measured)] for name in names]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _full_cell(result: Result, baseline: Result | None, name: str) -> str:
+    value = result.median_of_more(name)
+    if value is None:
+        return "-"
+    ours = baseline.median_of_more(name) if baseline is not None else None
+    ratio = f" {value / ours:5.2f}x" if ours else ""
+    return f"{value:,.{2 if value < 10 else 0}f}{ratio}"
+
+
 def as_json(results: Sequence[Result], run: Mapping[str, Any]) -> dict[str, Any]:
     """Everything: `run` (how it was measured), then per gateway medians, ratios and each turn as it was."""
     machine = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count()}
@@ -107,4 +132,10 @@ def _gateway(result: Result, baseline: Result | None) -> dict[str, Any]:
     medians = {column.figure: result.median(column.figure) for column in COLUMNS if result.turns}
     compared = [column.figure for column in COLUMNS if column.ratio and medians and baseline is not None]
     ratios = {figure: medians[figure] / baseline.median(figure) for figure in compared if baseline is not None}
-    return {"medians": medians, "ratios": ratios, **asdict(result)}
+    names = dict.fromkeys(name for turn in result.turns for name in turn.more)
+    return {
+        "medians": medians,
+        "ratios": ratios,
+        "more": {name: result.median_of_more(name) for name in names},
+        **asdict(result),
+    }

@@ -5,14 +5,15 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.overhead_parts.gateways import Gateway
 from benchmarks.overhead_parts.measure import cpu_seconds, machine_cpu_seconds, tree
+from benchmarks.overhead_parts.measures import REQUESTS_NAME, Measure, figures
 from benchmarks.overhead_parts.processes import OWN_MODULES, Child, Failed
 from benchmarks.overhead_parts.traffic import LATENCY, REQUESTS, STREAMS, Scenario
 
@@ -20,6 +21,7 @@ GAP_MS = 10.0
 _BACKENDS = 2
 _START_SECONDS = 15.0
 _SPARE_SECONDS = 30.0  # beyond the time that a measurement is meant to take: a gateway slower than this has failed
+_COUNT_SECONDS = 60.0  # for a number of requests that takes a few, on a machine that is not busy
 _ANSWER_SECONDS = 10.0  # beyond that, for the load generator to say so
 _WARMUP_SHARE = 0.3  # of the seconds of a measurement: connections open, caches and branch predictors settle
 _LATENCY_SHARE = 0.5  # of the same: a thousand samples come quickly at one connection
@@ -40,6 +42,8 @@ class Turn:
     others_percent: float
     """Of one core, over the whole turn: what programs outside the benchmark took. It moves the figures, up or down."""
     raw: dict[str, Any]
+    more: dict[str, float] = field(default_factory=dict)
+    """The figures of `measures`, by name, in a full run."""
 
 
 class Noise:
@@ -59,31 +63,37 @@ class Bench:
     """The running backends and load generator; `turn` measures a gateway with them."""
 
     def __init__(self, folder: Path, cpus: tuple[set[int], set[int]], backends: list[int], load: Child) -> None:
-        self._folder = folder
-        self._gateway_cpus = cpus[0]
-        self._backends = backends
+        self.folder = folder
+        self.gateway_cpus, self._all_cpus = cpus[0], cpus[0] | cpus[1]
+        self.backends = backends
+        self.urls = [f"http://127.0.0.1:{port}" for port in backends]
         self._load = load
 
-    def turn(self, gateway: Gateway, seconds: float) -> Turn:
-        """Starts, measures (about 2.8 times `seconds`) and stops. Raises Failed."""
-        folder = Path(tempfile.mkdtemp(prefix=f"{gateway.name}-", dir=self._folder))
+    def turn(self, gateway: Gateway, seconds: float, measures: Sequence[Measure] = ()) -> Turn:
+        """Starts, measures (about 2.8 times `seconds`, and 1.3 for each of the `measures`) and stops. Raises Failed."""
+        folder = Path(tempfile.mkdtemp(prefix=f"{gateway.name}-", dir=self.folder))
         try:
-            gateway.start([f"http://127.0.0.1:{port}" for port in self._backends], folder, self._gateway_cpus)
+            cpus = self._all_cpus if gateway.all_cores else self.gateway_cpus
+            gateway.start(self.urls, folder, cpus)
             noise = Noise()
             turn = self._measure(gateway, seconds)
-            return replace(turn, others_percent=noise.percent())
+            more = self._measure_more(gateway, seconds, measures)
+            return replace(turn, more=turn.more | more, others_percent=noise.percent())
         finally:
             gateway.stop()
 
+    def count(self, gateway: Gateway, scenario: Scenario, answers: int) -> None:
+        """So many requests to a gateway that runs. Raises Failed."""
+        target = {"port": gateway.port, "headers": gateway.headers}
+        self.ask("count", scenario, _COUNT_SECONDS, {"target": target, "answers": answers})
+
     def _measure(self, gateway: Gateway, seconds: float) -> Turn:
-        target = {"target": {"port": gateway.port, "headers": gateway.headers}}
-        on_gateway = target | {"roots": gateway.pids}
-        direct = {"port": self._backends[0], "headers": {}}
-        lasting = {"seconds": seconds, "warmup_seconds": seconds * _WARMUP_SHARE}
-        plain = self._ask("hammer", REQUESTS, seconds, on_gateway | lasting)
-        streams = self._ask("stream", STREAMS, seconds, on_gateway | {"waves": waves(STREAMS, seconds)})
+        target, on_gateway = self._target(gateway)
+        direct = {"port": self.backends[0], "headers": {}}
+        plain = self.ask("hammer", REQUESTS, seconds, on_gateway | lasting(seconds))
+        streams = self.ask("stream", STREAMS, seconds, on_gateway | {"waves": waves(STREAMS, seconds)})
         paired = {"direct": direct, "seconds": seconds * _LATENCY_SHARE}
-        added = self._ask("compare", LATENCY, seconds, target | paired)
+        added = self.ask("compare", LATENCY, seconds, target | paired)
         return Turn(
             request_us=plain["cpu_seconds"] / plain["answers"] * 1e6,
             chunk_us=streams["cpu_seconds"] / streams["chunks"] * 1e6,
@@ -94,9 +104,26 @@ class Bench:
             busy_percent=plain["cpu_seconds"] / plain["seconds"] * 100,
             others_percent=0.0,
             raw={"requests": plain, "streams": streams, "latency": added},
+            more={"added p99 ms": added["p99_ms"], **figures(REQUESTS_NAME, plain)},
         )
 
-    def _ask(self, do: str, scenario: Scenario, seconds: float, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _measure_more(self, gateway: Gateway, seconds: float, measures: Sequence[Measure]) -> dict[str, float]:
+        _, on_gateway = self._target(gateway)
+        found: dict[str, float] = {}
+        for one in measures:
+            if gateway.heavy or not one.heavy:
+                how = {"waves": one.waves or waves(one.scenario, seconds)} if one.scenario.chunks else lasting(seconds)
+                do = "stream" if one.scenario.chunks else "hammer"
+                found |= figures(one.name, self.ask(do, one.scenario, seconds, on_gateway | how))
+        return found
+
+    def _target(self, gateway: Gateway) -> tuple[dict[str, Any], dict[str, Any]]:
+        """How the load generator is told of it, without its processes and with them."""
+        target = {"target": {"port": gateway.port, "headers": gateway.headers, "exact": gateway.exact}}
+        return target, target | {"roots": gateway.pids}
+
+    def ask(self, do: str, scenario: Scenario, seconds: float, arguments: dict[str, Any]) -> dict[str, Any]:
+        """One measurement by the load generator, meant to take so long. Raises Failed."""
         limit = _SPARE_SECONDS + 2 * seconds
         self._load.say(json.dumps({"do": do, "limit_s": limit, "scenario": asdict(scenario), **arguments}))
         try:
@@ -108,14 +135,18 @@ class Bench:
         return result
 
 
+def lasting(seconds: float) -> dict[str, float]:
+    return {"seconds": seconds, "warmup_seconds": seconds * _WARMUP_SHARE}
+
+
 def waves(scenario: Scenario, seconds: float) -> int:
     """How many streams one after the other fill about this time, at least one."""
     return max(1, round(seconds / (scenario.chunks * GAP_MS / 1000)))
 
 
 @contextmanager
-def bench(cpus: tuple[set[int], set[int]]) -> Iterator[Bench]:
-    """Backends and load generator, started; all of them end with the block."""
+def bench(cpus: tuple[set[int], set[int]], gap_ms: float = GAP_MS) -> Iterator[Bench]:
+    """Backends and load generator, started; all end with the block. `gap_ms`: between the chunks of a stream."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="promptlane-bench-")))
 
@@ -124,6 +155,6 @@ def bench(cpus: tuple[set[int], set[int]]) -> Iterator[Bench]:
             child = Child(command, cpus[1], folder / f"{module}.log", piped=True, env=OWN_MODULES)
             return stack.enter_context(child)
 
-        backends = [start("backend", "--gap-ms", str(GAP_MS)) for _ in range(_BACKENDS)]
+        backends = [start("backend", "--gap-ms", str(gap_ms)) for _ in range(_BACKENDS)]
         ports = [backend.hear(_START_SECONDS)["port"] for backend in backends]
         yield Bench(folder, cpus, ports, start("load"))

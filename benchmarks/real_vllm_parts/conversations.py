@@ -16,7 +16,7 @@ from random import Random
 from benchmarks.engine.cache import BlockHasher
 from benchmarks.overhead_parts.answers import MODEL
 
-CHARACTERS_PER_TOKEN = 4.1
+CHARACTERS_PER_TOKEN = 3.8
 """Of this text under that tokenizer, about: only the documents' lengths depend on it, and they are counted exactly."""
 ANSWER_TOKENS = 24
 """Of each real answer: enough for a few decodes beside other prefills, and little beside a prefill."""
@@ -61,7 +61,7 @@ class Shape:
     """What is talked about: documents of `shortest` to `longest` tokens. Times are in mean gaps between two turns."""
 
     conversations: int = 8
-    turns: int = 10
+    turns: int = 14
     shortest: int = 1_000
     longest: int = 2_000
     seed: int = 1

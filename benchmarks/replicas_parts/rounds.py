@@ -28,7 +28,7 @@ import uvloop
 from policies.types import InferenceRequest, Lane, Outcome
 from router.coordination.address import Address
 from router.coordination.asked import AskedRequest
-from router.coordination.frames import Answer, Ask, Bound, Done, Ended, Fence, First, FromFollower
+from router.coordination.frames import Answer, Ask, Bound, Done, Ended, Fence, First, FromFollower, Known, Ping, Pong
 from router.coordination.framing import encode
 from router.coordination.link import Link
 from router.coordination.server import Session, serve_links
@@ -92,6 +92,9 @@ class _Binder:
         elif isinstance(frame, Fence) and frame.pool == _REPORT:
             print(time.process_time(), flush=True)
 
+    def pong(self, ping: Ping) -> Pong:
+        return Pong(ping.n)
+
     def lost(self, reason: str) -> None:
         """The benchmark is over."""
 
@@ -137,6 +140,9 @@ class _Follower:
 
     def connected(self) -> None:
         """Nothing is under way."""
+
+    def told(self, known: Sequence[Known]) -> None:
+        """There are no pools."""
 
     def disconnected(self, reason: str) -> None:
         self._gone = reason

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from router.coordination.asked import AskedRequest
 from router.coordination.asks import Answered, Asks
-from router.coordination.frames import Ask, Cancel, CarriedSeat, Done, Ended, Fence, First
+from router.coordination.frames import Ask, Cancel, CarriedSeat, Done, Ended, Fence, First, Pong
 from router.coordination.framing import FrameReader, carries, encode, from_follower, from_owner
 from router.coordination.link import Unreachable
 from router.coordination.office import Desk, Office
@@ -104,7 +104,8 @@ class Wire:
 
     def answered(self, data: bytes) -> None:
         for frame in FrameReader(self._from_owner).feed(data):
-            self.asks.answer(frame)
+            if not isinstance(frame, Pong):
+                self.asks.answer(frame)
 
     # -- as a link -----------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.engine.launch import Engine, start_engine
 from benchmarks.overhead_parts.answers import MODEL
-from benchmarks.overhead_parts.gateways import Promptlane, fetch
+from benchmarks.overhead_parts.gateways import PromptlaneInterpreted, fetch
 from benchmarks.overhead_parts.processes import Failed
 
 ENGINE_MODEL = "tiny"
@@ -28,7 +28,7 @@ _PREFILL_TOKENS_PER_SECOND = 1e6  # prompts cost next to nothing: thousands begi
 _TROUBLE = re.compile(r" (ERROR|CRITICAL) |^Traceback|never (retrieved|awaited)", re.MULTILINE)
 
 
-class SoakGateway(Promptlane):
+class SoakGateway(PromptlaneInterpreted):
     """One gateway process that never refuses for want of seats: everything else is on as in `bench-overhead`."""
 
     def __init__(self, streams: int) -> None:

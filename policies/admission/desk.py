@@ -112,7 +112,7 @@ class Desk:
 
     def begin(self, view: View) -> None:
         """A pass begins: lanes are measured anew."""
-        self.gate.begin(view.states, view.now)
+        self.gate.begin(view.states if view.whole is None else view.whole.states, view.now)
 
     def allows(self, waiting: Waiting) -> bool:
         """Whether the request's lane has room for it in this pass."""

@@ -11,9 +11,16 @@ Why no window is ever exceeded:
 - While the store is away, a replica spends its chunks, and its reserve: a part of what was free, which the store keeps
   for it. After `RESPEND_SECONDS` it spends also what leaves the window of its own earlier charges, never more than
   limit / replicas; and once all that the store had granted to anybody has left the window, just limit / replicas. The
-  sum over replicas is at most the limit at any time. (A replica that alone cannot reach the store, for longer than the
-  store keeps its reserve, is the exception: then the bound is exceeded by what it spends.)
+  sum over replicas is at most the limit at any time.
 - What was spent meanwhile is told when the store is back, before it grants anything (`LeasedWindow.ask`).
+- A store that has lost its memory is told by each replica, besides, what everybody had in each slice when it last heard
+  of it: what of that no living replica has, the dead had. It grants nothing, to new replicas neither, before those who
+  lived through the loss have had the time to say so.
+
+Where it can be, as nobody is left who could know: by what a replica spends that alone cannot reach the store for longer
+than the store keeps its reserve, or while the store loses its memory; by what one spends without the store that dies
+before it is back; and by what one was granted in its last moments, before others heard of it, if the store then loses
+its memory.
 """
 
 from __future__ import annotations
@@ -54,6 +61,7 @@ class LeasedWindow:
         self._rule = alone
         self._unix = unix
         self._mine: dict[int, int] = {}
+        self._stored: dict[int, int] = {}  # of it, what is in `_answer`
         self._dirty: set[int] = set()
         self._chunks: deque[Chunk] = deque()
         self._free = 0
@@ -77,7 +85,8 @@ class LeasedWindow:
         if self._free >= amount:
             return FITS
         if self._lost is not None:
-            return self._check_alone(self._lost, amount, now)
+            alone = self._check_alone(self._lost, amount, now)
+            return ASK if alone != FITS and self._lost.recovering else alone
         room, until = self._refused
         if now < until and amount - self._free > room:
             return self._wait(amount, now)
@@ -107,8 +116,11 @@ class LeasedWindow:
         active = now - self._touched_at < self.calendar.seconds + _KEPT_SECONDS or self._rule is Alone.SHARE
         return active and now - self._heard_at >= period
 
-    def ask(self, now: float, *, all_of_it: bool = False) -> WindowAsk:
-        """`all_of_it`: the store has lost what it knew. One at a time: `told` or `unheard` ends it."""
+    def ask(self, now: float, *, all_of_it: bool = False, forgotten: bool = False) -> WindowAsk:
+        """`all_of_it`: the store may not know what we have; `forgotten`: it has lost what it knew of everybody.
+
+        One at a time: `told` or `unheard` ends it.
+        """
         self._end_chunks(now)
         self._forget(now)
         number, end = self.calendar.stamp(now + self._unix)
@@ -123,8 +135,9 @@ class LeasedWindow:
         keep = self._held_back(hungry=self._answer.hungry or bool(waiting))
         smallest = min(waiting, default=1)
         return WindowAsk(
-            mine, number, end - self._unix, least, max(1, smallest - self._free), more, self._free, keep, tuple(waiting)
-        )
+            mine, number, end - self._unix, least, max(1, smallest - self._free), more, self._free, keep,
+            tuple(waiting), self._everybodys(now) if forgotten else {},
+        )  # fmt: skip
 
     def told(self, ask: WindowAsk, answer: WindowAnswer, heard: Heard, now: float) -> None:
         """While replicas tell a store that was away what they did (`heard.recovering`), nothing is granted."""
@@ -142,7 +155,13 @@ class LeasedWindow:
             self.unheard(now)
             if self._lost is not None:
                 self._lost.since = now  # what is spent from here on, nobody would know of when grants begin
+                self._lost.recovering = True
             return
+        for number, amount in ask.mine.items():
+            if known := amount + (answer.granted if number == ask.number else 0):
+                self._stored[number] = known
+            else:  # most slices of a tenant that is idle
+                self._stored.pop(number, None)
         self._answer, self._reserve, self._lost = answer, answer.reserve, None
         left = self.limit - answer.used - answer.reserves
         short = answer.granted < ask.least and left + answer.reserves + answer.idle < ask.smallest
@@ -160,6 +179,7 @@ class LeasedWindow:
         """The store did not answer."""
         if self._lost is None:
             self._lost = _Lost(now, sum(self._live(now).values()) + self._reserve)
+        self._lost.recovering = False
 
     def leave(self, now: float) -> None:
         """Gives up every chunk: nothing is spent here any more."""
@@ -274,7 +294,17 @@ class LeasedWindow:
         first = self.calendar.first(now - _KEPT_SECONDS + self._unix)
         for number in [number for number in self._mine if number < first]:
             del self._mine[number]
+            self._stored.pop(number, None)
             self._dirty.add(number)  # the store drops its copy too
+
+    def _everybodys(self, now: float) -> dict[int, int]:
+        """By slice what everybody had in the last answer, but for ours, which is what it is now."""
+        first, found = self.calendar.first(now + self._unix), dict[int, int]()
+        for number, amount in slices_of(self._answer.slices):  # a slice may be there in parts
+            if number >= first:
+                ours = 0 if number in found else self._mine.get(number, 0) - self._stored.get(number, 0)
+                found[number] = found.get(number, ours) + amount
+        return found
 
     def _wait(self, amount: int, now: float) -> float:
         """Seconds until `amount` fits by what the store has told, if nothing else happens."""
@@ -316,11 +346,15 @@ class Chunk:
 
 
 class _Lost:
-    """The time without the store: since when, what was spent by slice, and how much may lie in the window at most."""
+    """The time without the store: since when, what was spent by slice, and how much may lie in the window at most.
 
-    __slots__ = ("ceiling", "since", "spent")
+    `recovering`: it is there, and will grant again within seconds, for which a request may wait.
+    """
+
+    __slots__ = ("ceiling", "recovering", "since", "spent")
 
     def __init__(self, since: float, ceiling: int) -> None:
         self.since = since
         self.ceiling = ceiling
+        self.recovering = False
         self.spent: dict[int, int] = {}

@@ -109,7 +109,7 @@ class LeasedSeats:
         self._safe_until = heard.asked_at + SAFE_SECONDS
         self.seats, self._others = answer.seats, answer.others
         self._hungry, self._starving, self._lost = answer.hungry, answer.starving, False
-        short = answer.seats < ask.taken + ask.waiting and (self._starving or not answer.idle)
+        short = answer.seats < ask.taken + ask.waiting and (self._starving or not answer.idle) and not heard.recovering
         self._refused_until = now + REFUSED_SECONDS if short else float("-inf")
 
     def again(self, ask: SeatsAsk) -> None:

@@ -5,7 +5,7 @@ Floor: `policies`, pure; values only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,8 @@ class WindowAsk:
     """`mine`: this replica's figures that the store may not know, by slice. `number`: the slice that a chunk is to lie
     in, and `end` its last moment (monotonic seconds). `least`: what requests wait for, the smallest of them needing
     `smallest`; `more`: what is expected besides. `free`: what is left of chunks. `keep`: what we hold
-    as a reserve and the store may not lower, as its answer may be lost; -1: none is wanted.
+    as a reserve and the store may not lower, as its answer may be lost; -1: none is wanted. `everybodys`: for a store
+    that has lost its memory, what all replicas together had, the dead among them, by slice.
     """
 
     mine: dict[int, int]
@@ -25,6 +26,7 @@ class WindowAsk:
     free: int
     keep: int
     waiting: tuple[int, ...] = ()
+    everybodys: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

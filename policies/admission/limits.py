@@ -179,7 +179,8 @@ class LimitGrant:
 
     def settle(self, now: float, actual: Use | None) -> None:
         """The request is over and used `actual`; None keeps the estimate (no engine told)."""
-        self._close(now, (self._use if actual is None else actual)._replace(running=0))
+        used = self._use if actual is None else actual
+        self._close(now, Use(used.prompt, used.output, used.cached, used.requests, 0, used.engine_cost))
 
     def cancel(self, now: float) -> None:
         """Nothing was dispatched: request and tokens are given back."""

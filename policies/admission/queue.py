@@ -90,6 +90,10 @@ class Queue:
         last = max(worse, key=lambda entry: (entry.waiting.request.tier_priority, entry.key), default=None)
         return None if last is None else last.waiting
 
+    def soonest(self, count: int) -> Iterator[Waiting]:
+        """So many that hardly go last: by their keys, tenants' shares and lanes' ceilings apart."""
+        return (entry.waiting for entry in islice(merge(*self._lines.values()), count))
+
     def next(self, view: View, window: int, offset: Offset | None = None) -> Sequence[Waiting]:
         """At most `window` requests, the next one first, own prefills predicted anew.
 

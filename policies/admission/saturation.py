@@ -73,6 +73,13 @@ DEFAULT_POLICIES: Mapping[Lane, LanePolicy] = {
 }
 
 
+# The load of a pool is measured again after changes of this share of its endpoints' number: each moves a mean over all
+# of them by no more than its own part, so it is never further off; and after as many seconds, as time moves it too.
+# In pools of up to 64 endpoints after every change.
+LOAD_SHARE = 1 / 64
+LOAD_SECONDS = 0.05
+
+
 class PoolLoad(NamedTuple):
     """`saturation`: 0 idle, 1 full. `kv_tokens`: the KV capacity of all endpoints, None unless all are known."""
 
@@ -119,12 +126,15 @@ class LaneGate:
         self.tokens = dict.fromkeys(Lane, 0.0)  # in flight: prompts and expected outputs
         self.requests = dict.fromkeys(Lane, 0)
         self._states: Sequence[EndpointState] = ()
-        self._now = 0.0
+        self._now = self._measured_at = 0.0
         self._load: PoolLoad | None = None
+        self._changes = 0  # since it was measured
 
     def begin(self, states: Sequence[EndpointState], now: float) -> None:
         """A pass begins."""
-        self._states, self._now, self._load = states, now, None
+        if states is not self._states or len(states) * LOAD_SHARE <= 1 or now - self._measured_at >= LOAD_SECONDS:
+            self._load = None
+        self._states, self._now = states, now
 
     def allows(self, lane: Lane, tokens: float) -> bool:
         """May one more request of the lane, of `tokens` (prompt and expected output), be sent now?"""
@@ -158,19 +168,25 @@ class LaneGate:
         """As of this moment of the pass."""
         if self._load is None:
             self._load = pool_load(self._states, self._now)
+            self._measured_at, self._changes = self._now, 0
         return self._load
+
+    def _changed(self) -> None:
+        self._changes += 1
+        if self._changes >= len(self._states) * LOAD_SHARE:
+            self._load = None
 
     def sent(self, lane: Lane, tokens: float) -> None:
         """A request was sent and its reservation charged."""
         self.requests[lane] += 1
         self.tokens[lane] += tokens
-        self._load = None
+        self._changed()
 
     def ended(self, lane: Lane, tokens: float) -> None:
         """The request has left its endpoint. `tokens`: the same number again."""
         self.requests[lane] -= 1
         self.tokens[lane] = max(0.0, self.tokens[lane] - tokens) if self.requests[lane] else 0.0
-        self._load = None
+        self._changed()
 
 
 class Door:

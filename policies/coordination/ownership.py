@@ -188,6 +188,14 @@ class Ownership:
         if self._lease is not None and self._lease.replica != self.me:
             self._lease = None  # it owns no longer either
 
+    def led_by(self, owner: Lease) -> bool:
+        """A peer says that it leads with this lease, the highest that is known: who cannot ask the store goes by that,
+        where it knows of nobody. Returns whether it does."""
+        if self._steady or self.owner is not None or owner.term < self._highest or owner.replica == self.me:
+            return False
+        self._lease = owner
+        return True
+
     def stop(self) -> None:
         """This replica is about to end: what it holds is released at once, and it takes nothing any more."""
         self._stopping = True

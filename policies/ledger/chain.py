@@ -11,22 +11,21 @@ import hmac
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 HASH_BYTES = 32
 GENESIS = bytes(HASH_BYTES)  # stands before the first record of every chain
 _FINGERPRINT_BYTES = 4  # tells secrets apart, and helps nobody to guess one
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """A place in a chain: a record's sequence and hash. The default is the place before the first one."""
 
     sequence: int = 0
     hash: bytes = GENESIS
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """One record as it stands in a chain. `body`: its canonical bytes, its sequence among them."""
 
     sequence: int

@@ -10,20 +10,25 @@ below. Nothing here opens what the values name (files, URLs); `assembly` does. W
     words                        types and mistakes in words
     section                      what every mapping of the file has in common
     profiles                     profiles composed of parts, a part of `routing`
+    deploy                       how engines run in Kubernetes, and how namespaces are called
+    discovery                    endpoints that are found at run time, a part of `pools`, and the API that tells
     standby                      what serves when the hot endpoints cannot, a part of `pools`
     guards                       the rules of a tenant for what is said, a part of `tenants`
-    server, keys, ledger, routing, lanes, tenants, pools
+    server, keys, ledger, governance, routing, lanes, tenants, pools
                                  the sections: keys with types, bounds, defaults, descriptions
     models                       `Config`, the whole
     environment                  variables laid over the tree
-    checks, guard_checks         what must hold between values
+    checks, guard_checks, deploy_checks
+                                 what must hold between values
     warning                      what is allowed and probably not meant
-    docs                         the keys for the README
+    docs                         the keys for README.md here
     loading                      all of that in order
 
-A new key is one field of a section: the check, the messages and the README's table all read it there.
+A new key is one field of a section: the check, the messages and README.md's table all read it there.
 """
 
+from router.config.deploy import DeployConfig, PoolDeployConfig
+from router.config.discovery import DiscoveryConfig, DnsDiscoveryConfig, KubernetesConfig, KubernetesDiscoveryConfig
 from router.config.docs import KeyDoc, documented_keys
 from router.config.guards import GuardConfig, ModerationConfig, PresidioConfig, RequestsConfig
 from router.config.keys import KeysConfig
@@ -48,6 +53,7 @@ from router.config.standby import DegradedConfig, HookConfig, MirrorConfig, Over
 from router.config.tenants import (
     DEFAULT_TIERS,
     ApiKeyConfig,
+    CacheConfig,
     LimitsConfig,
     ModelConfig,
     PricesConfig,
@@ -62,11 +68,15 @@ __all__ = [
     "DEFAULT_TIERS",
     "KNOWN_PROFILES",
     "ApiKeyConfig",
+    "CacheConfig",
     "ClassifyConfig",
     "Config",
     "ConfigError",
     "CorsConfig",
     "DegradedConfig",
+    "DeployConfig",
+    "DiscoveryConfig",
+    "DnsDiscoveryConfig",
     "EndpointConfig",
     "EngineTlsConfig",
     "GuardConfig",
@@ -74,6 +84,8 @@ __all__ = [
     "HookConfig",
     "KeyDoc",
     "KeysConfig",
+    "KubernetesConfig",
+    "KubernetesDiscoveryConfig",
     "LaneConfig",
     "LanesConfig",
     "LedgerConfig",
@@ -83,6 +95,7 @@ __all__ = [
     "ModerationConfig",
     "OverflowConfig",
     "PoolConfig",
+    "PoolDeployConfig",
     "PresidioConfig",
     "PricesConfig",
     "Problem",

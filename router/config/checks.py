@@ -11,6 +11,8 @@ from typing import Any
 
 from policies.parts import COSTLESS, PICKERS
 from policies.registry import DEFAULT_PICKER
+from router.config.deploy_checks import deploy_checks
+from router.config.discovery_checks import discovery_checks
 from router.config.lanes import LanesConfig
 from router.config.problems import Place, Problem, dotted
 from router.config.server import DEFAULT_ADMIN_PORT, DEFAULT_PORT
@@ -26,9 +28,17 @@ def cross_check(tree: Tree) -> list[Problem]:
     """Every mistake that no single value shows. Values of a wrong type are skipped here: validation tells them."""
     root = tree.root
     tiers = [*DEFAULT_TIERS, *(name for name in _mapping(root.get("tiers")) if name not in DEFAULT_TIERS)]
-    checks = (_server(tree), _tiers(tree, tiers), _hosts(tree), _access(tree), _keys(tree))
+    checks = (_server(tree), _tiers(tree, tiers), _hosts(tree), _access(tree), _keys(tree), deploy_checks(tree))
     more = (_scopes(tree), _pools(tree), _endpoints(tree), _profiles(tree), _costs(tree), _lanes(tree))
-    last = (_kv_events(tree), _standbys(tree), _hooks(tree), _money(tree), _links(tree))
+    last = (
+        _kv_events(tree),
+        _standbys(tree),
+        _hooks(tree),
+        _money(tree),
+        _links(tree),
+        discovery_checks(tree),
+        _caches(tree),
+    )
     return [problem for check in (*checks, *more, *last) for problem in check]
 
 
@@ -74,6 +84,15 @@ def _links(tree: Tree) -> Iterator[Problem]:
             place: Place = ("replicas", key)
             message = f"expected a port of at most {_LAST_PORT + 1 - int(workers)}: each of server.workers has the next"
             yield tree.problem(place, f"{message}; got {shown(place, replicas[key])}")
+
+
+def _caches(tree: Tree) -> Iterator[Problem]:
+    if _mapping(tree.root.get("state")).get("redis_url") is not None:
+        return
+    for tenant, entry in tree.entries("tenants"):
+        if _mapping(entry.get("cache")).get("store") == "redis":
+            place: Place = ("tenants", tenant, "cache", "store")
+            yield tree.problem(place, "expected memory, or state.redis_url: there is no Redis")
 
 
 def _tiers(tree: Tree, tiers: list[str]) -> Iterator[Problem]:
@@ -170,7 +189,9 @@ def _has_costs(tree: Tree, pool: object) -> bool:
     """Whether every endpoint of the pool has an hourly cost."""
     found = _mapping(tree.root.get("pools")).get(pool) if isinstance(pool, str) else None
     endpoints = _list(_mapping(found).get("endpoints"))
-    return bool(endpoints) and all(_mapping(one).get("hourly_cost") for one in endpoints)
+    discovery = _mapping(found).get("discovery")
+    sources = [*endpoints, *([discovery] if discovery is not None else [])]
+    return bool(sources) and all(_mapping(one).get("hourly_cost") for one in sources)
 
 
 def _pools(tree: Tree) -> Iterator[Problem]:
@@ -243,9 +264,13 @@ def _hooks(tree: Tree) -> Iterator[Problem]:
         standby = _mapping(entry.get("standby"))
         for name in ("start", "stop"):
             hook = standby.get(name)
-            if isinstance(hook, dict) and (hook.get("command") is None) == (hook.get("url") is None):
-                yield tree.problem(("pools", pool, "standby", name), "expected a command or a url, one of them")
+            ways = [_mapping(hook).get(way) for way in ("command", "url", "scale")]
+            if isinstance(hook, dict) and ways.count(None) != len(ways) - 1:
+                yield tree.problem(("pools", pool, "standby", name), "expected command, url or scale, one of them")
         roles = {_mapping(one).get("role") for one in _list(entry.get("endpoints"))}
+        found = _mapping(entry.get("discovery"))
+        if found.get("kubernetes") is not None or found.get("role") == "cold":
+            continue  # the one that is started is found
         if standby.get("start") is not None and "cold" not in roles:
             yield tree.problem(("pools", pool, "standby", "start"), "expected an endpoint with role: cold, to start")
 

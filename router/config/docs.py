@@ -1,4 +1,4 @@
-"""Every key of the file in words, read from the models: what the README's table shows.
+"""Every key of the file in words, read from the models: what README.md's table shows.
 
 Floor: reads the models; writes nothing.
 """
@@ -38,7 +38,7 @@ def _documented(model: type[BaseModel], prefix: str) -> Iterator[KeyDoc]:
         path = prefix + key
         inner, below = _section_of(field, path)
         if inner is not None and issubclass(inner, Parts):
-            inner = None  # the README has a table of parts
+            inner = None  # policies/README.md has a table of parts
         if inner is None or below != f"{path}." or (not field.is_required() and field.default is None):
             words = describe(field.rebuild_annotation())
             words = words.replace(", each a mapping", " mapping" if "at least" in words else " of mappings")

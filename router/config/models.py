@@ -9,6 +9,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from router.config.deploy import DeployConfig
+from router.config.discovery import KubernetesConfig
+from router.config.governance import GovernanceConfig
 from router.config.keys import KeysConfig
 from router.config.lanes import LanesConfig
 from router.config.ledger import LedgerConfig
@@ -34,14 +37,21 @@ class Config(Section):
     state: StateConfig = Field(default=StateConfig(), description="Where state is kept.")
     keys: KeysConfig = Field(default=KeysConfig(), description="Keys made at run time.")
     ledger: LedgerConfig = Field(default=LedgerConfig(), description="Records of requests and events.")
+    governance: GovernanceConfig = Field(default=GovernanceConfig(), description="What is told of answers.")
     tracing: TracingConfig | None = Field(
         default=None,
         description="Traces by OpenTelemetry; needs promptlane[otel]; null: none, and its headers just pass.",
     )
     replicas: ReplicasConfig = Field(default=ReplicasConfig(), description="How replicas reach each other.")
+    kubernetes: KubernetesConfig = Field(
+        default=KubernetesConfig(), description="The API by which endpoints are found and cold standbys scaled."
+    )
     classify: ClassifyConfig = Field(default=ClassifyConfig(), description="Which lane a request queues in.")
     routing: RoutingConfig = Field(default=RoutingConfig(), description="How endpoints are chosen.")
     lanes: LanesConfig = Field(default=LanesConfig(), description="How requests wait.")
+    deploy: DeployConfig = Field(
+        default=DeployConfig(), description="Names in Kubernetes, for `promptlane render` and `audit`."
+    )
     tiers: dict[TierName, TierConfig] = Field(
         default=dict(DEFAULT_TIERS), description="Service classes; what is not given here keeps its default."
     )

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le, MaxLen, MinLen
+from annotated_types import Ge, Gt, Le, MaxLen
 from pydantic import Field
 
 from policies.outliers import MAX_EJECTED_SHARE
 from policies.types import Role
+from router.config.deploy import PoolDeployConfig
+from router.config.discovery import DiscoveryConfig
 from router.config.section import Section
 from router.config.standby import StandbyConfig
 from router.config.types import (
@@ -27,6 +29,7 @@ from router.config.types import (
     SocketUrl,
     Variable,
     Weight,
+    WeightsDigest,
     Word,
 )
 
@@ -42,6 +45,9 @@ class EndpointConfig(Section):
     max_in_flight: Count = Field(default=256, description="Requests that it gets at once.")
     kv_capacity_tokens: Count | None = Field(
         default=None, description="Its KV capacity in tokens; null: from its metrics."
+    )
+    weights_digest: WeightsDigest | None = Field(
+        default=None, description="Digest of the weights that it has loaded, for records; null: the model's."
     )
     kv_events_url: SocketUrl | None = Field(
         default=None, description="Where it publishes its KV events (`--kv-events-config`, `endpoint`)."
@@ -123,7 +129,12 @@ class HealthConfig(Section):
 
 class PoolConfig(Section):
     shared: bool = Field(default=False, description="Whether several tenants may name this pool.")
-    endpoints: Annotated[tuple[EndpointConfig, ...], MinLen(1)] = Field(description="Its engines, at least one.")
+    endpoints: tuple[EndpointConfig, ...] = Field(
+        default=(), description="Its engines: at least one, or `discovery`, or both."
+    )
+    discovery: DiscoveryConfig | None = Field(
+        default=None, description="Engines that are found at run time, and come and go."
+    )
     timeouts: TimeoutsConfig = Field(default=TimeoutsConfig(), description="How long engines may take.")
     profile: ProfileName | None = Field(
         default=None, description="How its endpoints are chosen; null: as routing.profile."
@@ -159,6 +170,9 @@ class PoolConfig(Section):
     health: HealthConfig = Field(default=HealthConfig(), description="How endpoints are watched.")
     standby: StandbyConfig = Field(
         default=StandbyConfig(), description="What happens when its hot endpoints cannot serve."
+    )
+    deploy: PoolDeployConfig | None = Field(
+        default=None, description="How its engines run in Kubernetes; null: they run elsewhere."
     )
     drill_hook: Annotated[tuple[Word, ...], MaxLen(64)] = Field(
         default=(),

@@ -42,7 +42,7 @@ Filters: TypeAlias = Annotated[tuple[FilterName, ...], AfterValidator(_enough), 
 
 
 class Parts(Section):
-    """A mapping of parts' names to their parameters; the README lists the parts in a table of their own."""
+    """A mapping of parts' names to their parameters; policies/README.md lists the parts in a table of their own."""
 
 
 def _fields(parameters: Mapping[str, Parameter]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ DEFAULT_PORT = 8080
 DEFAULT_ADMIN_PORT = 9090
 DEFAULT_LEDGER_URL = "sqlite:///promptlane.db"
 DEFAULT_LINK_PORT = 8090
+_LEAST_WORKER_TIMEOUT = 5.0  # seconds: a busy machine keeps a process that is well waiting for some
 
 
 class CorsConfig(Section):
@@ -68,6 +69,11 @@ class ServerConfig(Section):
         description="Processes that serve, on the same ports and as one: about one per core. They share queues and "
         "limits, without Redis too.",
     )
+    worker_timeout: Annotated[float, NO_BOOL, Ge(_LEAST_WORKER_TIMEOUT)] = Field(
+        default=30.0,
+        description="Seconds without a sign of life (one is due every half second) after which a worker is killed and "
+        "another started; from 2 s on others take the connections that come in for it. At least 5.",
+    )
     base_domain: Host | None = Field(default=None, description="Tenant `acme` is also reached as `acme.<base_domain>`.")
     routing_headers: bool = Field(
         default=True, description="Whether answers say by x-promptlane-* headers where they come from and why."
@@ -90,10 +96,17 @@ class ServerConfig(Section):
     keep_alive_timeout: Seconds = Field(
         default=75.0, description="Seconds for which an idle client connection stays open."
     )
+    ready_when: Literal["serving", "engines", "compared"] = Field(
+        default="compared",
+        description="What /readyz takes for ready: `serving`: it serves; `engines`: and it reaches an engine of any "
+        "pool; `compared`: and it reaches one, or no other replica does: engines that all fail take no gateway out of "
+        "a balancer, so that clients get its own errors.",
+    )
     shutdown_grace: SecondsOrNone = Field(default=30.0, description="Seconds that requests under way get to finish.")
     shutdown_delay: SecondsOrNone = Field(
         default=0.0,
-        description="Seconds between readiness off and closing the listener: time for a balancer to notice.",
+        description="Seconds between readiness off and closing the listener: time for a balancer to notice. Requests "
+        "are served meanwhile; each answer says `connection: close`.",
     )
     tls: TlsConfig | None = Field(default=None, description="Serve tenants by TLS; null leaves that to the ingress.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -126,6 +139,10 @@ class StateConfig(Section):
     )
     ledger_timeout: Seconds = Field(
         default=5.0, description="Seconds that the database may take for a connection, a lock or an answer."
+    )
+    cache_timeout: Seconds = Field(
+        default=0.05,
+        description="Seconds that Redis may take for an answer of a tenant's `cache`; then there is none there.",
     )
     drills_file: FileName | None = Field(
         default=None,

@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, Field
 
 from policies.standby import StandbySettings
+from router.config.discovery import ScaleConfig
 from router.config.section import Section, Switch
 from router.config.types import NO_BOOL, VARIABLE_NAME, Count, EngineUrl, Expect, ModelName, Seconds, Share
 
@@ -36,6 +37,9 @@ class HookConfig(Section):
         default=None, description="A program and its arguments; no shell reads them."
     )
     url: EngineUrl | None = Field(default=None, description="A URL that gets a POST, instead of a command.")
+    scale: ScaleConfig | None = Field(
+        default=None, description="A Deployment or StatefulSet of Kubernetes that is scaled, instead of both."
+    )
     timeout: Seconds = Field(default=60.0, description="Seconds that it may take.")
     pass_env: tuple[PassedVariable, ...] = Field(
         default=(),

@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MaxLen
 from pydantic import Field, model_validator
 
+from router.config.deploy import EnginesConfig
 from router.config.guards import GuardConfig, RequestsConfig
 from router.config.section import Section
 from router.config.types import (
     NO_BOOL,
     ApiName,
+    Bytes,
+    CacheAnswerBytes,
+    CacheSeconds,
     Count,
     Expect,
     Expiry,
@@ -30,6 +34,8 @@ from router.config.types import (
     SloShare,
     TokenWeight,
     Weight,
+    WeightsDigest,
+    Word,
 )
 
 DEFAULT_TIER = "silver"
@@ -55,6 +61,10 @@ class TierConfig(Section):
     hold_requests: Count = Field(default=256, description="Requests that wait so per pool; others get 503 at once.")
     slo: SloConfig | None = Field(
         default=None, description="What its tenants' requests shall get; counted by `promptlane_slo_requests_total`."
+    )
+    engines: EnginesConfig = Field(
+        default=EnginesConfig(),
+        description="How many engines `promptlane render` makes for a pool that finds them and does not say.",
     )
 
 
@@ -104,6 +114,29 @@ class PricesConfig(Section):
     )
 
 
+class CacheConfig(Section):
+    store: Literal["memory", "redis"] | None = Field(
+        default=None,
+        description="Where answers are kept: in each process by itself, or in `state.redis_url`, shared by replicas; "
+        "null: there, if it is set.",
+    )
+    ttl: CacheSeconds = Field(default=3600.0, description="Seconds for which an answer is used again.")
+    max_bytes: Bytes = Field(
+        default=64 * 1024 * 1024, description="Bytes that all of its answers may take, compressed."
+    )
+    max_entries: Annotated[int, NO_BOOL, Ge(1), Le(1_000_000)] = Field(
+        default=10_000, description="Answers that are kept at most."
+    )
+    max_answer_bytes: CacheAnswerBytes = Field(
+        default=1024 * 1024, description="Bytes of the longest answer that is kept."
+    )
+    billed: Literal["none", "cached", "full"] = Field(
+        default="full",
+        description="What an answer from the cache counts, for limits and money: no tokens; its prompt as one that the "
+        "engine had cached; as much as one that an engine made. Of an engine's time it takes none.",
+    )
+
+
 class ApiKeyConfig(Section):
     id: Name = Field(description="The key's name in records and metrics.")
     sha256: Sha256 = Field(repr=False, description="SHA-256 of the key, hexadecimal; the key itself is never stored.")
@@ -124,6 +157,9 @@ class ModelConfig(Section):
         description="The name its engines know; the model's own if not given.",
         json_schema_extra={"shown": "<name>"},
     )
+    weights_digest: WeightsDigest | None = Field(
+        default=None, description="Digest of its weights (`sha256:…`), for records; an endpoint's own counts first."
+    )
     limits: LimitsConfig = Field(
         default=LimitsConfig(), description="What the tenant may use of it, within the tenant's limits."
     )
@@ -143,6 +179,16 @@ class TenantConfig(Section):
     api_keys: tuple[ApiKeyConfig, ...] = Field(default=(), description="Its keys; `promptlane keys create` makes one.")
     models: dict[ModelName, ModelConfig] = Field(default={}, description="Names its clients may ask for.")
     guards: tuple[GuardConfig, ...] = Field(default=(), description="Rules for its prompts and answers, all applied.")
+    watch_words: Annotated[tuple[Word, ...], MaxLen(50)] = Field(
+        default=(),
+        description="Words that are counted in those of its answers that are looked at (`governance`); records have "
+        "keyed hashes of them.",
+    )
+    cache: CacheConfig | None = Field(
+        default=None,
+        description="Keeps whole answers to requests that have one answer only (router/README.md); `{}`: with these "
+        "defaults; null: none is kept.",
+    )
     requests: RequestsConfig = Field(default=RequestsConfig(), description="Bounds of what its clients may ask for.")
 
     @model_validator(mode="before")

@@ -125,7 +125,9 @@ def no_bool(value: object) -> object:
     return value
 
 
-def _text(pattern: str, what: str) -> tuple[AfterValidator, Expect]:
+def matching(pattern: str, what: str) -> tuple[AfterValidator, Expect]:
+    """For an `Annotated` type: a text that the whole of a pattern fits, and the words for it."""
+
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
             raise ValueError
@@ -149,6 +151,10 @@ Count: TypeAlias = Annotated[int, NO_BOOL, Ge(1), Le(2**53)]
 Workers: TypeAlias = Annotated[int, NO_BOOL, Ge(1), Le(MAX_WORKERS)]
 Bytes: TypeAlias = Annotated[int, NO_BOOL, Ge(1024), Le(2**40)]
 Seconds: TypeAlias = Annotated[float, NO_BOOL, Gt(0), Le(DAY)]
+# A month: longer than anybody keeps weights, by which answers change.
+CacheSeconds: TypeAlias = Annotated[float, NO_BOOL, Ge(0.001), Le(31 * DAY)]
+# A Redis that is to answer within `state.cache_timeout` has to send so much.
+CacheAnswerBytes: TypeAlias = Annotated[int, NO_BOOL, Ge(1024), Le(64 * 1024 * 1024)]
 SecondsOrNone: TypeAlias = Annotated[float, NO_BOOL, Ge(0), Le(DAY)]  # where 0 means: do not wait
 Weight: TypeAlias = Annotated[float, NO_BOOL, Gt(0), Le(1e6)]
 TokenWeight: TypeAlias = Annotated[float, NO_BOOL, Ge(0), Le(1000)]
@@ -159,29 +165,33 @@ Share: TypeAlias = Annotated[float, NO_BOOL, Gt(0), Le(1)]
 # Below 1: a target without a budget for errors has no burn rate.
 SloShare: TypeAlias = Annotated[float, NO_BOOL, Ge(0.5), Le(0.99999)]
 
-_TENANT_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+DNS_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _TENANT_ID = "a name of letters a-z, digits and inner hyphens, at most 63 characters (a DNS label)"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 NAME_WORDS = "a name of letters, digits, dots, hyphens and underscores, at most 128 characters"
 # ASCII without quotation marks and backslashes: the name stands in JSON as it is, so rewriting an alias is a
 # replacement of bytes.
 _MODEL_NAME = "a name of 1 to 256 printable ASCII characters without quotation marks, backslashes and outer spaces"
-TenantId: TypeAlias = Annotated[str, *_text(_TENANT_LABEL, _TENANT_ID)]
-TierName: TypeAlias = Annotated[str, *_text(r"[a-z0-9][a-z0-9_-]{0,62}", "a name of a-z, 0-9, - and _")]
-Name: TypeAlias = Annotated[str, *_text(NAME_PATTERN, NAME_WORDS)]
+Namespace: TypeAlias = Annotated[str, *matching(DNS_LABEL, "the name of a namespace")]
+TenantId: TypeAlias = Annotated[str, *matching(DNS_LABEL, _TENANT_ID)]
+TierName: TypeAlias = Annotated[str, *matching(r"[a-z0-9][a-z0-9_-]{0,62}", "a name of a-z, 0-9, - and _")]
+Name: TypeAlias = Annotated[str, *matching(NAME_PATTERN, NAME_WORDS)]
 ProfileName: TypeAlias = Annotated[str, Expect(f"one of {', '.join(KNOWN_PROFILES)}, or of routing.profiles")]
-ModelName: TypeAlias = Annotated[str, *_text(r"(?! )[ !#-\[\]-~]{1,256}(?<! )", _MODEL_NAME)]
+ModelName: TypeAlias = Annotated[str, *matching(r"(?! )[ !#-\[\]-~]{1,256}(?<! )", _MODEL_NAME)]
 Host: TypeAlias = Annotated[str, AfterValidator(host_name), Expect("a host such as llm.example.com, without port")]
-BindHost: TypeAlias = Annotated[str, *_text(r"[A-Za-z0-9.:_-]{1,253}", "an address or host name to listen on")]
-FileName: TypeAlias = Annotated[str, *_text(r"[^\0]{1,4096}", "a file name")]
-Word: TypeAlias = Annotated[str, *_text(r"[^\0]{1,4096}", "text")]
-Label: TypeAlias = Annotated[str, *_text(r"[^\x00-\x1f\x7f]{0,200}", "one line of at most 200 characters")]
+BindHost: TypeAlias = Annotated[str, *matching(r"[A-Za-z0-9.:_-]{1,253}", "an address or host name to listen on")]
+FileName: TypeAlias = Annotated[str, *matching(r"[^\0]{1,4096}", "a file name")]
+Word: TypeAlias = Annotated[str, *matching(r"[^\0]{1,4096}", "text")]
+Label: TypeAlias = Annotated[str, *matching(r"[^\x00-\x1f\x7f]{0,200}", "one line of at most 200 characters")]
 HeaderName: TypeAlias = Annotated[
-    str, AfterValidator(str.lower), *_text(r"[a-z0-9-]{1,64}", "a header name: letters, digits and hyphens")
+    str, AfterValidator(str.lower), *matching(r"[a-z0-9-]{1,64}", "a header name: letters, digits and hyphens")
 ]
-Variable: TypeAlias = Annotated[str, *_text(VARIABLE_NAME, "the name of an environment variable")]
+Variable: TypeAlias = Annotated[str, *matching(VARIABLE_NAME, "the name of an environment variable")]
 Sha256: TypeAlias = Annotated[
-    str, AfterValidator(str.lower), *_text(r"[0-9a-f]{64}", "64 hexadecimal digits (in quotes if all are decimal)")
+    str, AfterValidator(str.lower), *matching(r"[0-9a-f]{64}", "64 hexadecimal digits (in quotes if all are decimal)")
+]
+WeightsDigest: TypeAlias = Annotated[
+    str, AfterValidator(str.lower), *matching(r"sha256:[0-9a-f]{64}", "`sha256:` and 64 hexadecimal digits")
 ]
 Expiry: TypeAlias = Annotated[
     datetime | None, PlainValidator(moment), Expect("a date, a time with its zone (2027-01-31T12:00:00Z) or null")
@@ -194,24 +204,24 @@ EngineUrl: TypeAlias = Annotated[
 SocketUrl: TypeAlias = Annotated[str, AfterValidator(socket_url), Expect("an address tcp://host:port")]
 RedisUrl: TypeAlias = Annotated[
     str,
-    *_text(
+    *matching(
         r"(rediss?(\+sentinel|\+cluster)?|unix)://[\x21-\x7e]+",
         "a URL redis://…, rediss://… or unix://…, or with +sentinel or +cluster",
     ),
 ]
 LinkAddress: TypeAlias = Annotated[
     str,
-    *_text(
+    *matching(
         r"tcp://([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]):\d{1,5}|unix:/[\x21-\x7e]{1,100}",
         "tcp://HOST:PORT or unix:/PATH",
     ),
 ]
 KeyPrefix: TypeAlias = Annotated[
-    str, *_text(r"[A-Za-z0-9_:.-]{1,64}", "text of letters, digits, colons, dots, hyphens and underscores")
+    str, *matching(r"[A-Za-z0-9_:.-]{1,64}", "text of letters, digits, colons, dots, hyphens and underscores")
 ]
 LeaseSeconds: TypeAlias = Annotated[float, NO_BOOL, Ge(1), Le(60)]  # below, a loop that is busy loses what it owns
 LedgerUrl: TypeAlias = Annotated[
-    str, *_text(r"(sqlite:///|postgresql://)[\x21-\x7e]+", "a URL sqlite:///… or postgresql://…")
+    str, *matching(r"(sqlite:///|postgresql://)[\x21-\x7e]+", "a URL sqlite:///… or postgresql://…")
 ]
 ServerSecret: TypeAlias = Annotated[
     SecretStr, *_secret(lambda text: len(text) >= MIN_SECRET_LENGTH, f"text of at least {MIN_SECRET_LENGTH} characters")

@@ -39,7 +39,7 @@ def _warnings(config: Config, now: datetime) -> Iterator[tuple[str, str]]:
     for name, pool in config.pools.items():
         if name not in used:
             yield f"pools.{name}", "no tenant uses this pool"
-        if all(endpoint.role is not Role.HOT for endpoint in pool.endpoints):
+        if pool.discovery is None and all(endpoint.role is not Role.HOT for endpoint in pool.endpoints):
             yield f"pools.{name}.endpoints", "none is hot: standbys will serve everything"
         for place, endpoint in enumerate(pool.endpoints):
             if endpoint.url.endswith("/v1"):

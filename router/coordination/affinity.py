@@ -7,7 +7,7 @@ takes, it knows the caches as it saw them as a follower.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from policies.coordination.journal import endpoint_key
@@ -24,17 +24,22 @@ class Affinity:
         self._pool = pool
         self._writer = JournalWriter(store, pool, clock)
         self._task: asyncio.Task[None] | None = None
+        self._indexes: dict[int, PrefixIndex] = {}
 
     def begin(self, pool: Pool, term: int) -> None:
         """This replica owns the pool, with this term."""
-        indexes = _indexes(pool)
-        self._writer.begin(term, indexes)  # at once: what is dispatched while the journal is read is written down too
-        self._start(self._inherit(indexes))
+        self.follow(pool, term)  # at once: what is dispatched while the journal is read is written down too
+        self._start(self._inherit())
 
     def go_on(self, pool: Pool, term: int) -> None:
         """After a reload: it has other endpoints, and what is known of those that stay is known."""
-        self._writer.begin(term, _indexes(pool))
+        self.follow(pool, term)
         self._start(self._writer.run())
+
+    def follow(self, pool: Pool, term: int) -> None:
+        """Endpoints have come or gone; what is being read or written goes on, with those of now."""
+        self._indexes = _indexes(pool)
+        self._writer.begin(term, self._indexes)
 
     def end(self) -> None:
         """It owns it no longer."""
@@ -52,9 +57,9 @@ class Affinity:
             self._task.cancel()
         self._task = asyncio.create_task(work, name=f"journal of pool {self._pool}")
 
-    async def _inherit(self, indexes: Mapping[int, PrefixIndex]) -> None:
+    async def _inherit(self) -> None:
         rebuilt = await read_back(self._store, self._pool)
-        rebuilt.restore(indexes)
+        rebuilt.restore(self._indexes)
         self._writer.journal.inherit(rebuilt)
         await self._writer.run()
 

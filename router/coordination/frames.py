@@ -192,10 +192,22 @@ class NotMine(_Frame, frozen=True, tag=20):
     term: Count
 
 
+class Known(_Frame, frozen=True):
+    """The highest term of a pool that the owner of the link knows of; `mine`: it leads with it."""
+
+    pool: str
+    term: Count
+    mine: bool = False
+
+
 class Pong(_Frame, frozen=True, tag=21):
-    """Here. `n`: the ping's."""
+    """Here. `n`: the ping's. `known`: what has not been said on this connection yet, some pools at a time: a `Fence` in
+    the other direction. `reaches`: whether the owner of the link reaches an engine. Older replicas neither say nor mind
+    them."""
 
     n: Count
+    known: tuple[Known, ...] = ()
+    reaches: bool = False
 
 
 FromFollower: TypeAlias = Ask | Cancel | First | Done | Carry | Fence | Ping

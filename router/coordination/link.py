@@ -30,6 +30,7 @@ from router.coordination.frames import (
     First,
     FromFollower,
     FromOwner,
+    Known,
     Ping,
     Pong,
 )
@@ -49,6 +50,9 @@ class Asker(Protocol):
 
     def connected(self) -> None:
         """A new connection is open: the place to `carry` what is under way, before anything else is said."""
+
+    def told(self, known: Sequence[Known]) -> None:
+        """What the owner knows of terms."""
 
     def disconnected(self, reason: str) -> None:
         """It is over; who waited for an answer has been told."""
@@ -81,6 +85,7 @@ class Link:
         self._up = asyncio.Event()
         self._opened_at = self._try_at = 0.0
         self._pings = self._pongs = 0
+        self._reaches = False
         self._wanted = self._closed = False
         self._shaken: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -128,6 +133,11 @@ class Link:
     def fence(self, pool: str, term: int) -> None:
         self._say(Fence(pool, term))
 
+    def inquire(self) -> None:
+        """Has the owner say which terms it knows, though there is no silence to be broken by a ping."""
+        if self._live is not None:
+            self._live.send(self._ping())
+
     def _say(self, frame: FromFollower) -> None:
         if self._live is not None:
             self._live.send(frame)
@@ -143,6 +153,11 @@ class Link:
         """The owner's id, as it has proven it; None without a connection."""
         live = self._live
         return live.peer.replica if live is not None and live.peer is not None else None
+
+    @property
+    def reaches(self) -> bool:
+        """Whether the owner reaches an engine, as it said last."""
+        return self.connected and self._reaches
 
     def connect(self) -> None:
         """Sees to it that there is a connection soon: at most one attempt more. Idempotent and cheap."""
@@ -199,6 +214,7 @@ class Link:
     def opened(self, peer: Peer) -> Callable[[FromOwner], None]:
         self._opened_at = asyncio.get_running_loop().time()
         self._pings = self._pongs = 0
+        self._reaches = False
         self._live = self._channel
         self._up.set()
         self._shake()
@@ -231,7 +247,9 @@ class Link:
         if isinstance(frame, Pong):
             if not self._pongs < frame.n <= self._pings:
                 raise BadFrame("a Pong out of order")
-            self._pongs = frame.n
+            self._pongs, self._reaches = frame.n, frame.reaches
+            if frame.known:
+                self._asker.told(frame.known)
         else:
             self._asks.answer(frame)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from policies.waiting import Waiting
@@ -24,7 +24,10 @@ from router.coordination.frames import (
     First,
     FromFollower,
     Held,
+    Known,
     NotMine,
+    Ping,
+    Pong,
 )
 from router.elsewhere import Elsewhere
 from router.errors import GatewayError
@@ -37,6 +40,8 @@ _log = logging.getLogger("promptlane.coordination")
 
 # A follower whose connection broke is back within some attempts; one that is dead keeps engines' seats so long.
 AWAY_SECONDS = 1.0
+# Pools that are looked at for each Pong, of which there are four a second: 50 us, and a frame of some 10 kB at most.
+_NEWS_POOLS = 250
 
 
 class Peer(NamedTuple):
@@ -106,10 +111,20 @@ class Follower:
 
 
 class Office:
-    """`find`: this replica's part in a pool, None for one that it does not know."""
+    """`find`: this replica's part in a pool, None for one that it does not know; `pools`: the names of all;
+    `reaches`: whether there is an engine that it reaches."""
 
-    def __init__(self, find: Callable[[str], Part | None], clock: Callable[[], float], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        find: Callable[[str], Part | None],
+        clock: Callable[[], float],
+        metrics: Metrics,
+        pools: Callable[[], Iterable[str]] = tuple,
+        reaches: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.reaches = reaches
         self.find = find
+        self.pools = pools
         self.clock = clock
         self.metrics = metrics
         self._followers: dict[Peer, Follower] = {}
@@ -166,6 +181,26 @@ class Desk:
         self._line = line
         self._follower = follower
         self._waiting: dict[int, asyncio.Task[None]] = {}
+        self._unlooked: list[str] = []  # pools, of this round
+        self._told: dict[str, Known] = {}
+
+    def pong(self, ping: Ping) -> Pong:
+        return Pong(ping.n, self._news(), self._office.reaches())
+
+    def _news(self) -> tuple[Known, ...]:
+        """Terms that this session has not been told of; not too many at once."""
+        found = []
+        self._unlooked = self._unlooked or list(self._office.pools())
+        for pool in self._unlooked[-_NEWS_POOLS:]:
+            part = self._office.find(pool)
+            if part is None or not part.term:
+                continue
+            known = Known(pool, part.term, part.leads())
+            if self._told.get(pool) != known:
+                self._told[pool] = known
+                found.append(known)
+        del self._unlooked[-_NEWS_POOLS:]
+        return tuple(found)
 
     def received(self, frame: FromFollower) -> None:
         if isinstance(frame, Ask):

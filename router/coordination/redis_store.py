@@ -9,7 +9,7 @@ Floor: an adapter. Keys of a pool share a hash tag, so that a script's keys lie 
 A term is above the last one, above all that the asker knows of, and not below the server's clock in microseconds: so a
 server that has lost its memory, or a replica of it that has not got the last write, still gives out none twice.
 An ACL user needs `~promptlane:* +eval +time +get +mget +set +del +pexpire +hset +hdel +hgetall`, for the journal also
-`+xadd +xrange +xrevrange +xtrim`, for limits `+hget +hincrby`, in a cluster also `+cluster|slots +cluster|shards
+`+xadd +xrange +xrevrange +xtrim`, for limits `+hget +hincrby +info`, in a cluster also `+cluster|slots +cluster|shards
 +cluster|nodes`.
 """
 

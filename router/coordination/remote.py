@@ -93,6 +93,10 @@ class Remote:
         if self.look() is Mode.LEADS and before is not None and before is not pool and self.affinity is not None:
             self.affinity.go_on(pool, self.term)
 
+    def changed(self) -> None:
+        if self.mode is Mode.LEADS and self.affinity is not None:
+            self.affinity.follow(self.pool, self.term)
+
     @property
     def pool(self) -> Pool:
         assert self._pool is not None  # noqa: S101  # `serve` comes first
@@ -138,6 +142,12 @@ class Remote:
             self.ownership.fenced(term)
             self.look()
             self._wake()
+
+    def told(self, owner: Lease, *, leads: bool) -> None:
+        """A peer knows of this term, and, where it `leads`, that it is its own."""
+        self.fenced(owner.term)
+        if leads and self.ownership.led_by(owner):
+            self.look()
 
     def asked_by(self, replica: str) -> None:
         """A request that came in there is decided here."""

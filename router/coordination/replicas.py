@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from policies.coordination.ownership import LEASE_SECONDS, Lease, Ownership
 from router.coordination.address import BadAddress
 from router.coordination.affinity import Affinity
+from router.coordination.frames import Known
 from router.coordination.journal import JournalStore
 from router.coordination.leases import TICK_SECONDS, Leases
 from router.coordination.link import Link
@@ -29,6 +30,9 @@ from router.metrics import Metrics
 from router.pools import Pool
 
 _log = logging.getLogger("promptlane.coordination")
+
+# Every so many looks (four a second) each other replica is asked how it is; a link that is idle is asked more often.
+_INQUIRE_TURNS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Replicas:
         journals: JournalStore | None = None,
     ) -> None:
         self.settings = settings
-        self.office = Office(self._part, clock, metrics)
+        self.office = Office(self._part, clock, metrics, lambda: self.remotes, self._reaches)
         self.remotes: dict[str, Remote] = {}
         self.links: dict[str, Link] = {}
         self._store = store
@@ -68,7 +72,9 @@ class Replicas:
         self._metrics = metrics
         self._ownerships: dict[str, Ownership] = {}
         self._owners: dict[str, Lease | None] = {}
+        self._turns = 0
         self._refused: set[str] = set()  # addresses that are none
+        self._ended: set[str] = set()  # replicas where others listen now: no name is used again
         self._server: LinkServer | None = None
         self._leases: Leases | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,6 +147,10 @@ class Replicas:
         """Whether the store could not be reached at the last look."""
         return self._leases is None or self._leases.lost
 
+    def others_reach(self) -> bool:
+        """Whether another replica reaches an engine, as far as is known."""
+        return any(link.reaches for link in self.links.values())
+
     def describe(self) -> dict[str, object]:
         """The replicas that are seen, and whether there is a connection to each."""
         seen = self._leases.replicas if self._leases is not None else {}
@@ -166,6 +176,9 @@ class Replicas:
     def _ownership_of(self, name: str) -> Ownership | None:
         remote = self.remotes.get(name)
         return remote.ownership if remote is not None else None
+
+    def _reaches(self) -> bool:
+        return any(remote.pool.reaches_one() for remote in self.remotes.values())
 
     def _part(self, pool: str) -> Remote | None:
         return self.remotes.get(pool)
@@ -194,6 +207,10 @@ class Replicas:
             return
         if leases.lost:
             self._metrics.add("promptlane_replica_store_failures")
+        self._turns += 1
+        if leases.lost or not self._turns % _INQUIRE_TURNS:  # without a store nobody else tells
+            for link in self.links.values():
+                link.inquire()
         known = dict(leases.replicas)
         known |= {owner.replica: owner.address for one in self._ownerships.values() if (owner := one.owner) is not None}
         self._connect(known)
@@ -203,9 +220,13 @@ class Replicas:
         self._retire()
 
     def _connect(self, known: Mapping[str, str]) -> None:
-        """One link to each other replica, so that whoever owns a pool next can be asked at once."""
+        """One link to each other replica, so that whoever owns a pool next can be asked at once. While the store is
+        away those that it named last are tried again and again: one that was cut off learns so who came after it."""
+        self._ended &= known.keys()
         for name, address in known.items():
-            if name != self.settings.me and name not in self.links and address not in self._refused:
+            if name in self._ended or name == self.settings.me:
+                continue
+            if name not in self.links and address not in self._refused:
                 self._link(name, address)
         for name, link in list(self.links.items()):
             if name in known or link.connected:  # a store that has lost its memory is no reason to let go of anybody
@@ -251,15 +272,38 @@ class Replicas:
 
     def connected(self, name: str, link: Link) -> None:
         """A new connection to an owner: it is told of everything that is under way there, of nothing too."""
-        if link.peer != name:  # a replica has ended, and another one listens where it did
-            if self.links.get(name) is link:
-                self._let_go(name)
+        if link.peer != name and not self._is_anothers(name, link):
             return
         for remote in self.remotes.values():
             remote.seats.tell(link)
-            if (owner := remote.ownership.owner) is not None and name != owner.replica:
-                link.fence(remote.ownership.pool, owner.term)
+            owner, term = remote.ownership.owner, remote.ownership.term
+            if term and (owner is None or name != owner.replica):
+                link.fence(remote.ownership.pool, term)
+        link.inquire()
         self.disconnected()
+
+    def _is_anothers(self, name: str, link: Link) -> bool:
+        """A replica has ended, and another one listens where it did; whether the link stays, as that one's: without a
+        store nobody else tells of it."""
+        self._ended.add(name)
+        peer = link.peer
+        if self.links.get(name) is not link:
+            return False
+        if peer is None or peer == self.settings.me or peer in self.links or not self.store_lost:
+            self._let_go(name)
+            return False
+        self.links[peer] = self.links.pop(name)
+        for remote in self.remotes.values():
+            remote.seats.leave(link)
+        return True
+
+    def told(self, link: Link, known: Sequence[Known]) -> None:
+        """A replica that we are connected to knows of these terms: it may have seen an owner that we have not."""
+        if link.peer is None:
+            return
+        for one in known:
+            if (remote := self.remotes.get(one.pool)) is not None:
+                remote.told(Lease(link.peer, str(link.address), one.term), leads=one.mine)
 
     def disconnected(self) -> None:
         for remote in list(self.remotes.values()):
@@ -281,7 +325,11 @@ class _Asker:
         self._name = name
 
     def connected(self) -> None:
-        self._replicas.connected(self._name, self.link)
+        name, self._name = self._name, self.link.peer or self._name
+        self._replicas.connected(name, self.link)
+
+    def told(self, known: Sequence[Known]) -> None:
+        self._replicas.told(self.link, known)
 
     def disconnected(self, reason: str) -> None:
         self._replicas.disconnected()

@@ -35,6 +35,9 @@ class Listener(Protocol):
     def received(self, frame: FromFollower) -> None:
         """Everything but pings. May raise BadFrame, which ends the connection."""
 
+    def pong(self, ping: Ping) -> Pong:
+        """The answer, with what this session is to be told."""
+
     def lost(self, reason: str) -> None:
         """The session is over. Last and once; nothing may be sent any more."""
 
@@ -97,7 +100,8 @@ class Session:
             if frame.n <= self._pings:
                 raise BadFrame("a Ping out of order")
             self._pings = frame.n
-            self._channel.send(Pong(frame.n))
+            if self._listener is not None:
+                self._channel.send(self._listener.pong(frame))
             return False
         elif isinstance(frame, Carry):
             self._given = max((self._given, *(seat.id for seat in frame.seats)))

@@ -23,6 +23,9 @@ from router.database.errors import DatabaseAway, DatabaseUnusable
 
 _CONNECTIONS = 2  # per process: one looks for changes while another makes one
 _WRITES = "promptlane_writes"
+# What a transaction of records changes (`router.ledger.mover.MOVED`) fits: what does not, SQLite writes through to the
+# disk on the way.
+_CACHE_KIB = 16 * 1024
 
 
 class Database:
@@ -116,6 +119,7 @@ class Database:
         arguments: dict[str, Any] = {
             "connect_timeout": max(2, math.ceil(self.timeout)),  # libpq takes whole seconds, 2 at least
             "application_name": "promptlane",
+            "client_encoding": "utf8",  # a database without one (SQL_ASCII) would tell bytes
             "prepare_threshold": None,  # a statement prepared on one server may be sent to another by a pooler between
         }
         return create_engine(
@@ -141,6 +145,8 @@ def _begin_sqlite(connection: Connection) -> None:
     """SQLite gives a lock for writing only to who asks at the beginning: one who reads first may be refused later."""
     writes = connection.get_execution_options().get(_WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if writes:
+        connection.exec_driver_sql(f"PRAGMA cache_size = -{_CACHE_KIB}")
 
 
 def _descriptor(connection: Connection) -> int | None:

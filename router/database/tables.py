@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0003"
+HEAD = "0006"
 """The newest step of `migrations/`. Known here so that a database that is up to date needs no Alembic."""
 
 # Names that a later step can refer to, on every database.
@@ -57,6 +57,17 @@ changes = Table(
     Column("subject", String(32), primary_key=True),
     Column("number", BigInteger, nullable=False),
     Column("mark", String(32), nullable=False),
+)
+
+# Which keys the last changes were of, by the counter's number; `mark` as the counter had it. A change that is of no key
+# of the table has an id that no key has.
+key_changes = Table(
+    "key_changes",
+    metadata,
+    Column("number", BigInteger, nullable=False),
+    Column("id", String(128), nullable=False),
+    Column("mark", String(32), nullable=False),
+    PrimaryKeyConstraint("number", "id", name="pk_key_changes"),
 )
 
 # One row per record, its columns in the order of `router.wire.record.Record`. Text has no bound here: what PostgreSQL
@@ -96,6 +107,11 @@ ledger_records = Table(
     Column("detail", JSON(none_as_null=True)),
     Column("engine_micro_seconds", BigInteger, nullable=False, server_default="0"),
     Column("cost_micro", BigInteger, nullable=False, server_default="0"),
+    Column("parameters", JSON(none_as_null=True)),
+    Column("prompt_hash", String),
+    Column("system_fingerprint", String),
+    Column("weights_digest", String),
+    Column("output", JSON(none_as_null=True)),
     Column("previous", LargeBinary(32), nullable=False),
     Column("hash", LargeBinary(32), nullable=False),
     PrimaryKeyConstraint("replica", "sequence", name="pk_ledger_records"),

@@ -79,15 +79,16 @@ class TenantGuard:
 
     def note(self, findings: Findings) -> list[Verdict]:
         """Counts and logs what was found, by the names of the rules alone."""
+        of = {"tenant": self.tenant}
         for failure in findings.failures:
             self.metrics.add("promptlane_guard_failures", self.tenant, failure.rule, failure.side.value, failure.cause)
             names = (failure.rule, self.tenant, failure.side.value, failure.cause)
-            _log.warning("rule %s of %s could not look at an %s: %s", *names)
+            _log.warning("rule %s of %s could not look at an %s: %s", *names, extra=of)
         verdicts = list(findings.verdicts())
         for verdict in verdicts:
             labels = (self.tenant, verdict.rule, verdict.side.value, verdict.action.value)
             self.metrics.add("promptlane_guard_verdicts", *labels, amount=verdict.found)
-            _log.info("rule %s of %s: %s, %s, %d times", verdict.rule, self.tenant, *labels[2:], verdict.found)
+            _log.info("rule %s of %s: %s, %s, %d times", labels[1], *(labels[0], *labels[2:], verdict.found), extra=of)
         return verdicts
 
     async def _examine(self, spec: ApiSpec, fields: Fields, size: int, findings: Findings) -> Fields:

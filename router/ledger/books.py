@@ -16,12 +16,16 @@ from policies.ledger.chain import fingerprint
 from policies.ledger.retention import Retention
 from router.ledger.folder import SpoolFolder, take_folder
 from router.ledger.mover import Mover, shipped
+from router.ledger.outputs import Outputs
 from router.ledger.segments import recover
-from router.ledger.shipper import Shipper
+from router.ledger.shipper import ROOMY_BYTES, Shipper
 from router.ledger.spool import Spool
 from router.ledger.store import LedgerStore
 from router.ledger.writer import Writer
+from router.wire.draft import Draft
 from router.wire.record import Record
+
+_OUTPUTS = "outputs.json"  # beside the segments of the folder: distributions of answers, which go on after a restart
 
 _log = logging.getLogger("promptlane.ledger")
 
@@ -58,12 +62,15 @@ class Ledger:
             _log.warning("ledger %s: %d bytes of a torn end were cut off", self.replica, found.cut)
         if found.damaged:
             _log.error("ledger %s: %d records are not as they were written", self.replica, found.damaged)
-        self.writer = Writer(self.spool, key, settings.on_full, wall_clock)
-        mover = Mover(path, key, store, lambda: self.spool.durable, self.spool.forget)
-        self.shipper = Shipper(mover, settings.spool, key, store, settings.retention, wall_clock)
+        outputs = Outputs(path / _OUTPUTS)
+        outputs.restore()
+        self.writer = Writer(self.spool, key, settings.on_full, wall_clock, outputs=outputs)
+        mover = Mover(path, key, store, lambda: self.spool.durable, self.spool.forget, self.spool.recent)
+        roomy = settings.max_spool_bytes >= ROOMY_BYTES
+        self.shipper = Shipper(mover, settings.spool, key, store, settings.retention, wall_clock, roomy=roomy)
         self.add = self.writer.add
 
-    add: Callable[[Record], None]
+    add: Callable[[Record | Draft], None]
 
     @property
     def replica(self) -> str:
@@ -73,7 +80,8 @@ class Ledger:
     @property
     def accepts(self) -> bool:
         """Whether requests may be answered now; False only by `on_full: refuse`."""
-        return self.writer.accepts
+        writer = self.writer
+        return writer.backlog.rule is OnFull.ALLOW or writer.accepts
 
     def start(self) -> None:
         """Begins to write. Raises DatabaseUnusable; a database that is away only delays."""

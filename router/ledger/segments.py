@@ -9,29 +9,36 @@ from __future__ import annotations
 
 import contextlib
 import os
-from binascii import unhexlify
-from collections.abc import Iterator
+from binascii import hexlify, unhexlify
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from policies.ledger.chain import HASH_BYTES, Link, Mark, is_genuine
-from router.wire.record import sequence_of
+from router.wire.record import Record, read_record, sequence_of
 
 _SUFFIX, _ASIDE = ".log", ".cut"
 _HEX = 2 * HASH_BYTES
 _BODY = 2 * _HEX + 2  # where the body of a line begins
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line of a segment. `link` is None where it is none; `end`: the place behind it, in bytes; `torn`: it has no
     end of its own, as one that is being written."""
 
     link: Link | None
     end: int
     torn: bool = False
+
+
+class Entry(NamedTuple):
+    """A line with what it says. None where it is none, or where it says nothing that this program knows."""
+
+    record: Record | None
+    link: Link | None
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +51,30 @@ class Recovered:
     damaged: int = 0
 
 
-def line_of(link: Link) -> bytes:
-    return b"%b %b %b\n" % (link.hash.hex().encode(), link.previous.hex().encode(), link.body)
+def lines_of(hashes: Sequence[bytes], bodies: Iterable[bytes]) -> list[bytes]:
+    """Of records that follow each other. `hashes`: of the one before them, then theirs."""
+    told = list(map(hexlify, hashes))
+    return [b"%b %b %b\n" % line for line in zip(told[1:], told, bodies, strict=False)]
 
 
 def read_line(line: bytes) -> Link | None:
     """None where it is none: torn, or damaged."""
+    return _link(line, sequence_of(line[_BODY:-1]))
+
+
+def _link(line: bytes, sequence: int | None) -> Link | None:
+    """Of a line whose body says that it is the one with this number."""
     if line[-1:] != b"\n" or line[_HEX : _HEX + 1] != b" " or line[_BODY - 1 : _BODY] != b" ":
         return None
     if line[:_BODY] != line[:_BODY].lower():
         return None  # the same number to whoever reads it, and yet not what was written
-    body = line[_BODY:-1]
-    sequence = sequence_of(body)
+    if sequence is None:
+        return None
     try:
         hashed, previous = unhexlify(line[:_HEX]), unhexlify(line[_HEX + 1 : _BODY - 1])
     except ValueError:
         return None
-    if sequence is None:
-        return None
-    return Link(sequence, previous, hashed, body)
+    return Link(sequence, previous, hashed, line[_BODY:-1])
 
 
 def segment_path(folder: Path, first: int) -> Path:
@@ -81,7 +93,21 @@ def read_segment(path: Path, start: int = 0, end: int | None = None) -> Iterator
         yield from _lines(file, start, end)
 
 
+def read_entries(path: Path, start: int = 0, end: int | None = None) -> Iterator[Entry]:
+    """As `read_segment`; each line is decoded once. Raises OSError."""
+    with path.open("rb") as file:
+        for line, at in _raw_lines(file, start, end):
+            record = read_record(line[_BODY:-1])
+            yield Entry(record, _link(line, record.sequence) if record is not None else read_line(line), at)
+
+
 def _lines(file: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[Line]:
+    for line, at in _raw_lines(file, start, end):
+        yield Line(read_line(line), at, torn=line[-1:] != b"\n")
+
+
+def _raw_lines(file: BinaryIO, start: int, end: int | None) -> Iterator[tuple[bytes, int]]:
+    """Each with the place behind it."""
     file.seek(start)
     at = start
     while end is None or at < end:
@@ -89,7 +115,7 @@ def _lines(file: BinaryIO, start: int = 0, end: int | None = None) -> Iterator[L
         if not line:
             return
         at += len(line)
-        yield Line(read_line(line), at, torn=line[-1:] != b"\n")
+        yield line, at
 
 
 def read_chain(folder: Path) -> Iterator[Link | None]:

@@ -22,13 +22,18 @@ from router.ledger.store import Forked, LedgerStore
 
 _log = logging.getLogger("promptlane.ledger")
 
-_LOOK_SECONDS = 1.0  # between two looks for new records: a transaction costs more than the few records in it
+# Between two looks for new records: a transaction costs as much as some hundred records in it. Where there were many at
+# once, more are waited for, as long as the spool has room for them all the while.
+_LOOK_SECONDS, _BUSY_SECONDS = 1.0, 5.0
+_MANY = 100
+ROOMY_BYTES = 64 * 1024 * 1024  # of a spool, in which 15,000 records a second can wait for so long
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _TIDY_SECONDS = 30.0  # between two looks for old records, and for folders left behind
 
 
 class Shipper:
-    """`mover`: of the own folder; `root`: where all folders are. `clock`: monotonic; `wall_clock`: Unix seconds."""
+    """`mover`: of the own folder; `root`: where all folders are; `roomy`: whether much may wait there. `clock`:
+    monotonic; `wall_clock`: Unix seconds."""
 
     def __init__(
         self,
@@ -39,10 +44,13 @@ class Shipper:
         retention: Retention,
         wall_clock: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        roomy: bool = False,
     ) -> None:
         self.database_errors = 0
         self.faults = 0  # of the program
         self.pruned = 0
+        self.begun_anew = False  # the database knows nothing of what was moved to one before
         self._mover = mover
         self._root = root
         self._key = key
@@ -50,6 +58,7 @@ class Shipper:
         self._retention = retention
         self._wall_clock = wall_clock
         self._clock = clock
+        self._roomy = roomy
         self._tidied = -_TIDY_SECONDS
         self._ready = False
         self._trouble: str | None = None
@@ -102,7 +111,9 @@ class Shipper:
         try:
             self._mover.look()
             self._prepared()
-            while self._mover.move():
+            many = 0
+            while moved := self._mover.move():
+                many += moved
                 self._mover.look()
                 self._well()
             if not last and (self._trouble is not None or self._clock() - self._tidied >= _TIDY_SECONDS):
@@ -115,14 +126,26 @@ class Shipper:
             self.faults += 1
             self._trouble = "a fault of the gateway"
         else:
-            return _LOOK_SECONDS
+            return _BUSY_SECONDS if self._roomy and many >= _MANY else _LOOK_SECONDS
         return min(_LONGEST_WAIT, max(_FIRST_WAIT, 2 * waited))
 
     def _prepared(self) -> None:
         """Once it has been well, a database is never made anew: one that lost its tables would begin empty."""
         if not self._ready:
             self._store.prepare()
+            self._miss()
             self._ready = True
+
+    def _miss(self) -> None:
+        """Says so where the database is not the one that had the records so far: a new file, or another's."""
+        moved = self._mover.moved
+        if moved and not self._store.knows(self._mover.chain):
+            self.begun_anew = True
+            _log.warning(
+                "%s has none of the %d records of chain %s that were moved to a database before: it is new or another. "
+                "If that was not meant, stop the gateway and put the old database back",
+                self._store.database, moved, self._mover.chain,
+            )  # fmt: skip
 
     def _tidy(self) -> None:
         self._tidied = self._clock()

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from policies.ledger.chain import Link, Mark, link_hash
+from policies.keyed_hash import KeyedHash
+from policies.ledger.chain import Mark
 from router.ledger.folder import sync_folder
-from router.ledger.segments import line_of, segment_path, segments
+from router.ledger.runs import Run
+from router.ledger.segments import lines_of, segment_path, segments
 from router.wire.record import Record
 
 # Bounded so that what is in the database is soon off the disk, and a restart reads little.
 _SEGMENT_BYTES = 8 * 1024 * 1024
 _SEGMENTS = 8  # at least so many fit: the last one is never deleted
+# Records of one write, about 800 kB: what a busy process has in one flush goes by one fsync or two. Fewer where the
+# spool is small: were they too much for it, no record would ever be written.
+_AT_ONCE, _RECORD_BYTES = 1024, 1024
+_RECENT = 20  # writes that are kept for who moves their records: in 5 s there are 12 or, of 1,024 records each, some 15
 
 
 class SpoolFull(Exception):
@@ -34,18 +42,29 @@ class Durable:
     end: int
 
 
+class Kept(NamedTuple):
+    """Records of one write, which are on the disk for certain, up to `end` (bytes) of a segment."""
+
+    run: Run
+    segment: int
+    end: int
+
+
 class Spool:
-    """Of one folder. `mark`: where its chain stands; `sync`: writes a file through to the disk."""
+    """Of one folder. `recent`: the last of what was appended, for who moves it and need not read it again. `at_once`:
+    how many records to append at a time. `mark`: where its chain stands; `sync`: writes a file through to the disk."""
 
     def __init__(
         self, folder: Path, replica: str, key: bytes, mark: Mark, max_bytes: int, sync: Callable[[int], None] = os.fsync
     ) -> None:
         self.mark = mark
+        self.recent: deque[Kept] = deque(maxlen=_RECENT)
         self._folder = folder
         self._replica = replica
-        self._key = key
+        self._hash = KeyedHash(key).digest
         self._max_bytes = max_bytes
         self._segment_bytes = min(_SEGMENT_BYTES, max_bytes // _SEGMENTS)
+        self.at_once = max(1, min(_AT_ONCE, self._segment_bytes // _RECORD_BYTES))
         self._sync = sync
         self._file: int | None = None
         self._first = 0  # of the segment that is written to
@@ -60,7 +79,10 @@ class Spool:
 
     def append(self, records: Sequence[Record]) -> None:
         """Writes them behind all others. Raises SpoolFull or OSError; then none of them is written."""
-        data, mark = self._chained(records)
+        if not records:
+            return
+        hashes, bodies = self._chained(records)
+        data = b"".join(lines_of(hashes, bodies))
         if self.size + len(data) > self._max_bytes:
             raise SpoolFull
         first = self._open()
@@ -71,10 +93,13 @@ class Spool:
         except OSError:
             self._take_back(before)
             raise
-        self.mark = mark
-        self._sizes[first] = before + len(data)
-        self.durable = Durable(first, before + len(data))
-        if before + len(data) >= self._segment_bytes:
+        end = before + len(data)
+        run = Run(records, hashes[:-1], hashes[1:])
+        self.mark = run.end
+        self._sizes[first] = end
+        self.durable = Durable(first, end)
+        self.recent.append(Kept(run, first, end))
+        if end >= self._segment_bytes:
             self.close()
 
     def forget(self, first: int) -> None:
@@ -92,15 +117,18 @@ class Spool:
         assert self._file is not None  # noqa: S101  # `append` has opened it
         return self._file
 
-    def _chained(self, records: Sequence[Record]) -> tuple[bytes, Mark]:
-        mark, lines = self.mark, []
+    def _chained(self, records: Sequence[Record]) -> tuple[list[bytes], list[bytes]]:
+        """The hash of the record before them and theirs (as `policies.ledger.chain.link_hash`), and their bodies."""
+        (sequence, hashed), replica, keyed = self.mark, self._replica, self._hash
+        hashes, bodies = [hashed], []
         for record in records:
-            record.replica, record.sequence = self._replica, mark.sequence + 1
+            sequence += 1
+            record.replica, record.sequence = replica, sequence
             body = record.body()
-            link = Link(record.sequence, mark.hash, link_hash(self._key, mark.hash, body), body)
-            lines.append(line_of(link))
-            mark = link.mark
-        return b"".join(lines), mark
+            hashed = keyed(hashed + body)
+            hashes.append(hashed)
+            bodies.append(body)
+        return hashes, bodies
 
     def _open(self) -> int:
         """The segment that is written to; a new one where there is none."""

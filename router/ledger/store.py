@@ -6,11 +6,10 @@ Floor: an adapter over `router.database`; blocks. Every method raises DatabaseAw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
 from policies.ledger.chain import Link, Mark, Purpose, fingerprint, seal
@@ -18,14 +17,13 @@ from policies.ledger.retention import DAY, Retention, Span, due, leading
 from router.database.engine import Database
 from router.database.migrate import prepare
 from router.database.tables import ledger_chains, ledger_records
+from router.ledger.rows import FIELDS, insert_records
+from router.ledger.runs import Run
 from router.ledger.usage import add_up
 from router.wire.record import Record
 
 _PAGE = 2000  # records of one read: SQLite lets nobody write meanwhile
 _DELETED = 2000  # of one transaction: a fraction of a second
-_FIELDS = [field.name for field in msgspec.structs.fields(Record)]
-_COLUMNS = [*_FIELDS, "previous", "hash"]
-_DETAIL = _FIELDS.index("detail")
 
 
 class Forked(Exception):
@@ -67,24 +65,19 @@ class LedgerStore:
 
     # -- putting in --------------------------------------------------------------------------------------------------
 
-    def put(self, replica: str, records: Sequence[tuple[Record, Link]]) -> Mark:
-        """Puts in what is not there yet of these, which follow one another; where the chain stands then.
-
-        Raises Forked.
-        """
+    def put(self, replica: str, run: Run) -> Mark:
+        """Puts in what is not there yet of these; where the chain stands then. Raises Forked."""
         with self.database.writing() as connection:
-            chain = _chain(connection, replica)
-            head = chain.head if chain is not None else Mark()
-            new = [one for one in records if one[1].sequence > head.sequence]
-            _check_fork(replica, head, records)
-            if not new:
+            known = _chain(connection, replica)
+            head = known.head if known is not None else Mark()
+            _check_fork(replica, head, run)
+            new = run.behind(head.sequence)
+            if not new.records:
                 return head
-            _insert(connection, new)
-            add_up(connection, (record for record, _ in new))
-            (first, before), (last, link) = new[0], new[-1]
-            begin = Mark(first.sequence - 1, before.previous)
-            self._move_head(connection, replica, begin if chain is None else None, link.mark, last.at)
-            return link.mark
+            insert_records(connection, new)
+            add_up(connection, new.records)
+            self._move_head(connection, replica, new.begin if known is None else None, new.end, new.records[-1].at)
+            return new.end
 
     def _move_head(self, connection: Connection, replica: str, begin: Mark | None, head: Mark, at: float) -> None:
         """`begin`: where a chain begins that is new here."""
@@ -106,6 +99,12 @@ class LedgerStore:
         with self.database.reading() as connection:
             rows = connection.execute(select(ledger_chains).order_by(ledger_chains.c.replica))
             return [_read_chain(row) for row in rows]
+
+    def knows(self, replica: str) -> bool:
+        """Whether any record of that chain was ever put in here; retention does not change that."""
+        query = select(ledger_chains.c.replica).where(ledger_chains.c.replica == replica)
+        with self.database.reading() as connection:
+            return connection.execute(query).first() is not None
 
     def replicas(self) -> list[str]:
         """Whoever has written a record that is here, whether its chain is known or not."""
@@ -148,7 +147,9 @@ class LedgerStore:
 
     def _read(self, query: Select[Any]) -> list[tuple[Record, bytes, bytes]]:
         with self.database.reading() as connection:
-            return [(Record(*row[:-2]), bytes(row[-2]), bytes(row[-1])) for row in connection.execute(query)]
+            return [
+                (Record(*row[: len(FIELDS)]), bytes(row.previous), bytes(row.hash)) for row in connection.execute(query)
+            ]
 
     # -- deleting ----------------------------------------------------------------------------------------------------
 
@@ -189,26 +190,14 @@ def _read_chain(row: Row[Any]) -> Chain:
     return Chain(row.replica, head, bytes(row.head_seal), cut, bytes(row.cut_seal))
 
 
-def _check_fork(replica: str, head: Mark, records: Sequence[tuple[Record, Link]]) -> None:
-    for _, link in records:
-        same = link.hash if link.sequence == head.sequence else link.previous
-        if link.sequence in (head.sequence, head.sequence + 1) and head.sequence and same != head.hash:
-            raise Forked(f"record {head.sequence} of chain {replica} is another in the database than in the spool")
-
-
-def _insert(connection: Connection, records: Sequence[tuple[Record, Link]]) -> None:
-    """By the driver itself: SQLAlchemy's own way takes twice as long, and this is done for every request."""
-    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
-    names = ", ".join(f'"{name}"' for name in _COLUMNS)
-    marks = ", ".join([mark] * len(_COLUMNS))
-    statement = f"insert into ledger_records ({names}) values ({marks}) on conflict do nothing"  # noqa: S608 - own names
-    connection.exec_driver_sql(statement, [_row(record, link) for record, link in records])
-
-
-def _row(record: Record, link: Link) -> tuple[Any, ...]:
-    fields = msgspec.structs.astuple(record)
-    detail = msgspec.json.encode(record.detail).decode() if record.detail is not None else None
-    return (*fields[:_DETAIL], detail, *fields[_DETAIL + 1 :], link.previous, link.hash)
+def _check_fork(replica: str, head: Mark, run: Run) -> None:
+    if not head.sequence:
+        return
+    at, following = run.place(head.sequence), run.place(head.sequence + 1)
+    said = [run.hashes[at]] if at is not None else []
+    said += [run.previous[following]] if following is not None else []
+    if any(one != head.hash for one in said):
+        raise Forked(f"record {head.sequence} of chain {replica} is another in the database than in the spool")
 
 
 def _last_to_go(connection: Connection, span: Span, many: int | None, before: float | None) -> Mark:

@@ -19,6 +19,7 @@ from router.wire.record import Ending, Kind, Record
 
 DAY_SECONDS = 86_400
 _FAILED = frozenset({Ending.FAILED.value, Ending.INTERRUPTED.value})
+_REFUSED, _REQUEST = Ending.REFUSED.value, Kind.REQUEST.value
 
 
 class Usage(NamedTuple):
@@ -60,8 +61,8 @@ def add_up(connection: Connection, records: Iterable[Record]) -> None:
     endpoints: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * 5)
     for record in records:
         day = int(record.at // DAY_SECONDS)
-        if record.kind == Kind.REQUEST.value:
-            _add(usage[day, record.tenant or "", record.model or "", record.pool or ""], _counts(record))
+        if record.kind == _REQUEST:
+            _count(usage[day, record.tenant or "", record.model or "", record.pool or ""], record)
         elif record.kind == Kind.ENDPOINT.value:
             detail = record.detail or {}
             key = (day, record.pool or "", record.endpoint or "", str(detail.get("role", "")))
@@ -71,12 +72,19 @@ def add_up(connection: Connection, records: Iterable[Record]) -> None:
     _upsert(connection, endpoint_days, 4, endpoints)
 
 
-def _counts(record: Record) -> Sequence[int]:
-    failed, refused = record.outcome in _FAILED, record.outcome == Ending.REFUSED.value
-    tokens = (record.prompt_tokens or 0, record.cached_tokens or 0, record.completion_tokens or 0)
-    if record.usage_from != "engine" and not record.engine_micro_seconds:  # only estimated: no engine has had it
-        tokens = (0, 0, 0)
-    return (1, failed, refused, *tokens, record.engine_micro_seconds, record.cost_micro)
+def _count(sums: list[int], record: Record) -> None:
+    """Adds a request; written out, as this is done for each."""
+    sums[0] += 1
+    if record.outcome in _FAILED:
+        sums[1] += 1
+    elif record.outcome == _REFUSED:
+        sums[2] += 1
+    if record.usage_from == "engine" or record.engine_micro_seconds:  # else only estimated: no engine has had it
+        sums[3] += record.prompt_tokens or 0
+        sums[4] += record.cached_tokens or 0
+        sums[5] += record.completion_tokens or 0
+    sums[6] += record.engine_micro_seconds
+    sums[7] += record.cost_micro
 
 
 def _add(sums: list[int], more: Sequence[int]) -> None:

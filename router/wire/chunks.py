@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from router.errors import EngineAborted
+from router.wire.shapes import Choice, Chunk
 from router.wire.values import given
 
 CHOICES: Final = b'"choices":'
@@ -18,45 +19,6 @@ GAVE_UP: Final = "The engine gave this request up."
 _PROMPT: Final = b'"prompt_token_ids":['
 _IDS: Final = b'"token_ids":['
 _TEXT: Final = re.compile(rb'"(?:text|content)":("(?:[^"\\]|\\.)*")')
-
-
-class _Delta(msgspec.Struct, gc=False):
-    role: str | None = None
-    content: str | None = None
-
-
-class Choice(msgspec.Struct, gc=False):
-    index: int = 0
-    delta: _Delta | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-
-    @property
-    def said(self) -> str | None:
-        """The text that this chunk adds; None for one without (a role, a parser's markers, reasoning)."""
-        return self.text if self.delta is None else self.delta.content
-
-    def set_said(self, text: str) -> None:
-        """Of one that adds text."""
-        if self.delta is None:
-            self.text = text
-        else:
-            self.delta.content = text
-
-
-class Chunk(msgspec.Struct, gc=False):
-    """An event of a stream, of either API."""
-
-    choices: list[Choice] | None = None
-    usage: msgspec.Raw = msgspec.Raw()
-    system_fingerprint: str | None = None
-    error: msgspec.Raw = msgspec.Raw()
-
-    @property
-    def has_usage(self) -> bool:
-        return bytes(memoryview(self.usage)[:1]) == b"{"
-
 
 _decode = msgspec.json.Decoder(Chunk).decode
 

@@ -16,11 +16,12 @@ from policies.resume import CARRIED, JUDGED
 from policies.stop_strings import FIELDS as STOP_FIELDS
 from policies.stop_strings import stop_rule
 from router.errors import BadEngineResponse
-from router.wire.chunks import CHOICES, Choice, Chunk, must_go_on, read_chunk, with_text, without_ids
+from router.wire.chunks import CHOICES, must_go_on, read_chunk, with_text, without_ids
 from router.wire.fields import Fields, decode
 from router.wire.held_back import HeldBack, Seam
 from router.wire.openai import CONTROL_FIELDS, Body
 from router.wire.progress import Progress
+from router.wire.shapes import Choice, Chunk
 from router.wire.token_tap import TokenTap
 from router.wire.usage import Usage, find_usage
 from router.wire.values import given

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from router.wire.openai import ApiSpec
+from router.wire.shapes import NamedEvent, SeenChoice, SeenChunk, SeenDelta, SeenError, WholeAnswer
 from router.wire.sse import event_data, event_name
 
 
@@ -24,56 +25,10 @@ class Kind(Enum):
     FAILED = "failed"
 
 
-class _Choice(msgspec.Struct, gc=False):
-    delta: dict[str, msgspec.Raw] | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-
-
-class _Chunk(msgspec.Struct, gc=False):
-    choices: list[_Choice] | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
-    object: str | None = None
-    code: Any = None  # of an old vLLM, which writes an error's fields at the top
-
-
-class _Error(msgspec.Struct, gc=False):
-    type: str | None = None
-    code: Any = None
-
-
-class _Delta(msgspec.Struct, gc=False):
-    stop_reason: str | None = None
-
-
-class _Response(msgspec.Struct, gc=False):
-    status: str | None = None
-
-
-class _Named(msgspec.Struct, gc=False):
-    """The data of a named event, of Messages or of Responses."""
-
-    error: _Error | None = None
-    delta: _Delta | msgspec.UnsetType = msgspec.UNSET
-    response: _Response | None = None
-    code: Any = None
-
-
-class _Whole(msgspec.Struct, gc=False):
-    """A whole answer of any API."""
-
-    choices: list[_Choice] | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
-    object: str | None = None
-    type: str | None = None
-    status: str | None = None
-    stop_reason: str | None = None
-
-
-_chunk = msgspec.json.Decoder(_Chunk).decode
-_error = msgspec.json.Decoder(_Error).decode
-_named = msgspec.json.Decoder(_Named).decode
-_whole = msgspec.json.Decoder(_Whole).decode
+_chunk = msgspec.json.Decoder(SeenChunk).decode
+_error = msgspec.json.Decoder(SeenError).decode
+_named = msgspec.json.Decoder(NamedEvent).decode
+_whole = msgspec.json.Decoder(WholeAnswer).decode
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # What vLLM's chunks of text are, and the one before the first of them: every stream has these, so they are not parsed.
@@ -165,7 +120,7 @@ def _of_chunk(data: bytes) -> tuple[Kind, int]:
     return (Kind.CONTENT if any(map(_says_something, chunk.choices)) else Kind.OPENING), 0
 
 
-def _says_something(choice: _Choice) -> bool:
+def _says_something(choice: SeenChoice) -> bool:
     if choice.finish_reason is not None or choice.text:
         return True
     delta = choice.delta or {}
@@ -181,11 +136,11 @@ def _of_name(name: bytes, data: bytes) -> tuple[Kind, int]:
     except _UNREADABLE:
         return kind, 0
     if kind is Kind.FAILED:
-        error = named.error or _Error()
+        error = named.error or SeenError()
         status = _request_status(error.type, error.code if error.code is not None else named.code)
         return (Kind.CONTENT, status) if status else (kind, 0)
     aborted = named.response is not None and named.response.status in ("failed", "cancelled")
-    aborted |= name == b"message_delta" and isinstance(named.delta, _Delta) and named.delta.stop_reason is None
+    aborted |= name == b"message_delta" and isinstance(named.delta, SeenDelta) and named.delta.stop_reason is None
     return (Kind.FAILED if aborted else kind), 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 Header = tuple[bytes, bytes]
 
@@ -25,6 +26,8 @@ RESPONSE_ALLOWED = frozenset({b"content-type", b"retry-after", b"cache-control",
 
 # 128 characters hold a UUID, a ULID or a trace id with room; engines make answer ids and log lines from it.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+# Bytes up to which a Host header is remembered: most requests say the same few, and DNS has no longer names.
+_USUAL_HOST = 260
 _HOST = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?", re.IGNORECASE)
 
 
@@ -58,8 +61,15 @@ def sane_request_id(value: bytes | None) -> bytes | None:
 
 def host_name(value: bytes) -> str | None:
     """The lower-case host of a Host header, without port and final dot; None when it is not one."""
+    return _usual_host_name(value) if len(value) <= _USUAL_HOST else _host_name(value)
+
+
+def _host_name(value: bytes) -> str | None:
     match = _HOST.fullmatch(value.strip())
     return match.group(1).decode("ascii").lower().rstrip(".") or None if match else None
+
+
+_usual_host_name = lru_cache(maxsize=1024)(_host_name)
 
 
 def bearer(value: bytes | None) -> bytes | None:

@@ -17,6 +17,7 @@ from router.errors import BadRequest
 from router.wire import api_prompts
 from router.wire.fields import Fields, decode, read_fields
 from router.wire.prompt import Prompt
+from router.wire.shapes import StreamOptions
 
 _T = TypeVar("_T")
 
@@ -77,7 +78,7 @@ APIS: Mapping[str, ApiSpec] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Body:
     """A request body as read. `max_output_tokens` is None when the client set no bound.
 
@@ -91,19 +92,34 @@ class Body:
     flex: bool
     max_output_tokens: int | None
     session: str | None
-    hides_usage: bool = False
+    hides_usage: bool
 
-
-class _StreamOptions(msgspec.Struct, gc=False):
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
+    def __init__(
+        self,
+        fields: Fields,
+        model: str,
+        stream: bool,
+        n: int,
+        flex: bool,
+        max_output_tokens: int | None,
+        session: str | None,
+        hides_usage: bool = False,
+    ) -> None:
+        self.fields = fields
+        self.model = model
+        self.stream = stream
+        self.n = n
+        self.flex = flex
+        self.max_output_tokens = max_output_tokens
+        self.session = session
+        self.hides_usage = hides_usage
 
 
 _string = msgspec.json.Decoder(str)
 _maybe_string = msgspec.json.Decoder(str | None)
 _maybe_bool = msgspec.json.Decoder(bool | None)
 _maybe_int = msgspec.json.Decoder(int | None)
-_stream_options = msgspec.json.Decoder(_StreamOptions | None)
+_stream_options = msgspec.json.Decoder(StreamOptions | None)
 _maybe_fields = msgspec.json.Decoder(Fields | None)
 _encode = msgspec.json.Encoder().encode
 

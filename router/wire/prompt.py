@@ -13,7 +13,9 @@ a prefix that is believed to be cached and is not costs more than one that is mi
 
 from __future__ import annotations
 
+import hashlib
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -28,8 +30,11 @@ MEDIA_TOKENS: Final = 512
 # Its digest is repeated until it fills as many bytes as text of that many tokens would: blocks of a prompt then stand
 # for the same number of tokens each, with pictures or without.
 _DIGEST_REPEATS: Final = MEDIA_TOKENS * 4 // 16
+_SHA256: Final = hashlib.sha256()
 # Separators keep ("ab", "c") and ("a", "bc") apart.
 TURN, PART = b"\x1e", b"\x1f"
+
+Segments = tuple[bytes, ...]
 
 
 class Prompt:
@@ -133,3 +138,14 @@ def is_large_text(raw: msgspec.Raw) -> bool:
 
 def utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
+
+
+def digest_of(segments: Iterable[bytes]) -> bytes:
+    """SHA-256 of a canonical prompt; empty without one. Piece by piece: joined, a long prompt would be copied while the
+    interpreter is held."""
+    found = None
+    for segment in segments:
+        if found is None:
+            found = _SHA256.copy()  # half of what making one takes
+        found.update(segment)
+    return found.digest() if found is not None else b""

@@ -13,6 +13,7 @@ import xxhash
 
 from router.wire.fields import decode
 from router.wire.prompt import PART, TURN, Prompt, is_large_text, utf8
+from router.wire.shapes import Effort, Typed
 from router.wire.turns import conversations, guarded
 from router.wire.values import SMALL_BYTES, given, plain
 
@@ -23,17 +24,8 @@ _prompts = msgspec.json.Decoder(str | list[str | int | list[int] | dict[str, msg
 _objects = msgspec.json.Decoder(dict[str, object])
 _count = msgspec.json.Decoder(int | None)
 
-
-class _Effort(msgspec.Struct, gc=False):
-    effort: msgspec.Raw = msgspec.Raw()
-
-
-class _Typed(msgspec.Struct, gc=False):
-    type: str = ""
-
-
-_effort = msgspec.json.Decoder(_Effort | None)
-_typed = msgspec.json.Decoder(_Typed | None)
+_effort = msgspec.json.Decoder(Effort | None)
+_typed = msgspec.json.Decoder(Typed | None)
 
 
 # -- what is part of the prompt

@@ -43,6 +43,9 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     gateway counted the prompt). `prefix_hash`: keyed, of the prompt up to its last whole prefix block.
     `engine_micro_seconds`: of an engine's time, as work that was done for a request (`policies.admission.fairness`), or
     as what an endpoint was paid for (kind endpoint); `cost_micro`: and what it cost, in millionths of the currency.
+    `parameters`: what the engine sampled by (`router.wire.parameters`). `prompt_hash`: keyed, of the canonical prompt.
+    `system_fingerprint`: as the engine answered it; `weights_digest`: as the configuration has it. `output`: figures of
+    the answer's text, where somebody looked at it (`router.wire.draft`).
     """
 
     replica: str
@@ -77,6 +80,11 @@ class Record(msgspec.Struct, gc=False, omit_defaults=True):
     detail: dict[str, Any] | None = None
     engine_micro_seconds: int = 0
     cost_micro: int = 0
+    parameters: dict[str, Any] | None = None
+    prompt_hash: str | None = None
+    system_fingerprint: str | None = None
+    weights_digest: str | None = None
+    output: dict[str, Any] | None = None
 
     def body(self) -> bytes:
         """The canonical bytes."""

@@ -23,6 +23,8 @@ from typing import Final
 
 import msgspec
 
+from router.wire.shapes import UsageChunk
+
 _USAGE: Final = b'"usage":'
 _FINISH: Final = b'"finish_reason":"'
 _FINGERPRINT: Final = b'"system_fingerprint":'
@@ -35,14 +37,7 @@ EVENT_BYTES: Final = 1024 * 1024
 # stand still for longer than the field is worth, and the finished ones go without it.
 BEHIND_BYTES: Final = 64 * 1024
 
-
-class _Chunk(msgspec.Struct, gc=False):
-    choices: list[msgspec.Raw] | None = None
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-    system_fingerprint: msgspec.Raw = msgspec.Raw(b"null")
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
+_decode = msgspec.json.Decoder(UsageChunk).decode
 
 
 class UsageRemover:
@@ -126,7 +121,7 @@ class UsageRemover:
             return self._hold(event)
         return self._follow(event) if self._finished else event
 
-    def _end(self, event: bytes, chunk: _Chunk) -> bytes:
+    def _end(self, event: bytes, chunk: UsageChunk) -> bytes:
         self.removed = event
         fingerprint = bytes(chunk.system_fingerprint)
         self.fingerprint = b"" if fingerprint == b"null" else b',"system_fingerprint":' + fingerprint
@@ -152,7 +147,7 @@ class UsageRemover:
         return b"".join([_stamped(event, fingerprint) for event in held] if fingerprint else held)
 
 
-def _read(event: bytes) -> _Chunk | None:
+def _read(event: bytes) -> UsageChunk | None:
     """A chunk whose top level has choices, none or some, and a usage; None for anything else."""
     data = event.strip()
     if not data.startswith(b"data:"):

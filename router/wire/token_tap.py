@@ -14,9 +14,10 @@ import re
 from typing import Final
 
 from router.errors import EngineAborted, EngineError
-from router.wire.chunks import CHOICES, Choice, Chunk, must_go_on, read_chunk, without_ids
+from router.wire.chunks import CHOICES, must_go_on, read_chunk, without_ids
 from router.wire.events import kind_of
 from router.wire.progress import MAX_PROMPT_BYTES, Progress
+from router.wire.shapes import Choice, Chunk
 
 _BLANK: Final = re.compile(rb"\n\r?\n")  # what ends an event, also at lines that end in CR LF
 # What a chunk of text has before its ids, and between its head and its text, in vLLM's order of fields.

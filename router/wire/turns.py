@@ -19,6 +19,7 @@ import msgspec
 from router.errors import BadRequest
 from router.wire.fields import decode
 from router.wire.prompt import PART, TURN, Prompt, is_large_text, utf8
+from router.wire.shapes import Part, Turn
 from router.wire.values import MEDIA, given, media_digest, plain
 
 _BEFORE: Final = ("system", "developer")
@@ -31,35 +32,10 @@ _NESTED = re.compile(rb"\s*\[\s*(\[\s*)?\{")
 
 _T = TypeVar("_T")
 
-
-class _Turn(msgspec.Struct, gc=False):
-    type: str = ""
-    role: str = ""
-    content: msgspec.Raw = msgspec.Raw()
-    name: str | None = None
-    tool_calls: msgspec.Raw = msgspec.Raw()
-    tool_call_id: str | None = None
-    reasoning: msgspec.Raw = msgspec.Raw()
-    reasoning_content: msgspec.Raw = msgspec.Raw()
-    call_id: str | None = None
-    output: msgspec.Raw = msgspec.Raw()
-
-
-class _Part(msgspec.Struct, gc=False):
-    type: str = ""
-    text: msgspec.Raw = msgspec.Raw()
-    thinking: msgspec.Raw = msgspec.Raw()
-    id: msgspec.Raw = msgspec.Raw()
-    name: msgspec.Raw = msgspec.Raw()
-    input: msgspec.Raw = msgspec.Raw()
-    tool_use_id: msgspec.Raw = msgspec.Raw()
-    content: msgspec.Raw = msgspec.Raw()
-
-
 _turns = msgspec.json.Decoder(str | list[msgspec.Raw] | None)
-_turn = msgspec.json.Decoder(_Turn)
+_turn = msgspec.json.Decoder(Turn)
 _content = msgspec.json.Decoder(str | list[msgspec.Raw] | None)
-_part = msgspec.json.Decoder(str | _Part | None)
+_part = msgspec.json.Decoder(str | Part | None)
 _text = msgspec.json.Decoder(str | None)
 _list = msgspec.json.Decoder(list[msgspec.Raw])
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
 
 import msgspec
+
+from router.wire.shapes import UsageCounts
 
 # Usage is an object of numbers, nulls and objects of such: it has no strings with braces. Possessive, so that a hostile
 # body costs one scan and no backtracking.
@@ -19,27 +20,11 @@ _OBJECT = re.compile(rb"\s*+(\{(?:[^{}]++|\{[^{}]*+\})*+\})")
 
 _FINISHES = (b'"finish_reason":"', b'"stop_reason":"', b'"finish_reason": "', b'"stop_reason": "')
 _LONGEST_WORD = 40  # bytes; `content_filter` has 14
-
-# No engine has counted more than this, and a counter must never go down: anything else is not believed.
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)] | None
-
-
-class _Details(msgspec.Struct, gc=False):
-    cached_tokens: _Count = None
+_FINGERPRINT = b'"system_fingerprint":'
+_FINGERPRINT_WORD = re.compile(rb'\s*+"([A-Za-z0-9._:+/-]{1,128})"')
 
 
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: _Count = None
-    completion_tokens: _Count = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens: _Count = None
-    output_tokens: _Count = None
-    input_tokens_details: _Details | None = None
-    cache_read_input_tokens: _Count = None
-    cache_creation_input_tokens: _Count = None
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class Usage:
     """What an engine says it did; None where it says nothing."""
 
@@ -47,13 +32,18 @@ class Usage:
     completion_tokens: int | None
     cached_tokens: int | None
 
+    def __init__(self, prompt_tokens: int | None, completion_tokens: int | None, cached_tokens: int | None) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
+        self.cached_tokens = cached_tokens
+
     @property
     def total_tokens(self) -> int:
         """Prompt and completion together; what is unknown counts as nothing."""
         return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
 
 
-_decode = msgspec.json.Decoder(_Usage).decode
+_decode = msgspec.json.Decoder(UsageCounts).decode
 
 
 def find_usage(data: bytes) -> Usage | None:
@@ -80,6 +70,13 @@ def find_finish(data: bytes) -> str | None:
     return None
 
 
+def find_fingerprint(data: bytes) -> str | None:
+    """What the engine calls its own version and settings, of the last chunk in `data` that says so."""
+    start = data.rfind(_FINGERPRINT)
+    found = _FINGERPRINT_WORD.match(data, start + len(_FINGERPRINT)) if start >= 0 else None
+    return found[1].decode() if found is not None else None
+
+
 def _read(raw: bytes) -> Usage | None:
     try:
         found = _decode(raw)
@@ -93,7 +90,7 @@ def _read(raw: bytes) -> Usage | None:
     )
 
 
-def _whole_input(found: _Usage) -> int | None:
+def _whole_input(found: UsageCounts) -> int | None:
     """Anthropic's `input_tokens` leaves out what was read from the cache or written to it; Responses' has it all."""
     if found.input_tokens is None:
         return None

@@ -12,6 +12,8 @@ from typing import Final
 import msgspec
 import xxhash
 
+from router.wire.shapes import Media, Source
+
 # Text longer than this keeps its JSON escapes: unescaping holds the interpreter for 4 ms a megabyte, looking only for
 # its end a tenth of that. The same text is treated the same in every turn of a conversation, so prefixes still match.
 LARGE_BYTES: Final = 256 * 1024
@@ -34,24 +36,8 @@ _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _lists = msgspec.json.Decoder(list[msgspec.Raw])
 _OPENING = re.compile(rb"\s*([\[{])")
 
-
-class _Media(msgspec.Struct, gc=False):
-    type: str = ""
-    uuid: msgspec.Raw = msgspec.Raw()
-    image_url: msgspec.Raw = msgspec.Raw()
-    source: msgspec.Raw = msgspec.Raw()
-    input_audio: msgspec.Raw = msgspec.Raw()
-    audio_url: msgspec.Raw = msgspec.Raw()
-    video_url: msgspec.Raw = msgspec.Raw()
-
-
-class _Source(msgspec.Struct, gc=False):
-    url: msgspec.Raw = msgspec.Raw()
-    data: msgspec.Raw = msgspec.Raw()
-
-
-_media = msgspec.json.Decoder(_Media)
-_source = msgspec.json.Decoder(_Source)
+_media = msgspec.json.Decoder(Media)
+_source = msgspec.json.Decoder(Source)
 
 
 def given(raw: msgspec.Raw) -> bool:
@@ -86,7 +72,10 @@ def media_digest(raw: msgspec.Raw) -> bytes:
         source = _source.decode(thing)
         thing = source.url or source.data or thing
     thing = thing or raw
-    digest.update(msgspec.json.encode(msgspec.json.decode(thing)) if len(thing) <= SMALL_BYTES else thing)
+    if len(thing) <= SMALL_BYTES:
+        digest.update(msgspec.json.encode(msgspec.json.decode(thing)))
+    else:
+        digest.update(thing)
     return digest.digest()
 
 

@@ -68,16 +68,40 @@ class Voice:
 
 
 async def each(
-    voices: Iterable[Voice], path: str, params: Mapping[str, str] | None = None
+    voices: Iterable[Voice],
+    path: str,
+    params: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> dict[Voice, httpx2.Response]:
     """What those say who answer with 200."""
     asked = list(voices)
-    answers = await asyncio.gather(*(one.ask("GET", path, params=params) for one in asked), return_exceptions=True)
+    answers = await asyncio.gather(
+        *(one.ask("GET", path, params=params, headers=headers) for one in asked), return_exceptions=True
+    )
     for answer in answers:
         if isinstance(answer, BaseException) and not isinstance(answer, WorkerUnavailable):
             raise answer
     pairs = zip(asked, answers, strict=True)
     return {one: answer for one, answer in pairs if isinstance(answer, httpx2.Response) and answer.status_code == 200}
+
+
+async def first(voices: Iterable[Voice], path: str, seconds: float) -> httpx2.Response | None:
+    """The first answer with 200; else one of the others; None where nobody answers in time."""
+    asking = [asyncio.create_task(one.ask("GET", path, seconds=seconds), name=f"{path} of a worker") for one in voices]
+    other: httpx2.Response | None = None
+    try:
+        for answer in asyncio.as_completed(asking):
+            try:
+                other = await answer
+            except WorkerUnavailable:
+                continue
+            if other.status_code == 200:
+                break
+        return other
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
 
 
 async def owner(voices: Iterable[Voice], pool: str) -> Voice | None:

@@ -1,8 +1,8 @@
-"""What the supervisor hands a worker that it starts, and what it hears of it.
+"""What the supervisor hands a worker that it starts, and what the two say to each other from then on.
 
-Floor: bytes over one socket pair, whose worker's end is inherited. The supervisor says the assignment, once; the worker
-says `Ready` or `Failed`, and `Leaving` when it begins to end. The end of either process is the end of the stream: so a
-worker learns that its supervisor was killed.
+Floor: bytes over one socket pair, whose worker's end is inherited. The supervisor says the assignment, once, and then
+from which sockets to accept; the worker says `Ready` or `Failed`, that it is `Alive`, and `Leaving` when it begins to
+end. The end of either process is the end of the stream: so a worker learns that its supervisor was killed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ _MAX_NOTE_BYTES = 64 * 1024  # a note is a sentence
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """`index`: from 0; `count`: of all workers. `listening`: the inherited descriptor of tenants' socket. `operators`:
+    """`index`: from 0; `count`: of all workers. `listening`: inherited descriptors of tenants' sockets, by the indexes
+    of the workers whose own they are (elsewhere than on Linux one socket, for all). `operators`:
     where this worker's operator plane listens. `first`: the configuration with which the supervisor has started, which
     says what no reload changes; `config`: the one of now. `name`: what problems of them as a whole are called by."""
 
     index: int
     count: int
-    listening: int
+    listening: tuple[int, ...]
     folder: str
     operators: str
     secret: bytes
@@ -48,10 +49,31 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Leaving(msgspec.Struct, frozen=True, tag=True):
-    """It takes no more connections soon."""
+    """It is about to end, and takes no more connections when it is `Relieved`, or nobody can do that."""
 
 
-Note = Ready | Failed | Leaving
+class Alive(msgspec.Struct, frozen=True, tag=True):
+    """Its loop turns."""
+
+
+Note = Ready | Failed | Leaving | Alive
+
+
+class Stand(msgspec.Struct, frozen=True, tag=True):
+    """To accept also from the sockets of these workers, which do not now, and from no others but its own."""
+
+    absent: tuple[int, ...]
+
+
+class Relieved(msgspec.Struct, frozen=True, tag=True):
+    """To a worker that leaves: others accept in its place."""
+
+
+class Last(msgspec.Struct, frozen=True, tag=True):
+    """To all at the end: nobody accepts after them, so none may be left behind in the sockets' queues."""
+
+
+Order = Stand | Relieved | Last
 
 
 def take(environ: MutableMapping[str, str]) -> tuple[socket.socket, Assignment] | None:
@@ -68,18 +90,38 @@ def take(environ: MutableMapping[str, str]) -> tuple[socket.socket, Assignment] 
     except OSError:
         end.close()
         raise
-    os.set_inheritable(assignment.listening, False)
+    for descriptor in assignment.listening:
+        os.set_inheritable(descriptor, False)
     return end, assignment
 
 
 def tell(end: socket.socket, note: Note) -> None:
-    """Of this worker, to its supervisor. Raises OSError where there is none any more."""
-    end.sendall(_framed(msgspec.msgpack.encode(note)))
+    """Of this worker, to its supervisor. Raises OSError where there is none any more, or it reads nothing."""
+    end.sendall(_framed(msgspec.msgpack.encode(note)), socket.MSG_DONTWAIT)  # it is small: it goes whole or not at all
 
 
-def framed(assignment: Assignment) -> bytes:
+def framed(said: Assignment | Order) -> bytes:
     """What the supervisor writes to a worker that it has started."""
-    return _framed(msgspec.msgpack.encode(assignment))
+    return _framed(msgspec.msgpack.encode(said))
+
+
+class Orders:
+    """What the supervisor says to a worker after its assignment, cut from the stream."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Order]:
+        """Those that are whole now."""
+        self._rest += data
+        found: list[Order] = []
+        while len(self._rest) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._rest)[0]
+            if len(self._rest) < end:
+                break
+            found.append(msgspec.msgpack.decode(self._rest[_LENGTH.size : end], type=Order))
+            self._rest = self._rest[end:]
+        return found
 
 
 async def note_of(reader: asyncio.StreamReader) -> Note | None:

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from prometheus_client import generate_latest
 from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 
 LEADS = "promptlane_replica_part"
 
@@ -55,20 +56,32 @@ RULES = {
     "promptlane_endpoint_index_factor": Rule.OWNERS_OR_MOST,
     "promptlane_endpoint_affinity_useless": Rule.OWNERS_OR_MOST,
     "promptlane_endpoint_connections": Rule.SUM,
+    "promptlane_discovery_endpoints": Rule.OWNERS_OR_MOST,
+    "promptlane_discovery_age_seconds": Rule.MOST,
+    "promptlane_discovery_told": Rule.LEAST,
     "promptlane_build_info": Rule.MOST,
+    "promptlane_reaches_engines": Rule.MOST,
     "promptlane_slo_target_share": Rule.MOST,
     "promptlane_slo_ttft_seconds": Rule.MOST,
     "promptlane_keys": Rule.MOST,
+    # In memory each worker keeps its own; in Redis they keep them together.
+    "promptlane_cache_bytes": Rule.SUM,
+    "promptlane_cache_entries": Rule.SUM,
+    "promptlane_cache_shared_bytes": Rule.MOST,
+    "promptlane_cache_shared_entries": Rule.MOST,
     "promptlane_keys_look_age_seconds": Rule.MOST,
     # Each worker has a spool and a chain of its own.
     "promptlane_ledger_waiting": Rule.SUM,
     "promptlane_ledger_spool_bytes": Rule.SUM,
     "promptlane_ledger_lag_seconds": Rule.MOST,
     "promptlane_ledger_sequence": Rule.MOST,
+    "promptlane_ledger_begun_anew": Rule.MOST,
     "promptlane_ledger_intact": Rule.LEAST,
     # Each worker learns these by itself.
     "promptlane_bytes_per_token": Rule.MEAN,
     "promptlane_answer_tokens": Rule.MEAN,
+    "promptlane_output_drift": Rule.MOST,
+    "promptlane_output_level": Rule.MEAN,
     "promptlane_workers": Rule.SUM,
     "process_virtual_memory_bytes": Rule.SUM,
     "process_resident_memory_bytes": Rule.SUM,
@@ -81,15 +94,17 @@ NOT_OF_WORKERS = frozenset({"promptlane_config_reloads"})
 
 Labels = tuple[tuple[str, str], ...]
 Values = dict[tuple[str, Labels], float]
+_END = "# EOF\n"  # of OpenMetrics, and of nothing else
 
 
 @dataclass(slots=True)
 class Family:
-    """`values`: by a sample's name and labels."""
+    """`values`: by a sample's name and labels; `exemplars`: of those that have one."""
 
     kind: str
     text: str
     values: Values = field(default_factory=dict)
+    exemplars: dict[tuple[str, Labels], Exemplar] = field(default_factory=dict)
 
     @property
     def grows(self) -> bool:
@@ -122,6 +137,10 @@ class MergedMetrics:
     def render(self, now: Mapping[str, Families], own: str) -> bytes:
         """The text that Prometheus scrapes. `now`: what workers have just said; who has not counts as last heard, and
         has no gauges. `own`: the supervisor's."""
+        return self.scraped(now, own, "")[0]
+
+    def scraped(self, now: Mapping[str, Families], own: str, accept: str) -> tuple[bytes, str]:
+        """The same as the scraper would `accept` it, and its content type."""
         parts = [*now.values(), read(own)]
         silent = [families for life, families in self._last.items() if life not in now]
         merged: Families = {}
@@ -134,16 +153,21 @@ class MergedMetrics:
         for name, family in merged.items():
             if not family.grows:
                 family.values = gauge(name, parts)
-        return generate_latest(_Registry(merged))
+        encode, kind = choose_encoder(accept)
+        return encode(_Registry(merged)), kind
 
 
 def read(text: str) -> Families:
     """A scrape's families by name."""
     found: Families = {}
-    for metric in text_string_to_metric_families(text):
+    families = open_metrics_families if text.endswith(_END) else text_string_to_metric_families
+    for metric in families(text):
         family = found.setdefault(metric.name, Family(metric.type, metric.documentation))
         for sample in metric.samples:
-            family.values[sample.name, tuple(sample.labels.items())] = sample.value
+            key = sample.name, tuple(sample.labels.items())
+            family.values[key] = float(sample.value)
+            if sample.exemplar is not None:
+                family.exemplars[key] = sample.exemplar
     return found
 
 
@@ -183,9 +207,17 @@ def _leads(families: Families) -> set[str | None]:
 
 
 def _add(to: Families, name: str, family: Family) -> None:
-    values = to.setdefault(name, Family(family.kind, family.text)).values
+    """Of exemplars the last stays."""
+    into = to.setdefault(name, Family(family.kind, family.text))
     for key, value in family.values.items():
-        values[key] = values.get(key, 0.0) + value
+        into.values[key] = into.values.get(key, 0.0) + value
+    for key, shown in family.exemplars.items():
+        if key not in into.exemplars or _at(into.exemplars[key]) < _at(shown):
+            into.exemplars[key] = shown
+
+
+def _at(shown: Exemplar) -> float:
+    return float(shown.timestamp or 0)
 
 
 class _Registry:
@@ -195,5 +227,8 @@ class _Registry:
     def collect(self) -> Iterator[Metric]:
         for name, family in self._families.items():
             metric = Metric(name, family.text, family.kind)
-            metric.samples = [Sample(one, dict(labels), value) for (one, labels), value in family.values.items()]
+            metric.samples = [
+                Sample(key[0], dict(key[1]), value, None, family.exemplars.get(key))
+                for key, value in family.values.items()
+            ]
             yield metric

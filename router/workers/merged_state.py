@@ -30,6 +30,7 @@ def merged(states: Mapping[int, State], workers: Mapping[int, State]) -> State:
         "tenants": first.get("tenants", {}),
         "pools": {name: merged_pool(_of_pool(states, name)) for name in first["pools"]},
         "calibration": first.get("calibration", {}),
+        "caches": _caches(found),
         "answers": _answers(found),
         "drills": sorted((one for state in found for one in state.get("drills", ())), key=lambda one: str(one["at"])),
         "workers": [{**workers[index], **_own_part(states.get(index))} for index in workers],
@@ -84,6 +85,21 @@ def _answers(states: Sequence[State]) -> list[State]:
         if key not in most or one["answers"] > most[key]["answers"]:
             most[key] = one
     return list(most.values())
+
+
+# Of a cache, what each worker counts by itself; of one in memory also what is in it.
+_OF_EACH = ("hit", "miss", "bypass", "unfit")
+_IN_MEMORY = ("entries", "bytes")
+
+
+def _caches(states: Sequence[State]) -> State:
+    """Each tenant's cache of answers, by all workers together."""
+    merged: State = {}
+    for name, one in (pair for state in states for pair in state.get("caches", {}).items()):
+        before = merged.get(name)
+        added = (*_OF_EACH, *_IN_MEMORY) if one["store"] == "memory" else _OF_EACH
+        merged[name] = one if before is None else one | {key: before[key] + one[key] for key in added}
+    return merged
 
 
 def _own_part(state: State | None) -> State:

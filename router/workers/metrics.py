@@ -22,6 +22,10 @@ WORKER_COUNTERS = {
         ("worker",),
         "Workers that ended unasked and were started again, by number from 0; with server.workers above 1.",
     ),
+    "promptlane_worker_hung": (
+        ("worker",),
+        "Of these, workers that were killed, having given no sign of life for server.worker_timeout seconds.",
+    ),
 }
 WORKER_GAUGES = {
     "promptlane_workers": (
@@ -36,6 +40,7 @@ class SupervisorMetrics(Collector):
 
     def __init__(self, stages: Callable[[], Iterable[Stage]]) -> None:
         self.restarts: Counter[str] = Counter()
+        self.hung: Counter[str] = Counter()
         self.reloads: Counter[str] = Counter()
         self._stages = stages
         self._registry = CollectorRegistry()
@@ -46,8 +51,8 @@ class SupervisorMetrics(Collector):
         return generate_latest(self._registry).decode()
 
     def collect(self) -> Iterator[Metric]:
-        name = "promptlane_worker_restarts"
-        yield _counter(name, WORKER_COUNTERS[name], self.restarts)
+        for name, totals in (("promptlane_worker_restarts", self.restarts), ("promptlane_worker_hung", self.hung)):
+            yield _counter(name, WORKER_COUNTERS[name], totals)
         yield _counter(_RELOADS, COUNTERS[_RELOADS], self.reloads)
         labels, text = WORKER_GAUGES["promptlane_workers"]
         gauge, now = GaugeMetricFamily("promptlane_workers", text, labels=labels), Counter(self._stages())

@@ -19,15 +19,15 @@ from starlette.routing import Route
 
 from router.config import Config, ConfigError, Problem
 from router.errors import WorkerUnavailable
-from router.metrics import CONTENT_TYPE
 from router.operator_bodies import OwnPagesOnly, answered, read_body
-from router.workers.asking import Voice, each, owner
+from router.workers.asking import Voice, each, first, owner
 from router.workers.merged_metrics import MergedMetrics
 from router.workers.merged_state import merged
 from router.workers.metrics import SupervisorMetrics
 
 _ORDER_BYTES = 64 * 1024  # as one process takes
 _KEPT_HEADERS = ("content-type", "cache-control")
+_READY_SECONDS = 1.0  # balancers wait for little longer
 _WORK_SECONDS = 60.0  # to count a long prompt, or to ask a database that is slow
 
 
@@ -71,6 +71,7 @@ def plane(crew: Crew) -> Starlette:
             Route("/admin/reload", answered(desk.reload), methods=["POST"]),
             Route("/admin/explain", answered(desk.explain), methods=["POST"]),
             Route("/admin/drill", answered(desk.drill), methods=["POST"]),
+            Route("/admin/cache/purge", answered(desk.purge), methods=["POST"]),
             Route("/admin/keys", answered(desk.keys), methods=["GET", "POST"]),
             Route("/admin/keys/{id}/{order}", answered(desk.keys), methods=["POST"]),
         ],
@@ -87,19 +88,26 @@ class _Desk:
         return JSONResponse({"status": "ok"})
 
     async def readyz(self, _: Request) -> Response:
-        return JSONResponse({"status": "ready"}) if self._crew.ready else JSONResponse({"status": "not ready"}, 503)
+        """Where one worker is, all together are: the kernel's queue is the same."""
+        if not self._crew.ready:
+            return JSONResponse({"status": "not ready", "why": "starting or draining"}, 503)
+        answer = await first(self._crew.voices(), "/readyz", _READY_SECONDS)
+        if answer is None:
+            return JSONResponse({"status": "not ready", "why": "no worker answers"}, 503)
+        return JSONResponse(answer.json(), answer.status_code)
 
-    async def scrape(self, _: Request) -> Response:
-        crew = self._crew
+    async def scrape(self, request: Request) -> Response:
+        crew, accept = self._crew, request.headers.get("accept", "")
         async with self._scraping:  # what is older must not be heard after what is newer
-            answers = await each(crew.voices(), "/metrics")
+            answers = await each(crew.voices(), "/metrics", headers={"accept": accept})
             there = {voice.life for voice in crew.voices()}  # who has ended meanwhile is counted already
             now = {
                 one.life: crew.merged.heard(one.life, answer.text)
                 for one, answer in answers.items()
                 if one.life in there
             }
-            return Response(crew.merged.render(now, crew.metrics.render()), media_type=CONTENT_TYPE)
+            text, kind = crew.merged.scraped(now, crew.metrics.render(), accept)
+            return Response(text, media_type=kind)
 
     async def state(self, request: Request) -> Response:
         pool = request.query_params.get("pool")
@@ -128,6 +136,17 @@ class _Desk:
 
     async def keys(self, request: Request) -> Response:
         return await self._passed_on(request, self._any(), await read_body(request, _ORDER_BYTES), _WORK_SECONDS)
+
+    async def purge(self, request: Request) -> Response:
+        """Of each worker: what is in memory, each has for itself."""
+        if not (voices := self._crew.voices()):
+            raise WorkerUnavailable("No worker serves at the moment.", retry_after=1.0)
+        answers = [await self._passed_on(request, voice, b"", _WORK_SECONDS) for voice in voices]
+        refused = next((answer for answer in answers if answer.status_code != 200), None)
+        if refused is not None:
+            return refused
+        said = [msgspec.json.decode(bytes(answer.body)) for answer in answers]
+        return JSONResponse({**said[0], "purged": sum(one["purged"] for one in said)})
 
     async def _passed_on(self, request: Request, voice: Voice, data: bytes, seconds: float | None) -> Response:
         """A worker's own answer. `seconds`: for it."""

@@ -27,7 +27,7 @@ from router.running import run
 from router.server import listener
 from router.surroundings import CannotServe, announce, bind, secret_of
 from router.workers.asking import Voice
-from router.workers.assignment import Assignment
+from router.workers.assignment import Assignment, Last
 from router.workers.merged_metrics import MergedMetrics
 from router.workers.metrics import SupervisorMetrics
 from router.workers.place import Place, Stage, environment
@@ -154,7 +154,6 @@ class Supervisor:
             _log.warning("worker %d is started again%s", place.index, f" in {pause:g} s" if pause else "")
             if pause:
                 place.stage = Stage.PAUSED
-                self._sockets.put_away(place.index)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), pause)
 
@@ -164,7 +163,7 @@ class Supervisor:
             assignment = Assignment(
                 index=place.index,
                 count=len(self._places),
-                listening=self._sockets.of(place.index).fileno(),
+                listening=self._sockets.descriptors,
                 folder=str(self._folder),
                 operators=place.next_operators(self._folder),
                 secret=self._secret,
@@ -172,25 +171,36 @@ class Supervisor:
                 config=self._data,
                 name=str(self._path),
             )
-            return await place.live(assignment, lambda: self._serves(place), lambda: self._leaves(place))
-        except (OSError, CannotServe) as error:
+            return await place.live(assignment, self)
+        except OSError as error:
             place.why = [f"it cannot be started: {error}"]
             return 0.0
         finally:
             voice = self._voices.pop(place.index, None)
             self.merged.left(place.operators)
+            self.changed(place)
             if voice is not None:
                 await voice.close()
 
-    def _serves(self, place: Place) -> None:
+    # -- what places tell ----------------------------------------------------------------------------------------------
+
+    @property
+    def patience(self) -> float:
+        return self.config.server.worker_timeout
+
+    def serves(self, place: Place) -> None:
         self._voices[place.index] = Voice(place.index, place.operators)
         self._changed.set()
         if place.given != self._data:  # there was a reload while it was starting
             self._begin(self._reloading.catch_up(self._voices[place.index]), f"reload of worker {place.index}")
 
-    def _leaves(self, place: Place) -> None:
-        """It was told to end, by us or by somebody else: what comes in goes to others until its successor is there."""
-        self._sockets.put_away(place.index)
+    def changed(self, place: Place) -> None:
+        """What comes in where nobody accepts goes to others; at the end all go on to accept as they do."""
+        if not self._stopping.is_set():
+            self._sockets.deal(self._places)
+
+    def hangs(self, place: Place) -> None:
+        self.metrics.hung[str(place.index)] += 1
 
     async def _all_serve(self) -> None:
         """Until all do at the start. Raises CannotServe with what they say who cannot."""
@@ -209,6 +219,7 @@ class Supervisor:
         self._stopping.set()
         self._sockets.close()  # theirs stay open until they close them: so nothing waits where nobody accepts any more
         for place in self._places:
+            place.say(Last())
             place.signal(signal.SIGTERM)
         server = self.config.server
         _, late = await asyncio.wait(keeping, timeout=server.shutdown_delay + server.shutdown_grace + _LATE_SECONDS)

@@ -258,7 +258,7 @@ def test_a_small_run_over_http_compares_two_profiles(tmp_path: Path) -> None:
     write_trace(trace, [row for row in agents(Random(1), 200, 60_000) if row.prompt < 14_000][:20])
     wanted = "--requests 20 --endpoints 2 --kv-tokens 65536 --scale 30 --profiles prompt-aware,round-robin"
     argv = [sys.executable, "-m", "benchmarks.fleet", "--trace", str(trace), *wanted.split(), "--json", str(out)]
-    done = subprocess.run(argv, cwd=ROOT, timeout=120, check=False, capture_output=True, text=True)
+    done = subprocess.run(argv, cwd=ROOT, timeout=300, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads(out.read_text())
     assert [row["profile"] for row in written["results"]] == ["prompt-aware", "round-robin"]

@@ -1,5 +1,7 @@
 """The benchmark's readers: a right answer is accepted however it is cut, and a wrong one never is."""
 
+import json
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -13,14 +15,16 @@ from benchmarks.overhead_parts.answers import (
     LAST_CHUNK,
     STREAM_HEAD,
     BadAnswer,
+    chat_body,
     dechunk,
     http_answer,
     http_chunk,
+    prompt_tokens,
     stream_body,
     stream_events,
     stream_writes,
 )
-from benchmarks.overhead_parts.readers import PlainAnswer, RequestReader, StreamAnswer
+from benchmarks.overhead_parts.readers import OpenStream, PlainAnswer, RequestReader, StreamAnswer
 
 CHUNKS = 5
 PLAIN = http_answer(CHAT_BODY)
@@ -86,11 +90,19 @@ def test_a_header_that_ends_like_a_last_chunk_does_not_end_the_stream() -> None:
     assert reader.feed(STREAM.removeprefix(STREAM_HEAD))
 
 
+def _where(body: bytes, place: int) -> str:
+    """Where a changed byte is seen: at its place. But readers take the number of prompt tokens from the answer: another
+    one is seen where the answer to such a prompt would go on otherwise."""
+    told = re.search(rb'"prompt_tokens":(\d+)', body)
+    assert told is not None
+    return r"differs at \d+:" if told.start(1) <= place < told.end(1) else f"differs at {place}:"
+
+
 @given(st.integers(0, len(CHAT_BODY) - 1))
 def test_a_changed_byte_of_a_plain_body_is_seen(place: int) -> None:
     body = bytearray(CHAT_BODY)
     body[place] ^= 1
-    with pytest.raises(BadAnswer, match=f"differs at {place}"):
+    with pytest.raises(BadAnswer, match=_where(CHAT_BODY, place)):
         PlainAnswer().feed(http_answer(bytes(body)))
 
 
@@ -98,7 +110,7 @@ def test_a_changed_byte_of_a_plain_body_is_seen(place: int) -> None:
 def test_a_changed_byte_of_a_stream_is_seen(place: int) -> None:
     body = bytearray(stream_body(CHUNKS))
     body[place] ^= 1
-    with pytest.raises(BadAnswer, match=f"differs at {place}"):
+    with pytest.raises(BadAnswer, match=_where(stream_body(CHUNKS), place)):
         StreamAnswer(CHUNKS).feed(STREAM_HEAD + http_chunk(bytes(body)) + LAST_CHUNK)
 
 
@@ -162,3 +174,41 @@ def test_requests_are_cut_apart_wherever_the_reads_end(sent: list[bytes], at: li
 def test_a_request_body_in_chunks_is_an_error_and_not_a_silent_wait() -> None:
     with pytest.raises(ValueError, match="in chunks"):
         RequestReader().feed(b"POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+
+
+@given(cuts, st.integers(0, len(STREAM) - 1))
+def test_a_stream_is_right_so_far_wherever_it_is_looked_at(at: list[int], end: int) -> None:
+    reader = OpenStream()
+    for part in cut(STREAM[:end], at):
+        assert not reader.feed(part)
+    reader.check(CHUNKS)
+    assert reader.chunks <= CHUNKS + 2
+
+
+def test_a_wrong_event_of_an_open_stream_is_seen() -> None:
+    reader = OpenStream()
+    reader.feed(STREAM_HEAD + http_chunk(b"data: {}\n\n"))
+    with pytest.raises(BadAnswer, match="differs at 7"):
+        reader.check(CHUNKS)
+
+
+def test_what_an_engine_says_of_a_longer_prompt_is_accepted_and_nothing_else() -> None:
+    long = http_answer(chat_body(prompt_tokens(44_444)))
+    assert PlainAnswer().feed(long)
+    assert prompt_tokens(44_444) == 11_000
+    assert StreamAnswer(CHUNKS).feed(b"".join(stream_writes(CHUNKS, tokens=11_000)))
+    for wrong in (long.replace(b"11000", b"11001"), long.replace(b"11000", b"12000")):
+        with pytest.raises(BadAnswer):
+            PlainAnswer().feed(wrong)
+
+
+def test_of_a_gateway_that_writes_answers_anew_the_text_is_checked() -> None:
+    said = json.loads(CHAT_BODY)["choices"][0]["message"]["content"]
+    assert PlainAnswer(exact=False).feed(http_answer(json.dumps({"x": said}).encode()))
+    with pytest.raises(BadAnswer, match="not the engine's text"):
+        PlainAnswer(exact=False).feed(http_answer(b"{}"))
+    events = [b"data: {}\n\n"] * CHUNKS
+    assert StreamAnswer(CHUNKS, exact=False).feed(STREAM_HEAD + http_chunk(b"".join([*events, DONE])) + LAST_CHUNK)
+    for fewer in ([*events[2:], DONE], events):
+        with pytest.raises(BadAnswer, match="events for 5 tokens"):
+            StreamAnswer(CHUNKS, exact=False).feed(STREAM_HEAD + http_chunk(b"".join(fewer)) + LAST_CHUNK)

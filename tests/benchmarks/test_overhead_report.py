@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.overhead import arguments
+from benchmarks.overhead_parts import goals
 from benchmarks.overhead_parts.gateways import GATEWAYS
 from benchmarks.overhead_parts.measure import percentile
-from benchmarks.overhead_parts.report import Result, as_json, table
+from benchmarks.overhead_parts.measures import CONVERSATION, figures
+from benchmarks.overhead_parts.report import Result, as_json, full_table, table
 from benchmarks.overhead_parts.rounds import Turn, waves
 from benchmarks.overhead_parts.traffic import REQUESTS, STREAMS, bodies, requests
 
@@ -38,6 +40,43 @@ def test_the_table_shows_medians_and_their_ratio_to_promptlane() -> None:
     assert line(text, "promptlane").split()[1:5] == ["100.0", "1.00x", "25.0", "1.00x"]
     assert line(text, "nginx").split()[1:5] == ["25.0", "0.25x", "6.2", "0.25x"]
     assert line(text, "promptlane").split()[-2:] == ["120%", "3"]
+
+
+def with_more(result: Result, **more: float) -> Result:
+    for one in result.turns:
+        one.more.update(more)
+    return result
+
+
+def test_a_full_run_has_a_line_per_figure_with_ratios_and_a_dash_for_what_was_not_asked_for() -> None:
+    ours = with_more(Result("promptlane", [turn(80), turn(90)]), **{"a: µs/request": 50.0, "b: p99 ms": 2.0})
+    text = full_table([ours, with_more(Result("litellm", [turn(9000)]), **{"a: µs/request": 5000.0})])
+    rows = {row.strip().split(":")[0]: row.split() for row in text.splitlines()[1:]}
+    assert rows["a"][2:] == ["50", "1.00x", "5,000", "100.00x"]
+    assert rows["b"][3:] == ["2.00", "1.00x", "-"]
+    assert "-" not in full_table([ours])
+
+
+def test_goals_are_met_or_missed_by_the_medians_and_silent_without_a_figure() -> None:
+    ours = with_more(Result("promptlane", [turn(100)]), **{f"{CONVERSATION}: µs/request": 90.0})
+    theirs = with_more(Result("sglang-router", [turn(160)]), **{f"{CONVERSATION}: µs/request": 100.0})
+    found = list(goals.lines({"promptlane": ours, "sglang-router": theirs, "litellm": Result("litellm", absent="no")}))
+    of = {line.split(": ")[1]: line for line in found}
+    assert of["CPU per request, short chat, 32 connections"].endswith("at most 0.65 times sglang-router's: 0.62 met")
+    assert of["CPU per request, growing conversation"].endswith("0.90 MISSED")
+    assert of["added time to first byte, 64 streams together"].endswith("1.00 MISSED")  # 11 ms both, the engine's 10
+    assert "nginx" not in " ".join(found)
+    assert "litellm" not in " ".join(found)
+    litellm = list(goals.lines({"promptlane": ours, "litellm": Result("litellm", [turn(9000)])}))
+    assert [line.endswith("at least 80 times: 90.00 met") for line in litellm] == [True]
+
+
+def test_figures_of_a_load_are_named_after_it() -> None:
+    usage = {"cpu_seconds": 1.0, "answers": 1000, "chunks": 0, "seconds": 2.0, "p50_ms": 3.0, "p99_ms": 4.0}
+    assert figures("x", usage)["x: µs/request"] == 1000
+    assert figures("x", usage)["x: requests/s"] == 500
+    stream = usage | {"chunks": 4000, "first_byte_p50_ms": 11.0, "rss_mb": 90.0}
+    assert figures("y", stream) == {"y: µs/chunk": 250, "y: first byte ms": 11.0, "y: RSS MB": 90.0}
 
 
 def test_without_promptlane_there_are_figures_but_no_ratios() -> None:
@@ -79,6 +118,7 @@ def test_the_json_holds_medians_ratios_turns_and_reasons() -> None:
     assert found["gateways"]["vllm-router"] == {
         "medians": {},
         "ratios": {},
+        "more": {},
         "name": "vllm-router",
         "turns": [],
         "absent": "no",
@@ -100,8 +140,18 @@ def test_a_percentile_of_nothing_is_an_error() -> None:
 
 
 def test_the_default_run_measures_every_gateway() -> None:
-    every = ["promptlane", "promptlane+resume", "nginx", "sglang-router", "vllm-router"]
-    assert arguments([]).gateways == every == list(GATEWAYS)
+    usual = ["promptlane", "promptlane-interpreted", "promptlane+resume", "nginx", "sglang-router", "vllm-router"]
+    assert arguments([]).gateways == usual
+    assert (
+        arguments(["--full"]).gateways
+        == [
+            *usual,
+            "litellm",
+            "promptlane+1worker",
+            "promptlane+2workers",
+        ]
+        == list(GATEWAYS)
+    )
     assert arguments(["--gateways", "nginx,nginx"]).gateways == ["nginx"]
 
 

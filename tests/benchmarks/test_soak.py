@@ -126,7 +126,7 @@ async def test_a_stream_that_ends_is_replaced_until_the_load_stops() -> None:
 
 async def test_a_broken_stream_is_counted_with_its_reason_and_replaced() -> None:
     async with serve_in_process(engine()) as url:
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(timeout=60.0, trust_env=False) as client:
             fault = {"kind": "die-mid-stream", "after_chunks": 3, "count": 2}
             (await client.post(f"{url}/fault", json=fault)).raise_for_status()
         load = Load(target_of(url), 4)
@@ -286,7 +286,7 @@ def small(*more: str) -> list[str]:
 
 def test_a_small_run_ends_well_and_writes_its_json(tmp_path: Path) -> None:
     command = small("--seconds", "1", "--json", str(tmp_path / "result.json"))
-    done = subprocess.run(command, cwd=ROOT, timeout=60, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, timeout=240, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing failed" in done.stdout
     written = json.loads((tmp_path / "result.json").read_text())

@@ -132,22 +132,31 @@ class AskClient:
         self._host, self._port = parts.hostname, parts.port
         self._key = key
 
-    async def send(self, ask: Ask) -> Seen:
+    async def send(
+        self,
+        ask: Ask,
+        seconds: float = CLIENT_SECONDS,
+        most: float = float("inf"),
+        heard: Callable[[Ask, int], None] = lambda ask, length: None,
+    ) -> Seen:
+        """`seconds`: after so many the client leaves; `most`: and so it does once it has so many bytes. `heard` is told
+        of each piece how many there are by now."""
         loop = asyncio.get_running_loop()
         seen = Seen(ask, loop.time())
         raw = bytearray()
         try:
-            async with asyncio.timeout(CLIENT_SECONDS):
+            async with asyncio.timeout(seconds):
                 reader, writer = await asyncio.open_connection(self._host, self._port)
                 try:
                     writer.write(self._request(ask))
-                    while data := await reader.read(READ_BYTES):
+                    while len(raw) < most and (data := await reader.read(READ_BYTES)):
                         seen.pieces.append((loop.time(), len(data)))
                         raw += data
+                        heard(ask, len(raw))
                 finally:
                     writer.transport.abort()
         except TimeoutError:
-            seen.broken = f"no end within {CLIENT_SECONDS:.0f} s"
+            seen.broken = f"no end within {seconds:.0f} s"
         except OSError as error:
             seen.broken = f"connection failed: {error}"
         seen.ended_at = loop.time()

@@ -14,7 +14,7 @@ from tests.chaos.faults import COUNTED, ENGINE_ORDERS, Fault, HostSpec, Kind
 from tests.chaos.wire import Wire
 from tests.servers import free_port
 
-CALL_SECONDS = 20.0
+CALL_SECONDS = 60.0
 
 
 class Host:

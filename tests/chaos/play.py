@@ -16,6 +16,7 @@ from tests.chaos.bystanders import Waits
 from tests.chaos.controls import Controls
 from tests.chaos.faults import COMPUTES_NOTHING, Fault, Kind, Schedule
 from tests.chaos.judge import Ending, Verdict, judge
+from tests.chaos.problems import told
 from tests.chaos.rules import EXPECT, Features, Spell, is_known_lie, must_succeed, nobody_there
 from tests.chaos.world import ENGINE_MODEL, GATEWAY, MODEL, SPARE_FILES, World, until
 
@@ -48,9 +49,7 @@ class Report:
         counts = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
         recovered = "".join(f"; {what}" for what in [*self.recoveries, *self.found])
         lines = [f"seed {self.schedule.seed}: {self.schedule}", f"  {self.seconds:.1f} s: {counts}{recovered}"]
-        lines += [f"  PROBLEM {problem}" for problem in self.problems[:SHOWN]]
-        more = len(self.problems) - SHOWN
-        return "\n".join(lines + ([f"  and {more} more problems"] if more > 0 else []))
+        return "\n".join([*lines, *told(self.problems, SHOWN)])
 
 
 class Play:

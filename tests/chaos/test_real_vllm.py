@@ -20,7 +20,7 @@ from tests.chaos.judge import Ending, judge
 from tests.chaos.rules import EXPECT, Spell, is_known_lie, must_succeed
 from tests.chaos.world import MODEL, World, running_world, until
 from tests.e2e.stack import ENGINE_MODEL
-from tests.real_vllm.asks import RealAsk, asks
+from tests.real_vllm.asks import Decoding, RealAsk, asks
 from tests.real_vllm.engine import RealEngine
 
 pytestmark = pytest.mark.real_vllm
@@ -31,7 +31,7 @@ KINDS = (Kind.PAUSE, Kind.STOP, Kind.TERM, Kind.KILL)
 TIMEOUTS = {"connect": 5.0, "first_byte": 30.0, "idle": 15.0, "total": 120.0}
 """Two servers share two cores with all else: what is well may be slow."""
 SIGNALS = {Kind.STOP: signal.SIGSTOP, Kind.TERM: signal.SIGTERM, Kind.KILL: signal.SIGKILL}
-RETURN_SECONDS = 120.0
+RETURN_SECONDS = 300.0
 """Beside the gateway's patience with one that has failed, a server that begins anew is slow at first."""
 
 
@@ -81,14 +81,11 @@ class RealHost(Host):
 
 async def struck(world: World, kind: Kind, requests: Sequence[RealAsk]) -> tuple[list[Seen], Spell]:
     """All requests at once; one server breaks while it answers some of them, until all have ended."""
-    tasks = [asyncio.create_task(world.client.send(one)) for one in requests]
-    sent: dict[str, int] = {}
-
-    async def under_way() -> bool:
-        sent.update({name: one["in_flight"] for name, one in (await world.endpoints()).items()})
-        return sum(sent.values()) == len(requests)
-
-    await until("all requests are under way", under_way)
+    decoding = Decoding(requests)
+    tasks = [asyncio.create_task(world.client.send(one, heard=decoding.heard)) for one in requests]
+    await decoding.all_are()
+    sent = {name: one["in_flight"] for name, one in (await world.endpoints()).items()}
+    assert any(sent.values()), sent
     host = world.hosts[max(sent, key=lambda name: sent[name])]
     fault = Fault(kind, host.name, TENANT, 0.0, 0.0)
     spell = Spell(host.name, TENANT, kind, asyncio.get_running_loop().time())

@@ -40,7 +40,7 @@ TIMEOUTS = {"connect": 2.0, "first_byte": 10.0, "idle": 5.0, "total": 60.0}
 """Far above what a busy machine does to an engine that is well, far below a client's patience."""
 STANDBY = {"calm_seconds": 2.0, "max_failovers": 1000}
 """Schedules follow each other within seconds: each is to find the hot engines at work, and may fail over again."""
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 """For conditions that hold within a second or two on a machine that is not busy; a circuit may stay open for 30 s."""
 SPARE_FILES = 48
 """Descriptors that a gateway may have open beyond those at rest before the first schedule and its idle connections to

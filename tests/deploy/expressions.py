@@ -9,14 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from router.access_log import ACCESS_COUNTERS
-from router.key_metrics import KEY_GAUGES
-from router.learned_metrics import LEARNED
-from router.ledger_metrics import LEDGER_COUNTERS, LEDGER_GAUGES
-from router.metrics import COUNTERS, HISTOGRAMS
-from router.pool_metrics import GAUGES
-from router.service_metrics import SERVICE_GAUGES
-from router.workers.metrics import WORKER_COUNTERS, WORKER_GAUGES
+from router.metrics import HISTOGRAMS
+from tests.docs import ALL_COUNTERS, ALL_GAUGES
 
 ROOT = Path(__file__).parent.parent.parent
 OBSERVABILITY = ROOT / "deploy" / "observability"
@@ -44,12 +38,8 @@ def problems(expression: str, known: dict[str, frozenset[str]]) -> list[str]:
 
 def exported() -> dict[str, frozenset[str]]:
     """All that can be scraped, with its labels: the gateway's own, vLLM's by its samples, DCGM's by our list."""
-    ours = {
-        f"{name}_total": labels
-        for name, (labels, _) in (COUNTERS | LEDGER_COUNTERS | WORKER_COUNTERS | ACCESS_COUNTERS).items()
-    }
-    for gauges in (GAUGES, SERVICE_GAUGES, KEY_GAUGES, LEDGER_GAUGES, LEARNED, WORKER_GAUGES):
-        ours |= {name: labels for name, (labels, _) in gauges.items()}
+    ours = {f"{name}_total": labels for name, (labels, _) in ALL_COUNTERS.items()}
+    ours |= {name: labels for name, (labels, _) in ALL_GAUGES.items()}
     for name, (labels, _) in HISTOGRAMS.items():
         ours |= {f"{name}_sum": labels, f"{name}_count": labels, f"{name}_bucket": (*labels, "le")}
     known = {name: SCRAPED | set(labels) for name, labels in ours.items()}

@@ -19,6 +19,10 @@ LARGE = 30_000
 """Tokens whose prefill is predicted to take more than 2 s before anything is learned: nothing is sent behind it."""
 ENGINE = {"prefill_tokens_per_second": 150_000, "decode_step_seconds": 0.001, "max_model_len": 400_000}
 """Ten times faster than the gateway believes at first, so that tests are over soon."""
+SLOW = {"decode_step_seconds": 0.02}
+HELD = 50.0
+"""As a fault's `factor`: streams of an engine that is SLOW say a token a second, so that a long one goes on for as long
+as a busy machine takes to look at it."""
 
 
 @dataclass

@@ -28,7 +28,7 @@ MODEL = "chat"
 """What clients ask for; engines know it by another name, so that answers are rewritten as in most installations."""
 WAIT_SECONDS = 90.0
 """For what happens within a fraction of a second on a machine that is not busy."""
-HEALTH = {"interval": 0.05, "timeout": 1.0, "scrape_interval": 0.05, "detect_hung": False, "slow_start": 0}
+HEALTH = {"interval": 0.05, "timeout": 5.0, "scrape_interval": 0.05, "detect_hung": False, "slow_start": 0}
 """Engines are made to hang so that requests wait for as long as a test likes; what finds them out has its own tests."""
 
 _names = count()
@@ -110,11 +110,14 @@ class Front:
         """A client of the data plane, with as many connections as it likes."""
         return _client(self.url, headers={"authorization": f"Bearer {key(tenant)}"}, **options)
 
+    async def whole(self) -> dict[str, Any]:
+        """All of `/admin/state`."""
+        async with _client(self.admin_url) as operator:
+            return dict((await operator.get("/admin/state")).json())
+
     async def state(self) -> dict[str, Any]:
         """Of the pool, as `/admin/state` shows it."""
-        async with _client(self.admin_url) as operator:
-            pools: dict[str, Any] = (await operator.get("/admin/state")).json()["pools"]
-        return dict(pools[self.pool])
+        return dict((await self.whole())["pools"][self.pool])
 
     async def endpoint(self, name: str) -> dict[str, Any]:
         return next(dict(one) for one in (await self.state())["endpoints"] if one["name"] == name)
@@ -184,7 +187,8 @@ async def until(what: str, condition: Callable[[], Awaitable[bool]]) -> None:
 
 def _client(url: str, **options: Any) -> httpx2.AsyncClient:
     bounds = httpx2.Limits(max_connections=None)
-    return httpx2.AsyncClient(base_url=url, timeout=60.0, trust_env=False, limits=bounds, **options)
+    # Without the authorities of TLS, which take longer to load than most answers.
+    return httpx2.AsyncClient(base_url=url, timeout=60.0, trust_env=False, limits=bounds, verify=False, **options)
 
 
 @contextmanager
@@ -206,13 +210,21 @@ def _launch(file: Path, folder: Path, ports: tuple[int, int], grace: float, remo
     return start_gateway(file, folder, ports, "an example secret for the end-to-end suite", remove)
 
 
-def start_gateway(file: Path, folder: Path, ports: tuple[int, int], secret: str, remove: Callable[[], None]) -> Server:
-    """A gateway process with this configuration, ready. `folder`: for its log; `remove`: called when it has ended."""
+def start_gateway(
+    file: Path,
+    folder: Path,
+    ports: tuple[int, int],
+    secret: str,
+    remove: Callable[[], None],
+    seconds: float = START_SECONDS,
+) -> Server:
+    """A gateway process with this configuration, ready within so many `seconds`. `folder`: for its log; `remove`:
+    called when it has ended."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTLANE_")}
     argv = [sys.executable, "-m", "router.cli", "serve", "--config", str(file)]
     process, log = launch("gateway", argv, folder, env={**ours, "PROMPTLANE_SECRET": secret}, cwd=ROOT)
     gateway = Server("gateway", f"http://127.0.0.1:{ports[0]}", process, log, [remove])
-    gateway.start(lambda: _ready(f"http://127.0.0.1:{ports[1]}/readyz"), START_SECONDS)
+    gateway.start(lambda: _ready(f"http://127.0.0.1:{ports[1]}/readyz"), seconds)
     return gateway
 
 

@@ -43,8 +43,7 @@ class Replicas:
         return [(await self.part(front))["part"] for front in self.fronts]
 
     async def name(self, front: Front) -> str:
-        async with httpx2.AsyncClient(base_url=front.admin_url, trust_env=False) as operator:
-            return str((await operator.get("/admin/state")).json()["replicas"]["me"])
+        return str((await front.whole())["replicas"]["me"])
 
     async def led(self) -> None:
         """Until there is exactly one owner whom all others follow, whoever it is."""
@@ -88,7 +87,7 @@ class Replicas:
     def kill(self, front: Front) -> None:
         """As a host that dies."""
         front.gateway.process.send_signal(signal.SIGKILL)
-        front.gateway.process.wait(10.0)
+        front.gateway.process.wait(60.0)
         self.fronts.remove(front)
 
     def sizes(self, engine: int = 0) -> list[int]:
@@ -126,7 +125,7 @@ def _start(replicas: Replicas, stack: ExitStack, endpoint: dict[str, Any] | None
         state={"redis_url": replicas.redis.url},
         replicas={"listen": "tcp://127.0.0.1:0"},
     )
-    front.config["server"]["shutdown_grace"] = 20.0
+    front.config["server"]["shutdown_grace"] = 60.0
     file.write_text(json.dumps(front.config))
     front.gateway = start_gateway(file, folder, ports, SECRET, remove)
     stack.callback(front.gateway.stop)

@@ -39,8 +39,8 @@ POOLS = {"acme-qwen": ("acme-0", "acme-1"), "globex-qwen": ("globex-0",), "inite
 TAPPED, TAPPED_ENGINE = "initech-0", "acme-0"
 """initech's endpoint is a wire tap before one of the other engines, for looking at the very bytes that were sent."""
 
-START_SECONDS = 30.0
-"""A process of ours starts in about a second; two noisy cores get thirty times that."""
+START_SECONDS = 90.0
+"""A process of ours starts in about a second; two noisy cores get ninety times that."""
 SETTLE_SECONDS = 60.0
 """Within this a freed slot is seen free: an engine frees it in 10-30 ms, a busy machine takes longer to look."""
 MAX_BODY_BYTES = 1024 * 1024
@@ -122,7 +122,7 @@ class Stack:
         return httpx2.Client(base_url=self.url, headers=headers, timeout=60.0, trust_env=False)
 
     def state(self) -> dict[str, Any]:
-        answer = httpx2.get(f"{self.admin_url}/admin/state", timeout=10.0, trust_env=False)
+        answer = httpx2.get(f"{self.admin_url}/admin/state", timeout=60.0, trust_env=False)
         answer.raise_for_status()
         state: dict[str, Any] = answer.json()
         return state
@@ -134,7 +134,7 @@ class Stack:
 
     def metric(self, endpoint: str, name: str) -> float:
         """The sum of one metric family's values as the engine behind `endpoint` reports it now."""
-        text = httpx2.get(f"{self.engines[endpoint]}/metrics", timeout=10.0, trust_env=False).text
+        text = httpx2.get(f"{self.engines[endpoint]}/metrics", timeout=60.0, trust_env=False).text
         values = re.findall(rf"^{re.escape(name)}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
         assert values, f"{endpoint} reports no {name}"
         return sum(float(value) for value in values)

@@ -20,7 +20,7 @@ from tests.e2e.front import Front, chat, until
 from tests.e2e.stack import ROOT
 
 CHAT = "/v1/chat/completions"
-HEALTH = {"interval": 1.0, "timeout": 1.0, "scrape_interval": 0.5}
+HEALTH = {"interval": 1.0, "timeout": 5.0, "scrape_interval": 0.5}
 """Probes so seldom that requests find out first who has died."""
 STANDBY = {"calm_seconds": 1.0, "heartbeat_seconds": 0.3}
 
@@ -48,7 +48,7 @@ async def serve(front: Front, roles: Mapping[int, str], tier: str = "platinum", 
 
 async def order(front: Front, engine: int, path: str) -> None:
     """Tells an engine, as its operator, to sleep, wake, pause or resume."""
-    async with httpx2.AsyncClient(base_url=front.urls[engine], trust_env=False) as client:
+    async with httpx2.AsyncClient(base_url=front.urls[engine], timeout=60.0, trust_env=False) as client:
         assert (await client.post(path)).status_code == 200
 
 

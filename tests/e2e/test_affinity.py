@@ -71,4 +71,4 @@ def test_who_asks_the_engine_without_the_tenants_salt_finds_nothing_cached(stack
     body = chat(ENGINE_MODEL, text=long_prompt())
     through = acme.post("/v1/chat/completions", json=body)
     engine = stack.engines[through.headers["x-promptlane-endpoint"]]
-    assert cached_tokens(httpx2.post(f"{engine}/v1/chat/completions", json=body, trust_env=False, timeout=30.0)) == 0
+    assert cached_tokens(httpx2.post(f"{engine}/v1/chat/completions", json=body, trust_env=False, timeout=60.0)) == 0

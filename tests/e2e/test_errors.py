@@ -134,7 +134,7 @@ def test_the_anthropic_route_reports_errors_in_its_own_shape(acme: httpx2.Client
 def test_an_embedding_is_answered_or_refused_by_the_engine_itself(stack: Stack, acme: httpx2.Client) -> None:
     body = {"model": ENGINE_MODEL, "input": "a text"}
     through = acme.post("/v1/embeddings", json=body)
-    direct = httpx2.post(f"{stack.engines['acme-0']}/v1/embeddings", json=body, trust_env=False)
+    direct = httpx2.post(f"{stack.engines['acme-0']}/v1/embeddings", json=body, timeout=60.0, trust_env=False)
     assert through.status_code == direct.status_code
     if stack.kind == "vllm":  # a model that generates has no embeddings: vLLM does not know the route
         assert (through.status_code, through.content) == (404, b'{"detail":"Not Found"}')

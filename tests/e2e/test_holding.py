@@ -80,14 +80,15 @@ async def test_a_held_request_is_answered_while_the_one_before_it_still_generate
 
     async with fleet.client() as client:
         fleet.engines[0].fault("hang")
-        first = asyncio.create_task(watch(client, "first", LARGE, 1500))
+        first = asyncio.create_task(watch(client, "first", LARGE, 60_000))
         await fleet.until_in_flight(1)
         second = asyncio.create_task(watch(client, "second", SMALL, 2))
         await fleet.until_waiting(1)
         assert len(fleet.seen()) == 1, "the engine knows nothing of what is held"
         fleet.engines[0].fault("none")
-        await asyncio.gather(first, second)
-    assert order == ["first begins", "second begins", "second ends", "first ends"]
+        await second
+        assert order == ["first begins", "second begins", "second ends"]
+        first.cancel()
 
 
 async def test_a_response_that_is_only_created_has_no_first_token_yet(fleet: Fleet) -> None:
@@ -96,7 +97,7 @@ async def test_a_response_that_is_only_created_has_no_first_token_yet(fleet: Fle
     await fleet.serve(pool={"hold_back_seconds": 0})
     body = {"model": MODEL, "input": prompt(LARGE), "max_output_tokens": 2, "stream": True}
     async with fleet.client() as client:
-        fleet.engines[0].fault("slow", factor=10.0)
+        fleet.engines[0].fault("slow", factor=100.0)
         async with client.stream("POST", "/v1/responses", json=body) as first:
             pieces = first.aiter_bytes()
             assert b"response.created" in await anext(pieces)
@@ -359,5 +360,5 @@ async def test_a_process_that_is_told_to_end_serves_who_is_held_or_tells_them(en
             else:
                 assert [answer.status_code for answer in answers] == [503] * 3
                 assert {answer.json()["error"]["code"] for answer in answers} == {"shutting_down"}
-        assert await asyncio.to_thread(fleet.gateway.process.wait, 20) == 0
+        assert await asyncio.to_thread(fleet.gateway.process.wait, 90) == 0
         assert "Traceback" not in fleet.gateway.log_tail()

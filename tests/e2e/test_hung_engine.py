@@ -148,7 +148,7 @@ async def test_a_silent_engine_is_found_its_work_is_done_elsewhere_and_it_comes_
 ) -> None:
     await fleet.serve((0, 1), pool=WATCHED)
     engine = fleet.engines[0]
-    async with traffic(fleet) as ends, httpx2.AsyncClient(trust_env=False) as operator:
+    async with traffic(fleet) as ends, httpx2.AsyncClient(timeout=60.0, trust_env=False) as operator:
         p99 = await until_known(fleet)
         began = time.monotonic()
         if how == "stopped":

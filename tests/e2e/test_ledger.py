@@ -240,6 +240,26 @@ def test_a_database_that_is_away_only_delays_records(books: Books) -> None:
     assert "1 of 1 chains are whole" in books.command("verify")
 
 
+def test_a_record_says_by_which_parameters_of_which_prompt_and_by_which_weights_it_was_answered(books: Books) -> None:
+    digest = f"sha256:{'0a' * 32}"
+    books.config["pools"]["acme"]["endpoints"][0]["weights_digest"] = digest
+    books.config["tenants"]["acme"]["requests"] = {"max_tokens": 20}
+    word = "zyxwordzyx"
+    sampling = {"temperature": 0.5, "top_p": 0.9, "top_k": 20, "min_p": 0.1, "seed": 3, "presence_penalty": 0.25}
+    gateway = books.start()
+    for body in (ASK, {**ASK, **sampling, "max_tokens": 900, "stop": [word], "stream": True}):
+        assert gateway.post(body)[0] == 200
+    books.until(lambda: len(books.found("request")) == 2, "both are there")
+    plain, sampled = books.listed("--kind", "request", "--tenant", "acme")
+    assert plain["parameters"] == {"max_tokens": 20}, "the bound is the tenant's"
+    (stop,) = sampled["parameters"].pop("stop")
+    assert (len(stop), sampled["parameters"]) == (16, {**sampling, "max_tokens": 20})
+    assert plain["prompt_hash"] == sampled["prompt_hash"]
+    assert {one["weights_digest"] for one in (plain, sampled)} == {digest}
+    assert word not in json.dumps(sampled)
+    assert "1 of 1 chains are whole" in books.command("verify")
+
+
 def limit_files(gateway: Gateway, most: int) -> None:
     """From now on the gateway can write no file beyond so many bytes: with 0, as if every disk were full."""
     _, hard = psutil.Process(gateway.process.pid).rlimit(resource.RLIMIT_FSIZE)

@@ -6,6 +6,7 @@ Floor: tests only; real processes, sockets and a real Redis, simulated engines.
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -14,13 +15,13 @@ from contextlib import AsyncExitStack
 import httpx2
 import pytest
 
-from tests.e2e.fleet import LARGE
+from tests.e2e.fleet import HELD, LARGE, SLOW
 from tests.e2e.front import Front, chat, until
 from tests.e2e.replicas import Replicas, running_replicas, streamed
+from tests.servers import free_port
 
 CHAT = "/v1/chat/completions"
-SLOW = {"decode_step_seconds": 0.02}
-LONG_ANSWER = 150  # tokens: three seconds of stream
+LONG_ANSWER = 150  # tokens: three seconds of stream, and those of an engine that is held
 
 
 @pytest.fixture
@@ -49,13 +50,6 @@ def stream(client: httpx2.AsyncClient, tokens: int = 16, output: int = LONG_ANSW
     return asyncio.create_task(streamed(client, chat(tokens, max_tokens=output, ignore_eos=True)))
 
 
-async def until_under_way(front: Front, requests: int) -> None:
-    async def there() -> bool:
-        return int((await front.state())["replica"]["under_way"]) == requests
-
-    await until(f"{requests} requests of a replica's own are under way", there)
-
-
 # One seat, or those sent together would reach the engine in the order of their ways there.
 @pytest.mark.parametrize("trio", [{"max_in_flight": 1}], indirect=True, ids=["one seat"])
 async def test_requests_of_all_replicas_wait_in_one_queue_the_shortest_first(trio: Replicas, clients: Clients) -> None:
@@ -79,10 +73,12 @@ async def test_every_replica_knows_of_the_requests_of_all_where_it_decides_and_o
     trio: Replicas, clients: Clients
 ) -> None:
     owner, (one, other) = await ready(trio)
+    trio.engines[0].fault("slow", factor=HELD)
     streams = [stream(clients[id(front)]) for front in (owner, one, one, other)]
     await owner.until_in_flight(4)
     assert [sum(e["in_flight"] for e in (await front.state())["endpoints"]) for front in (one, other)] == [2, 1]
     assert (await trio.part(owner))["seats_of_followers"] == 3
+    trio.engines[0].fault("none")
     await asyncio.gather(*streams)
     await trio.all_at_rest()
 
@@ -122,10 +118,11 @@ async def test_a_client_that_leaves_while_it_waits_at_the_owner_leaves_nothing_t
 
 async def test_the_owners_death_loses_no_request_of_the_others(trio: Replicas, clients: Clients) -> None:
     owner, followers = await ready(trio)
+    trio.engines[0].fault("slow", factor=HELD)
     streams = [stream(clients[id(front)]) for front in followers for _ in range(3)]
     lost = [stream(clients[id(owner)]) for _ in range(2)]
     await owner.until_in_flight(8)
-    trio.engines[0].fault("hang")
+    trio.engines[0].fault("hang", factor=HELD)
     waiting = [asyncio.create_task(clients[id(followers[0])].post(CHAT, json=chat(LARGE, stream=True)))]
     await owner.until_in_flight(9)
     waiting += [asyncio.create_task(clients[id(front)].post(CHAT, json=chat(100))) for front in followers * 3]
@@ -143,12 +140,14 @@ async def test_the_owners_death_loses_no_request_of_the_others(trio: Replicas, c
 
 async def test_a_follower_that_dies_gives_back_its_seats(trio: Replicas, clients: Clients) -> None:
     owner, (one, other) = await ready(trio)
-    lost = [stream(clients[id(one)], output=2000) for _ in range(3)]
+    trio.engines[0].fault("slow", factor=HELD)
+    lost = [stream(clients[id(one)]) for _ in range(3)]
     kept = [stream(clients[id(other)])]
     await owner.until_in_flight(4)
     trio.kill(one)
     await asyncio.gather(*lost, return_exceptions=True)
     await owner.until_in_flight(1)
+    trio.engines[0].fault("none")
     await asyncio.gather(*kept)
     await trio.all_at_rest()
 
@@ -156,13 +155,14 @@ async def test_a_follower_that_dies_gives_back_its_seats(trio: Replicas, clients
 async def test_redis_may_die_and_come_back_empty(trio: Replicas, clients: Clients) -> None:
     owner, _ = await ready(trio)
     term = (await trio.part(owner))["term"]
+    trio.engines[0].fault("slow", factor=HELD)
     streams = [stream(clients[id(front)]) for front in trio.fronts]
     await owner.until_in_flight(3)
     trio.redis.kill()
     for front in trio.fronts:
 
         async def noticed(front: Front = front) -> bool:
-            async with httpx2.AsyncClient(base_url=front.admin_url, trust_env=False) as operator:
+            async with httpx2.AsyncClient(base_url=front.admin_url, timeout=60.0, trust_env=False) as operator:
                 rows = (await operator.get("/metrics")).text.splitlines()
             found = [row for row in rows if row.startswith("promptlane_replica_store_failures_total")]
             return bool(found) and float(found[0].split()[-1]) > 8  # two seconds, longer than a lease
@@ -171,6 +171,7 @@ async def test_redis_may_die_and_come_back_empty(trio: Replicas, clients: Client
     assert await trio.parts() == ["leads" if front is owner else "follows" for front in trio.fronts]  # as before
     answers = [await clients[id(front)].post(CHAT, json=chat()) for front in trio.fronts]
     trio.redis.start()
+    trio.engines[0].fault("none")
     await asyncio.gather(*streams)
     answers += [await clients[id(front)].post(CHAT, json=chat()) for front in trio.fronts]
     assert [answer.status_code for answer in answers] == [200] * 6
@@ -183,11 +184,45 @@ async def test_redis_may_die_and_come_back_empty(trio: Replicas, clients: Client
     await trio.all_at_rest()
 
 
+async def test_a_replica_that_reaches_no_engine_is_not_ready_while_another_one_reaches_some(trio: Replicas) -> None:
+    owner, (one, other) = await ready(trio)
+
+    async def statuses(*fronts: Front) -> list[int]:
+        found = []
+        for front in fronts:
+            async with httpx2.AsyncClient(base_url=front.admin_url, timeout=60.0, trust_env=False) as operator:
+                found.append((await operator.get("/readyz")).status_code)
+        return found
+
+    async def until_they_are(*wanted: int) -> None:
+        async def they_are() -> bool:
+            return await statuses(one, owner, other) == list(wanted)
+
+        await until(f"readiness is {wanted}", they_are)
+
+    await until_they_are(200, 200, 200)
+    cut_off = json.loads(json.dumps(one.config))
+    cut_off["pools"][one.pool]["endpoints"][0]["url"] = f"http://127.0.0.1:{free_port()}"
+    whole = one.config
+    await one.reload(cut_off)
+    await until_they_are(503, 200, 200)
+    await one.reload(whole)
+    await until_they_are(200, 200, 200)
+    await one.reload(cut_off)
+    await until_they_are(503, 200, 200)
+    trio.engines[0].stop()  # now nobody reaches it: clients get the gateways' errors, not the balancer's
+    await until_they_are(200, 200, 200)
+    async with one.client() as client:
+        answer = await client.post(CHAT, json=chat())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_endpoint")
+
+
 async def test_an_owner_that_is_told_to_end_hands_over_at_once(trio: Replicas, clients: Clients) -> None:
     owner, followers = await ready(trio)
+    trio.engines[0].fault("slow", factor=HELD)
     streams = [stream(clients[id(front)]) for front in trio.fronts]
     await owner.until_in_flight(3)
-    trio.engines[0].fault("hang")
+    trio.engines[0].fault("hang", factor=HELD)
     waiting = [asyncio.create_task(clients[id(followers[0])].post(CHAT, json=chat(LARGE, stream=True)))]
     await owner.until_in_flight(4)
     waiting += [asyncio.create_task(clients[id(front)].post(CHAT, json=chat(100))) for front in [*trio.fronts] * 2]
@@ -200,5 +235,5 @@ async def test_an_owner_that_is_told_to_end_hands_over_at_once(trio: Replicas, c
     trio.engines[0].fault("none")
     assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200] * 7
     await asyncio.gather(*streams)
-    assert await asyncio.to_thread(owner.gateway.process.wait, 30.0) == 0
+    assert await asyncio.to_thread(owner.gateway.process.wait, 90.0) == 0
     await trio.all_at_rest()

@@ -129,7 +129,7 @@ async def test_a_broken_stream_with_stop_strings_is_the_unbroken_one(
 
 
 async def test_a_stream_that_goes_silent_is_continued_after_the_pools_idle_timeout(fleet: Fleet) -> None:
-    await fleet.serve((0, 1), pool={"timeouts": {"idle": 0.3}}, **PLATINUM)
+    await fleet.serve((0, 1), pool={"timeouts": {"idle": 2.0}}, **PLATINUM)
     body = question(CHAT, "silent")
     whole = await stream(fleet, CHAT, body)
     assert_same(await broken(fleet, CHAT, body, "silent", 9), whole)

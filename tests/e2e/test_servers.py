@@ -6,12 +6,25 @@ Floor: tests only.
 from __future__ import annotations
 
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
 import redis
 
-from tests.servers import PostgresServer, Server, ServerFailed, free_port, launch, start_postgres, start_redis
+from tests.servers import (
+    BLOCK_PORTS,
+    PortBlocks,
+    PostgresServer,
+    Server,
+    ServerFailed,
+    free_port,
+    launch,
+    start_postgres,
+    start_redis,
+)
+
+PORTS = range(22_000, 22_000 + 2 * BLOCK_PORTS)
 
 
 def test_redis_keeps_a_value_and_is_at_least_6_2(redis_server: Server) -> None:
@@ -32,6 +45,18 @@ def test_postgres_of_the_wheel_serves_where_path_has_none(monkeypatch: pytest.Mo
     server = start_postgres()
     try:
         assert server.psql("select 1") == "1"
+    finally:
+        server.stop()
+
+
+def test_a_postgres_that_was_killed_comes_back_with_what_it_had() -> None:
+    server = start_postgres()
+    try:
+        server.psql("create table kept as select 7 as number")
+        server.kill()
+        assert server.try_psql("select 1").returncode != 0
+        server.start_again()
+        assert server.psql("select number from kept") == "7"
     finally:
         server.stop()
 
@@ -77,3 +102,30 @@ def test_a_free_port_can_be_bound_and_lies_below_the_ephemeral_range() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", port))
     assert port < 32768
+
+
+@pytest.fixture
+def own_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """So that other runs of tests have their blocks and these theirs."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.mark.usefixtures("own_locks")
+def test_ports_are_handed_out_once_and_never_by_two_processes() -> None:
+    one, other = PortBlocks(PORTS), PortBlocks(PORTS)  # a lock is the open file's, so two in one process are as good
+    drawn = [blocks.take(1) for _ in range(BLOCK_PORTS // 4) for blocks in (one, other)]
+    assert len(set(drawn)) == len(drawn)
+    assert set(drawn) <= set(PORTS)
+    with pytest.raises(ServerFailed, match="every block"):
+        PortBlocks(PORTS).take(1)
+
+
+@pytest.mark.usefixtures("own_locks")
+def test_a_port_that_is_taken_is_passed_over_and_those_in_a_row_lie_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.randrange", lambda ports: ports // 2)
+    blocks = PortBlocks(PORTS[:BLOCK_PORTS])
+    first = blocks.take(1)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", first + 2))
+        assert blocks.take(2) == first + 3
+        assert blocks.take(1) == first + 5

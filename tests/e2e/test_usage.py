@@ -27,7 +27,7 @@ STREAMS: dict[str, Any] = {
 
 def counted(stack: Stack, name: str, **labels: str) -> float:
     """The sum of a counter's values over the label sets that have these values."""
-    text = httpx2.get(f"{stack.admin_url}/metrics", timeout=10.0, trust_env=False).text
+    text = httpx2.get(f"{stack.admin_url}/metrics", timeout=60.0, trust_env=False).text
     rows = re.findall(rf"^{name}_total{{(.*)}} (\S+)$", text, re.MULTILINE)
     wanted = {f'{label}="{value}"' for label, value in labels.items()}
     return sum(float(value) for found, value in rows if wanted <= set(found.split(",")))

@@ -15,15 +15,15 @@ import httpx2
 import psutil
 import pytest
 
-from tests.e2e.front import MODEL, chat, until
+from tests.e2e.fleet import HELD, SLOW
+from tests.e2e.front import MODEL, chat, key, until
 from tests.e2e.replicas import streamed
 from tests.e2e.workers import PLENTY, Crew, ask_anew, caller, running_crew
 from tests.router.coordination.servers import redis_process
-from tests.servers import free_port
+from tests.servers import free_ports
 
 CHAT = "/v1/chat/completions"
-LONG_ANSWER = 150  # tokens: three seconds of stream
-SLOW = {"decode_step_seconds": 0.02}
+LONG_ANSWER = 150  # tokens: three seconds of stream, and those of an engine that is held
 
 
 @pytest.fixture(scope="module", params=[2, 4])
@@ -44,7 +44,8 @@ async def crew(started: Crew) -> Crew:
 
 
 def streams(crew: Crew, count: int, tokens: int = LONG_ANSWER) -> list[asyncio.Task[str]]:
-    """So many under way, each on a connection of its own."""
+    """So many under way, each on a connection of its own. None ends before `failed`, or whoever ends the fault."""
+    crew.engines[0].fault("slow", factor=HELD)
 
     async def one() -> str:
         async with caller(crew) as client:
@@ -53,7 +54,9 @@ def streams(crew: Crew, count: int, tokens: int = LONG_ANSWER) -> list[asyncio.T
     return [asyncio.create_task(one()) for _ in range(count)]
 
 
-async def failed(tasks: list[asyncio.Task[str]]) -> int:
+async def failed(crew: Crew, tasks: list[asyncio.Task[str]]) -> int:
+    """How many did, once all are over."""
+    crew.engines[0].fault("none")
     return sum(isinstance(one, BaseException) for one in await asyncio.gather(*tasks, return_exceptions=True))
 
 
@@ -66,7 +69,7 @@ async def test_every_worker_gets_requests_and_one_of_them_decides_for_all(crew: 
     assert sum(counts.values()) == PLENTY == await crew.metric("promptlane_endpoint_in_flight", pool=crew.pool)
     owner = await crew.owner()
     assert (await crew.parts())[owner]["seats_of_followers"] == PLENTY - counts[owner]
-    assert await failed(under_way) == 0
+    assert await failed(crew, under_way) == 0
     await crew.at_rest()
 
 
@@ -92,7 +95,7 @@ async def test_a_worker_that_is_killed_takes_only_its_own_streams_with_it_and_is
     lost = (await crew.under_way())[victim]
     await crew.kill(victim)
     assert await ask_anew(crew, PLENTY) == [200] * PLENTY  # also those whose place is empty at the moment
-    assert await failed(under_way) == lost > 0
+    assert await failed(crew, under_way) == lost > 0
     await crew.all_serve()
     assert await crew.metric("promptlane_worker_restarts_total") == before + 1
     assert await crew.owner() in range(crew.workers)
@@ -124,7 +127,7 @@ async def test_another_worker_decides_soon_after_the_owners_death_and_no_stream_
         return int((await crew.endpoint("e0"))["prefix_blocks"]) >= 0.95 * known
 
     await until("it knows of the engine's cache what the owner before it knew", inherited)
-    assert await failed(under_way) == lost
+    assert await failed(crew, under_way) == lost
     await crew.all_serve()
     await crew.at_rest()
 
@@ -137,15 +140,56 @@ async def test_a_worker_that_somebody_tells_to_end_finishes_its_streams_while_ot
     await crew.until_in_flight(PLENTY)
     victim = await crew.owner()
     os.kill(pids[victim], signal.SIGTERM)
-    assert await ask_anew(crew, PLENTY) == [200] * PLENTY
-    assert await failed(under_way) == 0
+    crew.engines[0].fault("none")
+    statuses: list[int] = []
 
     async def followed() -> bool:
+        statuses.extend(await ask_anew(crew, PLENTY))  # without a pause, on connections of their own, asked once each
         return (await crew.pids()).get(victim) not in (None, pids[victim])
 
     await until("it has a successor", followed)
+    assert await failed(crew, under_way) == 0
     assert await ask_anew(crew, PLENTY) == [200] * PLENTY
+    assert set(statuses) == {200}
     await crew.at_rest()
+
+
+async def test_two_workers_end_one_after_the_other_and_no_connection_is_reset(crew: Crew) -> None:
+    pids = await crew.pids()
+    over = asyncio.Event()
+
+    async def asking() -> set[int]:
+        found: set[int] = set()
+        while not over.is_set():
+            found.update(await ask_anew(crew, 5))
+        return found
+
+    callers = [asyncio.create_task(asking()) for _ in range(4)]
+    for index, pid in list(pids.items())[:2]:
+        os.kill(pid, signal.SIGTERM)
+
+        async def followed(index: int = index, pid: int = pid) -> bool:
+            return (await crew.pids()).get(index) not in (None, pid)
+
+        await until("it has a successor", followed)
+    over.set()
+    assert await asyncio.gather(*callers) == [{200}] * 4
+    await crew.at_rest()
+
+
+async def test_a_worker_that_is_stopped_is_killed_and_what_comes_in_for_it_is_served_by_others() -> None:
+    with running_crew(3, server={"worker_timeout": 5.0}, **SLOW) as crew:
+        await crew.serve((0,))
+        await crew.all_serve()
+        owner = await crew.owner()
+        stopped = psutil.Process((await crew.pids())[owner])
+        stopped.send_signal(signal.SIGSTOP)
+        assert await ask_anew(crew, PLENTY) == [200] * PLENTY  # a third of them came in for it
+        assert (await asyncio.to_thread(psutil.wait_procs, [stopped], 90.0))[1] == []
+        await crew.all_serve()
+        assert await crew.metric("promptlane_worker_hung_total", worker=str(owner)) == 1
+        assert await ask_anew(crew, PLENTY) == [200] * PLENTY
+        await crew.at_rest()
 
 
 async def test_the_metrics_of_all_add_up_to_what_was_asked_and_never_fall(crew: Crew) -> None:
@@ -155,7 +199,7 @@ async def test_the_metrics_of_all_add_up_to_what_was_asked_and_never_fall(crew: 
     await crew.at_rest()
     assert await crew.metric("promptlane_requests_total", **count) - before == PLENTY
     assert await crew.metric("promptlane_request_seconds_count", api="chat") >= PLENTY
-    async with httpx2.AsyncClient(base_url=crew.admin_url, trust_env=False) as operator:
+    async with httpx2.AsyncClient(base_url=crew.admin_url, timeout=60.0, trust_env=False) as operator:
         text = (await operator.get("/metrics")).text
     names = Counter(line.split()[2] for line in text.splitlines() if line.startswith("# TYPE"))
     assert set(names.values()) == {1}
@@ -176,7 +220,7 @@ async def test_a_reload_reaches_all_and_one_that_is_refused_reaches_nobody(crew:
     assert await crew.metric("promptlane_config_reloads_total", result="ok") == reloads + 1
     assert await statuses("other") == {200}
     crew.config_file.write_text(json.dumps(config | {"tenants": {}, "nonsense": 1}))
-    async with httpx2.AsyncClient(base_url=crew.admin_url, trust_env=False) as operator:
+    async with httpx2.AsyncClient(base_url=crew.admin_url, timeout=60.0, trust_env=False) as operator:
         answer = await operator.post("/admin/reload")
     assert answer.status_code == 400
     assert "nonsense" in answer.text
@@ -214,7 +258,7 @@ async def test_orders_go_to_a_worker_that_can_carry_them_out(crew: Crew) -> None
 
 async def test_through_redis_workers_are_replicas_each_at_a_port_of_its_own() -> None:
     with redis_process() as redis:
-        port = free_port()
+        port = free_ports(2)
         shared = {"state": {"redis_url": redis.url}, "replicas": {"listen": f"tcp://127.0.0.1:{port}"}}
         with running_crew(2, sections=shared) as crew:
             await crew.serve((0,), **shared)
@@ -283,10 +327,49 @@ async def test_told_to_end_all_finish_what_is_under_way_and_leave_nothing(two: C
     under_way = streams(two, 20)
     await two.until_in_flight(20)
     two.gateway.process.send_signal(signal.SIGTERM)
-    assert await failed(under_way) == 0
-    assert await asyncio.to_thread(two.gateway.process.wait, 30.0) == 0
+    assert await failed(two, under_way) == 0
+    assert await asyncio.to_thread(two.gateway.process.wait, 90.0) == 0
     assert not [one for one in children if one.is_running()]
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("signalled", ["the supervisor", "all at once"])  # as by systemd, or a terminal
+async def test_told_to_end_they_leave_nobody_in_their_queues(two: Crew, signalled: str) -> None:
+    await two.serve((0,))
+    await two.owner()
+    body = json.dumps(chat(max_tokens=1)).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer %s\r\ncontent-length: %d\r\n\r\n"
+    asked = head % (key("acme").encode(), len(body)) + body
+    outcomes: Counter[str] = Counter()
+
+    async def connects() -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", two.ports[0])
+            except OSError:
+                outcomes["refused"] += 1
+                return
+            writer.write(asked)
+            try:
+                outcomes[(await reader.readline()).decode().strip()] += 1
+            except ConnectionError as error:
+                outcomes[type(error).__name__] += 1
+            writer.close()
+
+    clients = [asyncio.create_task(connects()) for _ in range(100)]
+
+    async def begun() -> bool:
+        return outcomes.total() > 200
+
+    await until("all are at it", begun)
+    processes = [two.gateway.process.pid] if signalled == "the supervisor" else [
+        *(one.pid for one in two.descendants()), two.gateway.process.pid
+    ]  # fmt: skip
+    for pid in processes:
+        os.kill(pid, signal.SIGTERM)
+    await asyncio.gather(*clients)
+    assert await asyncio.to_thread(two.gateway.process.wait, 90.0) == 0
+    assert outcomes == {"HTTP/1.1 200 OK": outcomes["HTTP/1.1 200 OK"], "refused": 100}
 
 
 async def test_without_their_supervisor_workers_finish_and_end(two: Crew) -> None:
@@ -298,6 +381,6 @@ async def test_without_their_supervisor_workers_finish_and_end(two: Crew) -> Non
     under_way = streams(two, 20)
     await two.until_in_flight(20)
     two.gateway.process.kill()
-    assert await failed(under_way) == 0
-    assert (await asyncio.to_thread(psutil.wait_procs, children, 60.0))[1] == []
+    assert await failed(two, under_way) == 0
+    assert (await asyncio.to_thread(psutil.wait_procs, children, 90.0))[1] == []
     assert not folder.exists()

@@ -14,10 +14,11 @@ import psutil
 import pytest
 
 from benchmarks.limits_parts.clients import hammer
-from benchmarks.limits_parts.stack import TOKENS, CountingEngine, configuration
+from benchmarks.limits_parts.engine import TOKENS, CountingEngine, listening
+from benchmarks.limits_parts.stack import configuration
 from tests.e2e.front import start_gateway
 from tests.e2e.workers import SECRET
-from tests.servers import Server, temporary_folder
+from tests.servers import Server, free_port, temporary_folder
 
 WORKERS, CLIENTS = 4, 28
 SECONDS = 8.0
@@ -32,17 +33,13 @@ LIMITS = {
 
 @pytest.fixture
 async def engine() -> AsyncIterator[CountingEngine]:
-    found = CountingEngine(0.05)
-    server = await asyncio.start_server(found.serve, "127.0.0.1", 0, backlog=2048)
-    found.port = server.sockets[0].getsockname()[1]
-    yield found
-    await found.stop()
-    server.close()
+    async with listening(CountingEngine(0.05)) as found:
+        yield found
 
 
 @pytest.fixture
 async def gateway(engine: CountingEngine) -> AsyncIterator[Server]:
-    config = configuration("redis://nobody", engine.port, LIMITS, 1)
+    config = configuration("redis://nobody", (engine.port, free_port()), LIMITS, 1)
     del config["state"], config["replicas"]
     config["server"]["workers"] = WORKERS
     with temporary_folder("workers") as (folder, remove):

@@ -38,13 +38,8 @@ class Crew(Fleet):
 
     def configuration(self, engines: Sequence[int] = (0,), **options: Any) -> dict[str, Any]:
         config = super().configuration(engines, **options)
-        config["server"] |= {"workers": self.workers, "shutdown_grace": 20.0, **self.server}
+        config["server"] |= {"workers": self.workers, "shutdown_grace": 60.0, **self.server}
         return config
-
-    async def whole(self) -> dict[str, Any]:
-        """All of `/admin/state`."""
-        async with httpx2.AsyncClient(base_url=self.admin_url, trust_env=False) as operator:
-            return dict((await operator.get("/admin/state")).json())
 
     async def parts(self) -> dict[int, dict[str, Any]]:
         """Each worker's part in the pool."""
@@ -112,8 +107,8 @@ class Crew(Fleet):
 
 
 def caller(crew: Crew) -> httpx2.AsyncClient:
-    """A client of one's own, for a connection of its own: without the authorities of TLS, which take long to load."""
-    return crew.client(verify=False)
+    """A client of one's own, for a connection of its own."""
+    return crew.client()
 
 
 async def ask_anew(crew: Crew, requests: int, **fields: Any) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from benchmarks.engine.faults import FaultKind, FaultOrder, FaultSwitch
+from benchmarks.engine.faults import SLOW_FACTOR, FaultKind, FaultOrder, FaultSwitch
 from tests.engine.conftest import EngineClient, events, sample
 from tests.engine.test_server import connect
 
@@ -166,6 +166,17 @@ def test_a_slow_engine_takes_longer_for_every_step_until_the_time_is_over() -> N
     switch = FaultSwitch()
     switch.set(FaultOrder(kind=FaultKind.SLOW, factor=4, seconds=10), now=0.0)
     assert [switch.step_factor(now) for now in (0.0, 9.9, 10.0)] == [4, 4, 1]
+
+
+def test_any_other_fault_slows_what_is_under_way_only_where_it_says_so() -> None:
+    switch = FaultSwitch()
+    switch.set(FaultOrder(kind=FaultKind.HANG), now=0.0)
+    assert switch.step_factor(0.0) == 1
+    switch.set(FaultOrder(kind=FaultKind.HANG, factor=50), now=0.0)
+    assert switch.step_factor(0.0) == 50
+    assert switch.claim("/v1/completions", 0.0) is not None
+    switch.set(FaultOrder(kind=FaultKind.SLOW), now=0.0)
+    assert switch.step_factor(0.0) == SLOW_FACTOR
 
 
 def test_a_count_is_used_up_by_what_it_hits_and_by_nothing_else() -> None:

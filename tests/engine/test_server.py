@@ -14,6 +14,7 @@ import sys
 import time
 from typing import Any
 
+import httpx2
 import pytest
 
 from benchmarks.engine.config import EngineConfig
@@ -236,6 +237,31 @@ async def test_every_request_is_recorded_as_it_arrived_and_probes_are_not(engine
     assert (unknown["path"], unknown["body"]) == ("/unknown", "\\xff")
     await engine.post("/debug/clear")
     assert (await engine.get("/debug/requests")).json() == []
+
+
+async def test_what_an_answer_has_told_of_its_usage_is_recorded_and_records_are_taken_once(
+    engine: EngineClient,
+) -> None:
+    whole = (await engine.ask(max_tokens=3)).json()["usage"]
+    await engine.ask(max_tokens=3, stream=True)
+    await engine.ask(max_tokens=3, stream=True, stream_options={"include_usage": True})
+    told = [record["told"] for record in (await engine.post("/debug/take")).json()]
+    assert told[0][::2] == [whole["prompt_tokens"], whole["completion_tokens"]]
+    assert told[1] is None, "this stream has no usage"
+    assert told[2][::2] == told[0][::2]
+    assert (await engine.post("/debug/take")).json() == []
+
+
+async def test_usage_is_told_where_an_answer_dies_after_it_and_not_where_it_dies_before(engine: EngineClient) -> None:
+    usage = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = (await engine.ask(max_tokens=3, **usage)).text.count("data: ")
+    for sent in (chunks - 1, chunks - 2):
+        await engine.post("/debug/clear")
+        await engine.fault("die-mid-stream", after_chunks=sent)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await engine.ask(max_tokens=3, **usage)
+        (record,) = (await engine.post("/debug/take")).json()
+        assert (record["told"] is not None) == (sent == chunks - 1)
 
 
 async def test_three_hundred_streams_at_once_all_end_and_free_their_seats(engine: EngineClient) -> None:

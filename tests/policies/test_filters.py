@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,6 +96,7 @@ def test_the_usual_filters_in_one_loop_keep_what_they_keep_one_after_the_other(g
         assert not kept or any(state.health.slow_start.since is not None for state in states)
 
 
+@pytest.mark.interpreted("it makes a subclass")
 @given(ENDPOINTS)
 def test_a_profile_of_the_usual_filters_looks_at_what_each_of_them_would_keep(given: list[dict[str, object]]) -> None:
     states = [made(**one) for one in given]  # type: ignore[arg-type]  # drawn from a dictionary

@@ -115,3 +115,25 @@ def test_what_is_believed_lies_between_what_any_of_them_has_seen(kinds: list[tup
     for state in states:
         assert 0.95 * min(*own, prefill_part(PRIOR)) < prefill_part(state.rates)
         assert prefill_part(state.rates) < 1.05 * max(*own, prefill_part(PRIOR))
+
+
+def test_what_endpoints_of_a_large_pool_learn_does_not_make_all_of_them_be_looked_at_each_time() -> None:
+    small, large = pool(8), pool(128)
+    for states in (small, large):
+        rng = Random(1)
+        for state in states:
+            serve(state, 2.0, 12, rng)
+    told = [state.pool_rates for state in (small[0], large[0])]
+    assert told[0] is not None
+    assert told[1] is not None
+    assert told[0].looks > 8, "a small one learns of everything at once"
+    assert told[1].looks < 3 * told[0].looks, "16 times as many endpoints have learned 16 times as much"
+    assert seen(large)[-1] == pytest.approx(2.0, rel=0.2)
+
+
+def test_an_endpoint_of_a_large_pool_that_is_another_is_told_apart_at_once() -> None:
+    states, rng = pool(128), Random(1)
+    for number, state in enumerate(states):
+        serve(state, 4.0 if number == 5 else 1.0, 50 if number == 5 else 12, rng)
+    assert seen(states)[5] == pytest.approx(4.0, rel=0.2)
+    assert seen(states)[6] == pytest.approx(1.0, rel=0.2)

@@ -79,6 +79,7 @@ def test_a_refreshed_request_knows_what_a_fresh_computation_finds(
             assert (waiting.cached, waiting.own) == fresh(states, request)
 
 
+@pytest.mark.interpreted("it counts the calls of a method")
 def test_only_endpoints_that_have_changed_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     states, asked = make_fleet(4), list[str]()
 

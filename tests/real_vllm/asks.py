@@ -5,16 +5,21 @@ Floor: tests only.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import httpx2
 
 from tests.chaos.ask import PATHS, Ask, Expected
+from tests.e2e.front import WAIT_SECONDS
 from tests.e2e.stack import ENGINE_MODEL
 
 TOKENS = 300
 """Some seconds of decoding: long enough to be struck in the middle."""
 AT_ONCE = 8
+BEGUN_BYTES = 1500
+"""The head of a stream and some events, however many tokens a busy engine puts into each."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,21 @@ async def asks(url: str, tenant: str, model: str, name: str) -> list[RealAsk]:
             counts = usage["prompt_tokens"], usage["completion_tokens"]
             found.append(replace(one, right=Expected(text, choice["finish_reason"], *counts)))
     return found
+
+
+class Decoding:
+    """Tells when every stream among these has some of its answer, and hardly half: at once, as decoding goes on."""
+
+    def __init__(self, requests: Sequence[Ask]) -> None:
+        self._silent = {one.prompt for one in requests if one.stream}
+        self._all = asyncio.Event()
+
+    def heard(self, ask: Ask, length: int) -> None:
+        if length > BEGUN_BYTES:
+            self._silent.discard(ask.prompt)
+        if not self._silent:
+            self._all.set()
+
+    async def all_are(self) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await self._all.wait()

@@ -34,7 +34,7 @@ from tests.e2e.standby import (
 from tests.e2e.tap import Exchange, Tap
 from tests.engine.conftest import sample
 from tests.engine.sleep_steps import transcript
-from tests.real_vllm.asks import TOKENS, asks
+from tests.real_vllm.asks import Decoding, asks
 from tests.real_vllm.engine import RealEngine
 
 pytestmark = pytest.mark.real_vllm
@@ -114,7 +114,7 @@ def assert_woken_asked_and_put_to_sleep(posts: list[Exchange]) -> None:
 async def test_sleep_and_pause_are_answered_as_the_sample_says_that_the_simulated_engine_follows(
     servers: Site,
 ) -> None:
-    async with httpx2.AsyncClient(base_url=servers.warm.url, timeout=30.0, trust_env=False) as client:
+    async with httpx2.AsyncClient(base_url=servers.warm.url, timeout=60.0, trust_env=False) as client:
         assert await transcript(client, patience=3.0) == sample("sleep").splitlines()
 
 
@@ -141,8 +141,9 @@ async def test_a_killed_engine_is_made_up_for_by_the_sleeping_one_until_it_is_ba
     client = AskClient(front.url, key)
     async with trickle(front, LONG_PAUSE_SECONDS) as sent:
         await sent.answered(1)
-        under_way = [asyncio.create_task(client.send(one)) for one in requests]
-        await _until_decoding(site.hot, len(requests))
+        decoding = Decoding(requests)
+        under_way = [asyncio.create_task(client.send(one, heard=decoding.heard)) for one in requests]
+        await decoding.all_are()
         site.hot.signal(signal.SIGKILL)
         seen = await asyncio.gather(*under_way)
         event = await recovered(front)
@@ -176,17 +177,6 @@ async def _counts(front: Front) -> dict[str, float]:
         "resumed": await front.metric("promptlane_resumes_total", result="ok"),
         "retried": await front.metric("promptlane_retries_total"),
     }
-
-
-async def _until_decoding(engine: RealEngine, requests: int) -> None:
-    """All of them are running and have some of their answers, but hardly half."""
-    begun = (await engine.figures("generation_tokens_total"))[0]
-
-    async def there() -> bool:
-        running, tokens = await engine.figures("num_requests_running", "generation_tokens_total")
-        return running >= requests and tokens - begun >= requests * TOKENS / 10
-
-    await until("all are decoding", there)
 
 
 async def test_a_paused_engine_is_found_out_though_its_health_is_good(site: Site) -> None:

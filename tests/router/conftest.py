@@ -5,11 +5,13 @@ Floor: tests only.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.stack import poll
 from tests.servers import PostgresServer
 
 
@@ -28,3 +30,11 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture(params=["sqlite_url", "postgres_url"])
 def database_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_exporter_is_left() -> Iterator[None]:
+    """An exporter that still tries to reach a collector that is gone draws random waits, which hypothesis takes for a
+    strategy's in the tests behind it."""
+    yield
+    poll("no exporter is left", lambda: not any(thread.name == "last spans" for thread in threading.enumerate()))

@@ -40,7 +40,8 @@ def as_map(event: CacheEvent) -> dict[str, Any]:
 class Publisher:
     """One engine process. `lost` messages are remembered but not sent; `remembers` bounds what a replay finds."""
 
-    def __init__(self, stamp: float = 0.0, remembers: int = 10_000) -> None:
+    def __init__(self, stamp: float = 0.0, remembers: int = 10_000, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.stamp = stamp
         self.sequence = 0
         self.buffer: deque[tuple[int, bytes]] = deque(maxlen=remembers)
@@ -50,12 +51,12 @@ class Publisher:
     async def open(self, events: int = 0, replay: int | None = 0) -> None:
         self.context = zmq.asyncio.Context()
         self.pub = self.context.socket(zmq.XPUB)
-        self.port = _bind(self.pub, events)
+        self.port = _bind(self.pub, events, self.host)
         self.replay_port: int | None = None
         self.task: asyncio.Task[None] | None = None
         if replay is not None:
             self.router = self.context.socket(zmq.ROUTER)
-            self.replay_port = _bind(self.router, replay)
+            self.replay_port = _bind(self.router, replay, self.host)
             self.task = asyncio.create_task(self._serve())
 
     async def close(self) -> None:
@@ -66,15 +67,19 @@ class Publisher:
 
     @property
     def url(self) -> str:
-        return f"tcp://127.0.0.1:{self.port}"
+        return f"tcp://{self.host}:{self.port}"
 
     @property
     def replay_url(self) -> str | None:
-        return None if self.replay_port is None else f"tcp://127.0.0.1:{self.replay_port}"
+        return None if self.replay_port is None else f"tcp://{self.host}:{self.replay_port}"
 
     async def subscribed(self) -> None:
         """Returns once a subscription has arrived: what is sent from now on will be heard."""
         await self.pub.recv()
+
+    async def left(self) -> None:
+        """Returns once the last subscriber is gone."""
+        assert await self.pub.recv() == b"\x00"
 
     async def publish(self, *events: CacheEvent, lost: bool = False, payload: bytes | None = None) -> None:
         payload = encode(events, self.stamp) if payload is None else payload
@@ -96,8 +101,8 @@ class Publisher:
             await self.router.send_multipart([client, b"", b"", END, b""])
 
 
-def _bind(socket: zmq.asyncio.Socket, port: int) -> int:
+def _bind(socket: zmq.asyncio.Socket, port: int, host: str) -> int:
     if port:
-        socket.bind(f"tcp://127.0.0.1:{port}")
+        socket.bind(f"tcp://{host}:{port}")
         return port
-    return socket.bind_to_random_port("tcp://127.0.0.1", min_port=20000, max_port=32000)
+    return socket.bind_to_random_port(f"tcp://{host}", min_port=20000, max_port=32000)

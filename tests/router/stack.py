@@ -200,7 +200,7 @@ class Stack:
         await asyncio.sleep(0.01)  # transports close in the loop's next turns
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def send(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
         """Sends raw bytes on a new connection: status, headers (lower-case) and body of the answer."""

@@ -38,7 +38,7 @@ def only(stack: Stack, lines: list[Line]) -> dict[str, Any]:
     """The one line that there is, once it is there: an answer is out before it is."""
 
     async def there() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not lines:  # noqa: ASYNC110 - a list has no event to wait for
                 await asyncio.sleep(0.005)
 
@@ -96,7 +96,7 @@ def line(number: int) -> Line:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

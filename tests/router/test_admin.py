@@ -51,10 +51,28 @@ async def test_health_and_readiness_are_two_things(plane: Plane) -> None:
     assert (await plane.get("/healthz")).status_code == 200
 
 
+async def test_a_gateway_that_reaches_no_engine_says_so_and_is_not_ready_where_that_is_asked_for(plane: Plane) -> None:
+    answer = await plane.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ready", "why": "serving, reaches no engine, nor does any other replica"}
+    plane.runtime = built(changed(server__ready_when="engines"))
+    answer = await plane.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"status": "not ready", "why": "reaches no engine"})
+    plane.runtime.pools["one"].states[0].health.probe(True, 0.0)
+    assert (await plane.get("/readyz")).json() == {"status": "ready", "why": "serving"}
+
+
 async def test_metrics_are_prometheus_text(plane: Plane) -> None:
     answer = await plane.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert "# TYPE promptlane_requests_total counter" in answer.text
+
+
+async def test_a_scraper_that_reads_open_metrics_gets_it(plane: Plane) -> None:
+    accept = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.3"}
+    answer = await plane.http.get("/metrics", headers=accept)
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.text.endswith("# EOF\n")
 
 
 async def test_the_state_shows_who_is_served_by_what(plane: Plane) -> None:

@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 
+from router.calls import _SHARED, Call
 from tests.router.stack import Stack, chat, running
 
+CONSTRUCTED = {"client", "spec", "id", "arrived_at", "probe_of"}
+ITS_OWN = {"ticket", "answer", "first_byte_at", "usage"}
 LONG = "The quick brown fox jumps over the lazy dog. " * 40
+
+
+@pytest.mark.interpreted("it reads what a class declares")
+def test_a_copy_for_another_endpoint_has_every_field_but_those_of_its_own_answer() -> None:
+    assert sorted([*_SHARED, *CONSTRUCTED, *ITS_OWN]) == sorted(Call.__slots__)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ async def ask(
 ) -> Verdict:
     state = EndpointState(Endpoint("e0", f"http://127.0.0.1:{engine.port}"))
     state.served = None if served is None else (EngineModel(served),)
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(timeout=60.0, trust_env=False) as http:
         return await Canary(http, models).ask(state, seconds)
 
 
@@ -104,7 +104,7 @@ async def test_an_engine_without_completions_is_asked_for_what_it_computes_and_a
 ) -> None:
     engine.answers[path] = whole(answer)
     state = EndpointState(Endpoint("e0", f"http://127.0.0.1:{engine.port}"))
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(timeout=60.0, trust_env=False) as http:
         canary = Canary(http, ("route",))
         assert await canary.ask(state, 30.0) is Verdict.GOOD
         assert engine.asked[0] == PATH

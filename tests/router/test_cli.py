@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from router.cli import main
+from router.database.engine import Database
+from router.database.migrate import prepare
 from tests.router.test_assembly import CONFIG, changed
 from tests.servers import free_port
 
@@ -186,7 +188,9 @@ def test_scopes_are_in_the_line_and_a_label_is_not(capsys: pytest.CaptureFixture
 @pytest.fixture
 def keeping(tmp_path: Path) -> Path:
     """A configuration with a database."""
-    return written(tmp_path, changed(state__ledger_url=f"sqlite:///{tmp_path}/keys.db"))
+    url = f"sqlite:///{tmp_path}/keys.db"
+    prepare(Database(url, 5.0))
+    return written(tmp_path, changed(state__ledger_url=url))
 
 
 def keys(capsys: pytest.CaptureFixture[str], config: Path, command: str, *arguments: str) -> tuple[int, str, str]:
@@ -270,6 +274,33 @@ def test_without_a_database_keys_cannot_be_changed(
 ) -> None:
     status, out, err = keys(capsys, config, *command)
     assert (status, out, "give state.ledger_url, or set keys.at_run_time: true" in err) == (1, "", True)
+
+
+@pytest.mark.parametrize("command", [("list",), ("list", "--json"), ("revoke", "ci"), ("rotate", "ci")])
+def test_keys_of_a_file_that_does_not_exist_are_a_clear_line_and_no_new_file(
+    capsys: pytest.CaptureFixture[str], keeping: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    file = tmp_path / "keys.db"
+    file.unlink()
+    status, out, err = keys(capsys, keeping, *command)
+    assert (status, out, "Traceback" in err) == (1, "", False)
+    assert f"The database of keys does not exist: '{file}' (state.ledger_url)" in err
+    assert not file.exists()
+
+
+def test_the_first_key_makes_the_database(capsys: pytest.CaptureFixture[str], keeping: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys.db").unlink()
+    assert keys(capsys, keeping, "create", "--tenant", "acme", "--id", "ci")[0] == 0
+    assert list(listed(capsys, keeping)) == ["ci"]
+
+
+@pytest.mark.parametrize("arguments", [("--tenant", "acne"), ("--tenant", "acme", "--model", "bog")])
+def test_a_key_that_cannot_be_made_makes_no_database(
+    capsys: pytest.CaptureFixture[str], keeping: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "keys.db").unlink()
+    assert keys(capsys, keeping, "create", *arguments)[0] == 1
+    assert not (tmp_path / "keys.db").exists()
 
 
 def test_a_database_that_cannot_be_used_is_a_clear_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -161,3 +161,15 @@ def test_with_another_secret_nothing_is_verified_and_without_one_none_is_made(
     assert status == 1
     assert "PROMPTLANE_SECRET" in err
     assert not (tmp_path / "promptlane.secret").exists()
+
+
+@pytest.mark.parametrize("command", [("ledger", "list"), ("ledger", "verify"), ("usage",), ("cost",)])
+def test_reports_of_a_database_that_does_not_exist_name_it_and_do_not_make_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, config: Path, command: tuple[str, ...]
+) -> None:
+    file = tmp_path / "ledger.db"
+    file.unlink()
+    status, out, err = ran(capsys, *command, "--config", config)
+    assert (status > 0, out) == (True, "")
+    assert f"does not exist: '{file}'" in err
+    assert not file.exists()

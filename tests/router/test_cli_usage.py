@@ -15,6 +15,7 @@ import pytest
 
 from router.database.engine import Database
 from router.errors import BadRequest, DatabaseUnavailable, InvalidKey
+from router.ledger.runs import Run
 from router.ledger.store import LedgerStore
 from router.ledger.usage import DAY_SECONDS, UsageTables
 from router.tenants import ApiKey, Identity
@@ -55,7 +56,7 @@ def store(tmp_path: Path) -> LedgerStore:
         kept("two", 4, 8_000_001),
     ]
     records[2].engine_micro_seconds = records[2].cost_micro = 0
-    made.put(REPLICA, chained(records))
+    made.put(REPLICA, Run.of(chained(records)))
     return made
 
 

@@ -349,3 +349,41 @@ def test_a_ledgers_section_without_a_database_is_warned_of() -> None:
     assert warned("ledger: {on_full: refuse}") == ["ledger"]
     assert warned("ledger: {on_full: refuse, enabled: true}") == []
     assert warned("ledger: {on_full: refuse}\nstate: {ledger_url: 'sqlite:///a.db'}") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("governance: {}", 0.1),
+        ("governance: {output: off}", 0.0),
+        ("governance: {output: 'off'}", 0.0),
+        ("governance: {sample: 0.5}", 0.5),
+        ("governance: {output: all, sample: 0.5}", 1.0),
+    ],
+)
+def test_a_share_of_the_answers_is_looked_at_as_governance_says(text: str, share: float) -> None:
+    assert build(text).governance.share == share
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("governance: {output: some}", "governance.output"),
+        ("governance: {sample: 0}", "governance.sample"),
+        ("governance: {sample: 1.5}", "governance.sample"),
+        ("governance: {share: 1}", "governance.share"),
+        (f"tenants: {{acme: {{watch_words: [{', '.join(f'w{n}' for n in range(51))}]}}}}", "tenants.acme.watch_words"),
+        ("tenants: {acme: {watch_words: ['']}}", r"tenants.acme.watch_words\[0\]"),
+        ("tenants: {acme: {models: {m: {pool: p, weights_digest: abc}}}}", "tenants.acme.models.m.weights_digest"),
+        ("pools: {p: {endpoints: [{name: e, url: 'http://h:1', weights_digest: 'md5:0'}]}}", r"weights_digest"),
+    ],
+)
+def test_a_mistake_in_what_governance_needs_is_told_by_its_key(text: str, place: str) -> None:
+    with pytest.raises(ConfigError, match=f"{place} "):
+        build(text)
+
+
+def test_a_digest_of_weights_is_taken_in_either_case() -> None:
+    digest = f"sha256:{'Ab' * 32}"
+    found = build(f"pools: {{p: {{endpoints: [{{name: e, url: 'http://h:1', weights_digest: '{digest}'}}]}}}}")
+    assert found.pools["p"].endpoints[0].weights_digest == digest.lower()

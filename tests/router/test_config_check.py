@@ -132,7 +132,7 @@ def test_the_base_of_these_tests_has_no_mistake() -> None:
         (
             '[{name: g0, url: "http://g:1"}]',
             "[]",
-            "pools.p-globex.endpoints (line 12): expected a list of at least one, each a mapping; got an empty list",
+            "pools.p-globex.endpoints (line 12): missing; expected at least one, or discovery",
         ),
         (
             "{base_domain: llm.example.com}",

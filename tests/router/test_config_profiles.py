@@ -15,7 +15,7 @@ from policies.parts import FILTERS, PICKERS, SCORERS
 from policies.registry import PROFILES, PartSpec, ProfileSpec
 from router.config import Config, ConfigError, documented_keys, loads, profile_specs, queue_order
 
-README = Path(__file__).parents[2] / "README.md"
+ROUTING = Path(__file__).parents[2] / "policies" / "README.md"
 
 
 def routing(text: str) -> Config:
@@ -129,8 +129,8 @@ def test_a_pool_may_have_its_own_profile() -> None:
     assert [pool.profile for pool in pools.values()] == ["mine", "round-robin", None]
 
 
-def test_the_readmes_composed_profile_is_accepted_as_it_stands() -> None:
-    section = README.read_text().split("## Routing profiles")[1].split("\n## ")[0]
+def test_the_documents_composed_profile_is_accepted_as_it_stands() -> None:
+    section = ROUTING.read_text().split("## Routing profiles")[1].split("\n## ")[0]
     (example,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
     config = loads(example.encode(), {})
     thrifty = profile_specs(config.routing)[config.routing.profile]

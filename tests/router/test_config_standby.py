@@ -106,8 +106,8 @@ def test_one_pool_has_an_engine_once_also_as_warm_standby() -> None:
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ({}, "expected a command or a url, one of them"),
-        ({"command": ["x"], "url": "http://x"}, "expected a command or a url, one of them"),
+        ({}, "expected command, url or scale, one of them"),
+        ({"command": ["x"], "url": "http://x"}, "expected command, url or scale, one of them"),
         ({"command": []}, "expected null or a list of at least one"),
         ({"command": ["x"], "pass_env": ["PROMPTLANE_SECRET"]}, "none of PROMPTLANE_…"),
         ({"command": ["x"], "timeout": 0}, "expected a number above 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -13,10 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.tokens import CountMemo
+from router import counting
 from router.counting import VOCABULARY, TokenCounter
-
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFLINE = """
@@ -88,6 +87,25 @@ async def test_long_work_runs_in_another_thread_and_short_work_in_this_one() -> 
     assert spy.seen[-1] == (b"and short", here), "what is remembered costs no thread"
 
 
+async def test_the_vocabulary_is_read_once_by_another_thread_and_only_when_something_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads: list[int] = []
+
+    def load() -> tiktoken.Encoding:
+        reads.append(threading.get_ident())
+        return tiktoken.get_encoding(VOCABULARY)
+
+    monkeypatch.setattr(counting, "_load", load)
+    counter = TokenCounter()
+    assert await counter.count([]) == 0
+    assert reads == []
+    counts = await asyncio.gather(*[counter.count([b"word " * number]) for number in (1, 10, 20_000)])
+    assert counts == sorted(counts)
+    assert len(reads) == 1
+    assert reads[0] != threading.get_ident()
+
+
 @settings(max_examples=30)
 @given(st.lists(st.binary(max_size=60), max_size=6))
 async def test_any_bytes_are_counted_and_the_whole_is_the_sum(segments: list[bytes]) -> None:
@@ -100,3 +118,11 @@ async def test_any_bytes_are_counted_and_the_whole_is_the_sum(segments: list[byt
 async def test_a_megabyte_of_one_letter_is_counted(letter: str) -> None:
     text = (letter * 1_000_000).encode()[:1_000_000]
     assert 0 < await TokenCounter().count([text]) <= len(text)
+
+
+def test_the_vocabulary_is_kept_once_and_counts_as_tiktokens_own() -> None:
+    ours, theirs = TokenCounter()._encoding, tiktoken.get_encoding(VOCABULARY)
+    text = "The quick brown fox, Überraschung, 数え方, <|endoftext|> 1234567\n\n\tend"
+    assert ours.encode_ordinary(text) == theirs.encode_ordinary(text)
+    assert not ours._mergeable_ranks
+    assert theirs._mergeable_ranks  # whoever else uses the library has all of it

@@ -19,7 +19,7 @@ from router.database import migrate
 from router.database.engine import Database
 from router.database.errors import DatabaseAway, DatabaseTooNew, DatabaseUnusable
 from router.database.migrate import MIGRATIONS, VERSION_TABLE, prepare, version
-from router.database.tables import HEAD, changes, metadata
+from router.database.tables import HEAD, changes, key_changes, metadata
 from tests.servers import PostgresServer, free_port, start_postgres
 
 TIMEOUT = 20.0
@@ -80,6 +80,7 @@ def test_a_database_of_an_older_program_is_brought_up_to_date_with_all_that_it_h
     with database.reading() as connection:
         assert connection.execute(select(version.c.version_num)).scalar() == HEAD
         assert {"ledger_records", "ledger_chains"} <= set(inspect(connection).get_table_names())
+        assert connection.execute(select(key_changes)).all() == [(0, "", "")]
 
 
 def test_replicas_that_start_together_take_turns(database_url: str) -> None:
@@ -246,6 +247,16 @@ def test_a_server_that_has_stopped_is_given_up_and_found_again(
     patient.close()
 
 
+def test_a_database_without_an_encoding_keeps_texts_as_they_are(own_postgres: PostgresServer) -> None:
+    """As a server has it that was made under no locale; its driver would tell bytes there."""
+    own_postgres.psql("create database plain template template0 encoding 'SQL_ASCII' locale 'C'")
+    database = Database(own_postgres.url.removesuffix("/postgres") + "/plain", TIMEOUT)
+    prepare(database)
+    add(database, "größer als 日本")
+    assert numbers(database) == {"keys": 0, "größer als 日本": 1}
+    database.close()
+
+
 def test_a_server_that_was_restarted_is_found_at_the_first_try(own_postgres: PostgresServer) -> None:
     database = Database(own_postgres.url, TIMEOUT)
     prepare(database)
@@ -262,11 +273,11 @@ def test_a_step_that_reads_all_there_is_may_take_longer_than_a_transaction(
 
     def slow(connection: Connection, found: str | None) -> None:
         if connection.dialect.name == "postgresql":
-            connection.execute(text("select pg_sleep(1.5)"))
+            connection.execute(text("select pg_sleep(4)"))
         upgrade(connection, found)
 
     monkeypatch.setattr(migrate, "_upgrade", slow)
-    hasty = Database(database_url, 1.0)
+    hasty = Database(database_url, 3.0)
     prepare(hasty)
     assert numbers(hasty) == {"keys": 0}
     hasty.close()

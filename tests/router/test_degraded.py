@@ -37,6 +37,7 @@ def degraded(one: Call, fields: dict[str, Any], **terms: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.interpreted("its call has no client")
 @pytest.mark.parametrize(
     ("given", "got"),
     [
@@ -52,10 +53,12 @@ def test_answers_are_no_longer_than_the_terms_allow(given: dict[str, Any], got: 
     assert degraded(call(), {"model": "big", "cache_salt": "s", **given}) == {"model": "big", "cache_salt": "s", **got}
 
 
+@pytest.mark.interpreted("its call has no client")
 def test_what_has_no_answer_of_tokens_is_not_capped() -> None:
     assert degraded(call("/v1/embeddings"), {"model": "big", "input": "x"}) == {"model": "big", "input": "x"}
 
 
+@pytest.mark.interpreted("its call has no client")
 def test_another_name_of_the_model_is_told_to_the_engine_and_not_to_the_client() -> None:
     one = call()
     assert degraded(one, {"model": "big"}, engine_model="small")["model"] == "small"
@@ -65,6 +68,7 @@ def test_another_name_of_the_model_is_told_to_the_engine_and_not_to_the_client()
     assert rewriter.feed(b'{"model":"small"}') + rewriter.flush() == b'{"model":"gpt"}'
 
 
+@pytest.mark.interpreted("its call has no client")
 def test_batch_work_is_refused_where_the_terms_say_so() -> None:
     with pytest.raises(NoEndpoint, match="batch") as refused:
         degraded(call(lane=Lane.BATCH), {"model": "big"})
@@ -72,6 +76,7 @@ def test_batch_work_is_refused_where_the_terms_say_so() -> None:
     assert degraded(call(lane=Lane.BATCH), {"model": "big"}, refuse_batch=False)["model"] == "big"
 
 
+@pytest.mark.interpreted("its call has no client")
 def test_a_stored_response_of_ones_own_pool_is_not_looked_for_among_other_tenants() -> None:
     with pytest.raises(NoEndpoint, match="stored"):
         degraded(call("/v1/responses"), {"model": "big", "previous_response_id": "x"}, shared=True)

@@ -140,10 +140,10 @@ def test_clients_requests_that_are_lost_fail_the_drill(stack: Stack, drills: Dri
         target=stack.post, args=("/v1/chat/completions", chat(stream=True)), kwargs={"key": "acme-key"}
     )
     client.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     engine.reply = engine.answer
     result = drilled(stack, drills)
-    client.join(10)
+    client.join(60)
     assert (result["status"], result["met"], result["clients_lost"]) == ("failed", True, 1)
 
 
@@ -182,13 +182,13 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(stack: Stack, drills
 
 
 def test_one_pool_has_one_drill_at_a_time(stack: Stack, drills: Drills) -> None:
-    first = threading.Thread(target=drilled, args=(stack, drills))
+    first = threading.Thread(target=drilled, args=(stack, drills), kwargs={"seconds": 5})
     pool = stack.app.runtime.pools["acme"]
     first.start()
     while pool.places[0].upstream.fault is None:
         assert first.is_alive()
     refused(stack, drills, "is under way")
-    first.join(20)
+    first.join(60)
     assert len(drills.results) == 1
 
 

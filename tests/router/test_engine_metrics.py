@@ -7,13 +7,10 @@ from dataclasses import astuple
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.wire.engine_metrics import EngineReading, EngineRun, read_engine_metrics
-
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 CAPTURED = (Path(__file__).resolve().parent / "samples" / "metrics.txt").read_text()
 PAGE = """\

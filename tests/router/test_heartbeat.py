@@ -12,7 +12,7 @@ HEADERS = [(b"content-type", b"text/event-stream")]
 
 
 async def comments(server: Server, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while server.body.count(COMMENT) < count:  # noqa: ASYNC110  # the server is the test's own
             await asyncio.sleep(0.001)
 

@@ -10,10 +10,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
 from router.database.engine import Database
-from router.database.tables import api_keys
+from router.database.tables import api_keys, changes
 from router.errors import Conflict, NotFound
 from router.key_store import KeyStore
 from router.stored_keys import StoredKey
@@ -85,6 +85,64 @@ def test_a_database_put_back_from_a_copy_is_seen_though_its_number_is_the_same(s
     seen = store.look(None, NOW)
     assert seen is not None
     assert store.look(seen[0]._replace(mark="of another history"), NOW) is not None
+
+
+def test_a_change_is_read_without_the_keys_that_have_not_changed(store: KeyStore) -> None:
+    for number in range(20):
+        store.add(key(f"k{number}"))
+    first = store.look(None, NOW)
+    assert first is not None
+    assert (first.whole, len(first.keys)) == (True, 20)
+    store.revoke("k3", NOW)
+    store.rotate("k4", digest("new"), NOW, 60.0)
+    store.add(key("k20"))
+    seen = store.look(first.stamp, NOW)
+    assert seen is not None
+    assert not seen.whole
+    assert {one.id: one.status(NOW) for one in seen.keys} == {
+        "k3": "revoked", "k4": "grace", "k4-r2": "active", "k20": "active",
+    }  # fmt: skip
+    store.revoke("k3", NOW)  # changes nothing, and is a change
+    again = store.look(seen.stamp, NOW)
+    assert again is not None
+    assert (again.whole, [one.id for one in again.keys]) == (False, ["k3"])
+
+
+def test_all_keys_are_read_where_it_cannot_be_told_what_has_changed(
+    store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.key_store._KEPT_CHANGES", 3)
+    store.add(key("one"))
+    before = store.look(None, NOW)
+    assert before is not None
+    for name in ("two", "three", "four"):
+        store.add(key(name))
+    late = store.look(before.stamp, NOW)
+    assert late is not None
+    assert (late.whole, len(late.keys)) == (True, 4), "the change that it knows is no longer noted"
+    with store.database.writing() as connection:  # as a program before this one does, or somebody by hand
+        connection.execute(delete(api_keys).where(api_keys.c.id == "one"))
+        connection.execute(update(changes).values(number=changes.c.number + 1, mark="x"))
+    seen = store.look(late.stamp, NOW)
+    assert seen is not None
+    assert (seen.whole, len(seen.keys)) == (True, 3)
+    store.add(key("five"))
+    hidden = store.look(late.stamp, NOW)
+    assert hidden is not None
+    assert hidden.whole, "one change between is not noted"
+
+
+def test_a_copy_that_was_put_back_and_went_on_is_read_whole(store: KeyStore) -> None:
+    """Its numbers have been seen, but mean other changes."""
+    store.add(key("one"))
+    store.add(key("two"))
+    seen = store.look(None, NOW)
+    assert seen is not None
+    other = seen.stamp._replace(mark="of another history")
+    store.add(key("three"))
+    after = store.look(other, NOW)
+    assert after is not None
+    assert (after.whole, len(after.keys)) == (True, 3)
 
 
 def test_only_keys_that_open_something_are_looked_at(store: KeyStore) -> None:

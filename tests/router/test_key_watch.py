@@ -16,7 +16,7 @@ from router.errors import Conflict, DatabaseUnavailable
 from router.key_metrics import KeyCollector
 from router.key_watch import KeyWatch, WatchSettings
 from router.metrics import Metrics
-from router.stored_keys import Stamp, StoredKey
+from router.stored_keys import Seen, Stamp, StoredKey
 from router.tenants import ApiKey, KeyRing, TenantDirectory
 from tests.router.test_tenants import tenant
 
@@ -37,6 +37,7 @@ class Shelf:
     trouble: Exception | None = None
     trouble_preparing: Exception | None = None
     prepared: int = 0
+    part: Seen | None = None  # what is found next, if not all
     threads: set[int] = field(default_factory=set)
     stuck: threading.Event | None = None
     database: NoDatabase = field(default_factory=NoDatabase)
@@ -46,14 +47,17 @@ class Shelf:
         if self.trouble_preparing is not None:
             raise self.trouble_preparing
 
-    def look(self, known: Stamp | None, now: float) -> tuple[Stamp, list[StoredKey]] | None:
+    def look(self, known: Stamp | None, now: float) -> Seen | None:
         self.threads.add(threading.get_ident())
         if self.stuck is not None:
             self.stuck.wait(30.0)
         if self.trouble is not None:
             raise self.trouble
+        if self.part is not None:
+            part, self.part = self.part, None
+            return part
         stamp = Stamp(self.changed, "")
-        return None if stamp == known else (stamp, [key for key in self.keys if key.live(now)])
+        return None if stamp == known else Seen(stamp, [key for key in self.keys if key.live(now)])
 
     def put(self, *keys: StoredKey) -> None:
         self.keys, self.changed = list(keys), self.changed + 1
@@ -100,7 +104,7 @@ def key(name: str, **fields: object) -> StoredKey:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30.0):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - it becomes true in a thread
             await asyncio.sleep(0.001)
 
@@ -114,6 +118,31 @@ async def test_a_look_takes_over_what_changed_and_counts_what_it_found(scene: Sc
     assert scene.known() == ["b", "c"]
     assert (scene.looks("changed"), scene.looks("same"), scene.looks("failed")) == (2, 1, 0)
     assert scene.shelf.prepared == 1
+
+
+async def test_of_a_change_only_what_has_changed_is_taken_over(scene: Scene) -> None:
+    scene.shelf.put(key("a"), key("b"), key("c", expires_at=WALL + 5))
+    await scene.watch.look()
+    kept = scene.ring.by_digest[b"b"]
+    news = [key("a", revoked_at=WALL), key("d"), key("e", grace_until=WALL)]
+    scene.shelf.part = Seen(Stamp(9, ""), news, whole=False)
+    await scene.watch.look()
+    assert scene.known() == ["b", "c", "d"]
+    assert scene.ring.by_digest[b"b"] is kept
+
+
+async def test_keys_that_have_expired_do_not_stay_in_memory_however_many_are_made(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.key_watch._SWEEP_AFTER", 50)
+    await scene.watch.look()
+    for number in range(1000):
+        scene.wall += 1.0
+        made = [key(f"k{number}", expires_at=scene.wall + 10.0)]
+        scene.shelf.part = Seen(Stamp(number + 1, ""), made, whole=False)
+        await scene.watch.look()
+        assert len(scene.ring.by_digest) <= 120
+    assert f"k{number}" in scene.known()
 
 
 async def test_nothing_of_the_database_runs_on_the_event_loop(scene: Scene) -> None:

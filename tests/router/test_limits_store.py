@@ -21,8 +21,9 @@ from router.limits_store import LuaStore
 from tests.servers import Server
 
 STORES_OWN_TIME = "local t = call('TIME')"
-TIMED = SCRIPT.replace(STORES_OWN_TIME, "local t = {ARGV[2], ARGV[3]}")
-"""The script at a time that the test says, for both: Redis' own cannot be set."""
+STORES_OWN_AGE = "redis.pcall('INFO', 'server')"
+TIMED = SCRIPT.replace(STORES_OWN_TIME, "local t = {ARGV[2], ARGV[3]}").replace(STORES_OWN_AGE, "ARGV[4]")
+"""The script at a time and an age that the test says, for both: Redis' own cannot be set."""
 NOW = 1_772_323_170.0  # a month ends half a minute later
 CALLS = 250
 
@@ -38,7 +39,8 @@ class Both:
 
     async def call(self, keys: list[str], packed: bytes) -> list[Any]:
         micro = round(self.now * 1_000_000)
-        words = [packed, b"%d" % (micro // 1_000_000), b"%d" % (micro % 1_000_000)]
+        age = b"uptime_in_seconds:%d\r\n" % (self.now - NOW)
+        words = [packed, b"%d" % (micro // 1_000_000), b"%d" % (micro % 1_000_000), age]
         real = msgspec.msgpack.decode(await self.client.eval(TIMED, len(keys), *keys, *words))
         ours = msgspec.msgpack.decode(self.mine.run([key.encode() for key in keys], words))
         assert _sorted(ours) == _sorted(real)
@@ -90,12 +92,18 @@ class Asker:
             least = draw.randint(0, 8)
             asks.append((0, limit, calendar.monthly, calendar.seconds, calendar.slice_seconds, slice_, said,
                          least, draw.randint(0, least), draw.randint(0, 20), draw.randint(0, 5),
-                         draw.choice([-1, 0, 3])))  # fmt: skip
+                         draw.choice([-1, 0, 3]), self.totals(known)))  # fmt: skip
         self.calls += 1 if draw.random() < 0.97 else 0
         leaving, returning = draw.random() < 0.03, draw.random() < 0.05
         sent = now + (draw.choice([-5, 5]) if draw.random() < 0.03 else draw.uniform(-0.5, 0.5))
         packed = msgspec.msgpack.encode((self.name, self.calls, sent, self.epoch, returning, 2, leaving, asks))
         return keys, packed
+
+    def totals(self, known: list[tuple[int, int]]) -> list[int]:
+        """What it remembers of everybody, where it has heard that the store lost its memory."""
+        if self.draw.random() < 0.8:
+            return []
+        return [word for at, figure in known for word in (at, figure + self.draw.randint(0, 9))]
 
     def hear(self, answer: list[Any], now: float, spec: list[tuple[str, Any, int]]) -> None:
         status, _, self.epoch, _, _, found = answer
@@ -120,7 +128,7 @@ async def client(redis_server: Server) -> AsyncIterator[redis.asyncio.Redis]:
 
 
 def test_the_script_under_test_is_the_real_one_but_for_where_it_takes_the_time_from() -> None:
-    assert SCRIPT.count(STORES_OWN_TIME) == 1
+    assert SCRIPT.count(STORES_OWN_TIME) == SCRIPT.count(STORES_OWN_AGE) == 1
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 
 import pytest
@@ -49,3 +50,44 @@ def test_a_chain_without_end_ends() -> None:
     first, second = ValueError(SAID), KeyError(SAID)
     first.__cause__, second.__cause__ = second, first
     assert SAID not in described(first)
+
+
+@pytest.mark.parametrize("worker", [None, 3])
+def test_a_line_for_people_says_when_how_bad_and_who(worker: int | None) -> None:
+    line = TextLines(worker).format(
+        logging.LogRecord("promptlane.x", logging.WARNING, "x.py", 1, "%d gone", (2,), None)
+    )
+    whose = "" if worker is None else " worker 3"
+    assert re.fullmatch(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}} WARNING{whose} promptlane\.x: 2 gone", line)
+
+
+def said(formatter: logging.Formatter, message: str, **fields: object) -> str:
+    one = logging.LogRecord("promptlane.x", logging.INFO, "x.py", 1, message, (), None)
+    vars(one).update(fields)
+    return formatter.format(one)
+
+
+def test_whose_request_it_is_stands_in_fields_and_nothing_else_of_a_record_does() -> None:
+    fields = {"request_id": "r1", "tenant": "acme", "body": SAID, "stack_info": SAID}
+    line = json.loads(said(JsonLines(2), "request r1 failed", **fields))
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "level": "info", "worker": 2, "logger": "promptlane.x", "message": "request r1 failed",
+        "request_id": "r1", "tenant": "acme",
+    }  # fmt: skip
+    text = said(TextLines(), "request r1 failed", **fields)
+    assert text.endswith("promptlane.x: request r1 failed tenant=acme"), "what the message says is not said twice"
+
+
+def test_a_fault_inside_the_gateway_names_request_and_tenant(caplog: pytest.LogCaptureFixture) -> None:
+    from tests.router.stack import chat, running
+
+    with running() as stack, pytest.MonkeyPatch.context() as patch:
+        measurer = stack.app.runtime.gateway.services.measurer
+        patch.setattr(type(measurer), "measure", lambda *_, **__: {}[SAID])
+        status, headers, _ = stack.post("/v1/chat/completions", chat(), key="acme-key")
+    assert status == 500
+    (line,) = [json.loads(JsonLines().format(one)) for one in caplog.records if one.levelno == logging.ERROR]
+    assert (line["tenant"], line["request_id"]) == ("acme", headers["x-request-id"])
+    assert "KeyError" in line["exception"]
+    assert SAID not in str(line)

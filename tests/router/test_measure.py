@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.prefix_blocks import ChainMemo, chain
@@ -22,9 +22,6 @@ from router.errors import BadRequest
 from router.measure import INLINE_BYTES, Measured, Measurer, MeasureSettings
 from router.wire.openai import APIS, read_body, read_prompt
 from tests.router.stack import COUNTER
-
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 TENANT = Tenant("acme", Tier("gold", 10, 15.0), "salt", {})
 SETTINGS = MeasureSettings(
@@ -292,6 +289,7 @@ async def test_an_empty_prompt_has_no_blocks_and_no_tokens() -> None:
 # -- where the work is done
 
 
+@pytest.mark.interpreted("it puts spies in the place of functions")
 @pytest.mark.parametrize(("size", "elsewhere"), [(INLINE_BYTES // 2, False), (2_000_000, True)])
 async def test_a_large_body_is_read_and_hashed_in_another_thread(
     monkeypatch: pytest.MonkeyPatch, size: int, elsewhere: bool

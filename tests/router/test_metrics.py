@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from policies.output_length import OutputLengths
@@ -10,7 +12,7 @@ from policies.tokens import TokenEstimator
 from policies.types import Lane, ModelRoute
 from router.calls import ServedModel
 from router.learned_metrics import LearnedCollector
-from router.metrics import CONTENT_TYPE, COUNTERS, HISTOGRAMS, Metrics
+from router.metrics import COUNTERS, HISTOGRAMS, Metrics
 from router.pool_metrics import GAUGES
 from router.pools import Pool
 from tests.policies.builders import make_request, make_state
@@ -39,7 +41,6 @@ def test_every_family_is_there_with_its_help_from_the_first_scrape() -> None:
     for name, (_, meaning) in {**COUNTERS, **HISTOGRAMS, **GAUGES}.items():
         assert f"{name} " in text or f"{name}_total " in text
         assert meaning in text
-    assert "text/plain" in CONTENT_TYPE
 
 
 def test_two_processes_in_one_share_nothing() -> None:
@@ -92,3 +93,46 @@ def test_what_was_learned_of_models_is_shown_by_tenant_and_name() -> None:
     found = samples(metrics, "promptlane_answer_tokens")
     assert set(found) == {("big", share, "acme") for share in ("0.5", "0.9", "0.99")}
     assert all(90 <= tokens <= 120 for tokens in found.values())
+
+
+OPEN_METRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def shown(metrics: Metrics, name: str) -> dict[str, tuple[str, float, float]]:
+    """The exemplars of a histogram by their bucket: trace, value and time."""
+    text, kind = metrics.scraped(OPEN_METRICS)
+    assert kind.startswith("application/openmetrics-text")
+    return {
+        sample.labels["le"]: (
+            sample.exemplar.labels["trace_id"],
+            sample.exemplar.value,
+            float(sample.exemplar.timestamp),
+        )
+        for family in open_metrics_families(text.decode())
+        for sample in family.samples
+        if sample.name == f"{name}_bucket" and sample.exemplar is not None
+    }
+
+
+def test_the_last_trace_of_each_bucket_is_its_exemplar_where_the_scraper_reads_such() -> None:
+    metrics = Metrics(wall_clock=lambda: 1_700_000_000.5)
+    labels = ("acme", "chat", "short")
+    for seconds, trace in ((0.2, "a" * 32), (0.21, TRACE), (0.22, None), (7.0, "b" * 32), (1e9, "c" * 32)):
+        metrics.observe("promptlane_first_byte_seconds", seconds, *labels, trace=trace)
+    assert shown(metrics, "promptlane_first_byte_seconds") == {
+        "0.25": (TRACE, 0.21, 1_700_000_000.5),
+        "10.0": ("b" * 32, 7.0, 1_700_000_000.5),
+        "+Inf": ("c" * 32, 1e9, 1_700_000_000.5),
+    }
+    assert shown(metrics, "promptlane_request_seconds") == {}
+    text, kind = metrics.scraped("text/plain;version=0.0.4")
+    assert (kind, TRACE.encode() in text, text) == (CONTENT_TYPE, False, metrics.render())
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", "text/html", "application/json", OPEN_METRICS])
+def test_whatever_a_scraper_asks_for_it_gets_the_same_figures(accept: str) -> None:
+    metrics = Metrics()
+    metrics.add("promptlane_cost_micro_usd", "acme", "tiny", amount=5)
+    text, _ = metrics.scraped(accept)
+    assert b'promptlane_cost_micro_usd_total{model="tiny",tenant="acme"} 5.0' in text

@@ -47,7 +47,7 @@ def reached(engine: RecordingEngine) -> list[dict[str, Any]]:
 
 def until_copied(stack: Stack, count: int) -> None:
     async def wait() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             state = stack.app.runtime.pools["main"].states[1]
             while len(stack.engines["warm"].received) < count or state.in_flight:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)

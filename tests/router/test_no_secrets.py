@@ -23,6 +23,8 @@ MARK = "zyxmarkerzyx"
 """In all that is a client's or an engine's text: prompts, answers, names, wrong keys, headers."""
 FORBIDDEN, MAIL = "zwordz forbiddenzyx", "zyxmailzyx@example.org"
 """What rules of the tenant find."""
+WATCHED = "zyxwatchedzyx"
+CALL = {"id": MARK, "type": "function", "function": {"name": MARK, "arguments": json.dumps({MARK: MARK})}}
 KEYS = ("acme-key", f"pl-{MARK}-wrong", SECRET)
 ASK = {"model": "qwen", "messages": [{"role": "user", "content": f"prompt {MARK} " * 40}]}
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -40,7 +42,8 @@ def chunked(*pieces: bytes) -> bytes:
 
 
 async def answers(_: bytes, writer: asyncio.StreamWriter) -> None:
-    choice = {"index": 0, "message": {"role": "assistant", "content": f"said {MARK}"}, "finish_reason": "stop"}
+    message = {"role": "assistant", "content": f"said {MARK} {WATCHED}", "tool_calls": [CALL]}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
     usage = {"prompt_tokens": 90, "completion_tokens": 3, "total_tokens": 93}
     writer.write(whole(json.dumps({"id": "x", "model": "tiny", "choices": [choice], "usage": usage}).encode()))
 
@@ -159,6 +162,8 @@ def test_no_prompt_answer_or_key_is_in_anything_that_a_run_writes(tmp_path: Path
         {"name": "mail", "on": "both", "action": "redact", "find": {"pii": ["email"]}},
     ]
     config["tenants"]["acme"]["guards"] = rules
+    config["tenants"]["acme"]["watch_words"] = [WATCHED]
+    config["governance"] = {"output": "all"}
     config["tiers"] = {"silver": {"slo": {"ttft_seconds": 2}}}
     with collecting() as collector:
         config["tracing"] = {"endpoint": collector.url, "sample": 1}
@@ -174,8 +179,12 @@ def test_no_prompt_answer_or_key_is_in_anything_that_a_run_writes(tmp_path: Path
     assert len((tmp_path / "access.jsonl").read_text().splitlines()) >= len(statuses) - 1
     with sqlite3.connect(tmp_path / "records.db") as database:
         assert database.execute("select count(*) from ledger_records").fetchone()[0] >= 10
+        looked = [json.loads(row[0]) for row in database.execute("select output from ledger_records") if row[0]]
+        given = [json.loads(row[0]) for row in database.execute("select parameters from ledger_records") if row[0]]
+    assert [one for one in looked if one.get("watched") and one.get("tool_calls")], "answers were looked at"
+    assert [one for one in given if one.get("stop") and one.get("tool_names_hash")], "stop strings and tools are hashes"
     assert len(gateway.output.splitlines()) > 5
-    secrets = [*KEYS, made, cache_salt(SECRET.encode(), "acme"), MARK, FORBIDDEN, MAIL]
+    secrets = [*KEYS, made, cache_salt(SECRET.encode(), "acme"), MARK, FORBIDDEN, MAIL, WATCHED]
     found = {
         (name, secret)
         for name, data in written.items()

@@ -18,11 +18,11 @@ async def test_who_waits_in_the_pool_before_a_reload_is_still_served() -> None:
     (new,) = waiting(after, request("c"))
     await turns()
     first.settle(None)
-    ticket = await asyncio.wait_for(old, 5)
+    ticket = await asyncio.wait_for(old, 60)
     assert not new.done()
     ticket.settle(None)
     after.run_pass()
-    (await asyncio.wait_for(new, 5)).settle(None)
+    (await asyncio.wait_for(new, 60)).settle(None)
     assert (state.in_flight, len(before.waiting), len(after.waiting)) == (0, 0, 0)
 
 
@@ -65,10 +65,10 @@ async def test_who_is_held_before_a_reload_is_served_first_at_the_first_token_of
     await turns()
     assert (state.in_flight, len(before.waiting), len(after.waiting)) == (1, 1, 1)
     first.first_token()
-    second = await asyncio.wait_for(old, 5)
+    second = await asyncio.wait_for(old, 60)
     assert not new.done()
     second.first_token()
-    third = await asyncio.wait_for(new, 5)
+    third = await asyncio.wait_for(new, 60)
     for ticket in (first, second, third):
         ticket.settle(None)
     assert (state.in_flight, state.kv_tokens, sum(after.desk.gate.requests.values())) == (0, 0.0, 0)
@@ -83,7 +83,7 @@ async def test_who_was_held_is_sent_by_the_new_profile_where_that_holds_nobody()
     after = make_pool([state], profile="round-robin", predecessor=before)
     new = await after.dispatch(request("new", tokens=LARGE, blocks=()))
     after.run_pass()
-    ticket = await asyncio.wait_for(held, 5)
+    ticket = await asyncio.wait_for(held, 60)
     assert ticket.decision.profile == "round-robin", "engines would never be idle enough for it again"
     for one in (first, new, ticket):
         one.settle(None)

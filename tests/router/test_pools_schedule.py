@@ -18,10 +18,6 @@ from router.tickets import Ticket
 from tests.policies.builders import make_state
 from tests.router.builders import LARGE, make_pool, request, turns
 
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
-
-
 SCHEDULE = st.lists(
     st.tuples(
         st.sampled_from(

@@ -247,6 +247,14 @@ def test_the_fingerprint_is_learned_for_streams_of_several_choices(stack: Stack)
     assert model.fingerprints == {"globex-0": b',"system_fingerprint":"f"'}
 
 
+def test_the_fingerprint_is_learned_for_streams_that_break_behind_their_last_word_too(stack: Stack) -> None:
+    stack.engines["globex-0"].reply = streamed(CHUNK, FINISH, LAST, DONE)
+    asked = chat("qwen2-7b", stream=True, stream_options={"include_usage": True})
+    assert stack.post(CHAT, asked, key="globex-key")[2] == CHUNK + FINISH + LAST + DONE
+    model = stack.app.runtime.gateway.models["globex"]["qwen2-7b"]
+    assert model.fingerprints == {"globex-0": b',"system_fingerprint":"f"'}
+
+
 # -- whole answers
 
 

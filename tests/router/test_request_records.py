@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from benchmarks.ledger import call as finished_call
+from router.calls import Call
+from router.measure import Measured
+from router.request_records import Looking, RequestRecords, Weights
+from router.wire.draft import Draft
+from router.wire.openai import APIS
 from router.wire.record import Record
+from tests.policies.builders import make_request
 from tests.router.stack import ANSWER, Stack, chat, read_answer, running, two_tenants, whole
 
 CHAT = "/v1/chat/completions"
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 SECRET_WORD = "xyzzy-never-to-be-kept"
+KEY = b"t" * 32
+WATCHED = "zyxwatchedzyx"
+WEIGHTS, OTHER_WEIGHTS = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 
 
 @dataclass
@@ -27,8 +39,12 @@ class Drawer:
     accepts: bool = True
 
     @property
-    def add(self) -> Callable[[Record], None]:
-        return self.records.append
+    def add(self) -> Callable[[Draft], None]:
+        return self.finish
+
+    def finish(self, draft: Draft) -> None:
+        draft.examine(KEY)
+        self.records.append(draft.finish(KEY))
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +58,13 @@ def stack(drawer: Drawer) -> Iterator[Stack]:
     config["tenants"]["globex"]["limits"] = {"requests_per_minute": 1}
     config["tiers"] = {"platinum": {"resume": False}}
     config["tenants"]["acme"]["models"]["tiny"]["prices"] = {"input": 2, "output": 10, "cached": 0.5}
+    config["tenants"]["acme"]["models"]["tiny"]["weights_digest"] = WEIGHTS
+    config["tenants"]["acme"]["requests"] = {"max_tokens": 1000}
+    config["tenants"]["acme"]["watch_words"] = [WATCHED, "never said"]
+    config["governance"] = {"output": "all"}
     for endpoint in config["pools"]["acme"]["endpoints"]:
         endpoint["hourly_cost"] = 3.6e5  # 100 micro-units for each microsecond
+    config["pools"]["acme"]["endpoints"][1]["weights_digest"] = OTHER_WEIGHTS
     with running(config, ledger=drawer) as one:
         yield one
 
@@ -61,7 +82,7 @@ def recorded(stack: Stack, drawer: Drawer, count: int) -> list[Record]:
     """All that there are, once so many are: an answer is out before its record is made."""
 
     async def there() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(drawer.records) < count:  # noqa: ASYNC110 - a list has no event to wait for
                 await asyncio.sleep(0.005)
 
@@ -179,7 +200,7 @@ def test_a_client_that_leaves_leaves_a_record(stack: Stack, drawer: Drawer) -> N
     sock.sendall(head.format(CHAT, len(data)).encode() + data)
 
     async def begun() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not any(stack.engines[name].began.is_set() for name in ("acme-0", "acme-1")):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
@@ -282,3 +303,207 @@ def test_several_requests_on_one_connection_have_a_record_each(stack: Stack, dra
             sock.sendall(head.encode() + data)
             assert read_answer(sock)[0] == 200
     assert len({record.request_id for record in recorded(stack, drawer, 3)}) == 3
+
+
+# -- governance
+
+SAMPLING = {"temperature": 0.25, "top_p": 0.5, "seed": 11}
+STOP = {"stop": [SECRET_WORD]}
+FUNCTION = {"name": SECRET_WORD, "parameters": {"type": "object", "properties": {}}}
+ASKED: dict[str, dict[str, Any]] = {
+    CHAT: {**chat(), **SAMPLING, **STOP, "max_tokens": 5000, "tools": [{"type": "function", "function": FUNCTION}]},
+    "/v1/completions": {"model": "tiny", "prompt": SECRET_WORD, **SAMPLING, **STOP, "max_tokens": 5000},
+    "/v1/responses": {"model": "tiny", "input": SECRET_WORD, **SAMPLING, "max_output_tokens": 5000},
+    "/v1/messages": {
+        "model": "tiny", "messages": [{"role": "user", "content": SECRET_WORD}], "max_tokens": 5000, **SAMPLING,
+        "stop_sequences": [SECRET_WORD], "tools": [{"name": SECRET_WORD, "input_schema": {}}],
+    },
+}  # fmt: skip
+WHOLE = {
+    CHAT: ANSWER[:-1] + b',"system_fingerprint":"vllm-0.32-tp1"}',
+    "/v1/completions": b'{"id":"x","object":"text_completion","created":1,"model":"tiny","system_fingerprint":'
+    b'"vllm-0.32-tp1","choices":[{"index":0,"text":"hi","finish_reason":"stop"}]}',
+    "/v1/responses": b'{"id":"x","object":"response","status":"completed","model":"tiny","output":[]}',
+    "/v1/messages": b'{"id":"x","type":"message","role":"assistant","model":"tiny","content":[],"stop_reason":'
+    b'"end_turn"}',
+}
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_the_parameters_are_those_that_the_engine_got(stack: Stack, drawer: Drawer, path: str) -> None:
+    async def reply(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(whole(WHOLE[path]))
+
+    for name in ("acme-0", "acme-1"):
+        stack.engines[name].reply = reply
+    assert stack.post(path, ASKED[path], key="acme-key")[0] == 200
+    record = only(stack, drawer)
+    assert record.parameters is not None
+    assert {name: record.parameters[name] for name in SAMPLING} == SAMPLING
+    assert record.parameters["max_tokens"] == 1000, "what the tenant's bound has left of 5000"
+    assert ("stop" in record.parameters) == (path != "/v1/responses")
+    assert ("tool_names_hash" in record.parameters) == ("tools" in ASKED[path])
+    assert record.prompt_hash is not None
+    assert len(record.prompt_hash) == 32
+    by_openai = path in (CHAT, "/v1/completions")
+    assert record.system_fingerprint == ("vllm-0.32-tp1" if by_openai else None)
+    assert record.weights_digest == {"acme-0": WEIGHTS, "acme-1": OTHER_WEIGHTS}[str(record.endpoint)]
+
+
+@pytest.mark.parametrize("asks_usage", [True, False])
+def test_a_streams_fingerprint_is_known_whether_the_client_sees_its_usage_or_not(
+    stack: Stack, drawer: Drawer, asks_usage: bool
+) -> None:
+    last = (
+        b'data: {"id":"x","object":"chat.completion.chunk","created":1,"model":"tiny","choices":[],"usage":'
+        b'{"prompt_tokens":9,"completion_tokens":1},"system_fingerprint":"vllm-0.32-tp2"}\n\ndata: [DONE]\n\n'
+    )
+
+    async def reply(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM + chunk("hi") + chunk("", '"stop"') + b"%x\r\n%b\r\n" % (len(last), last) + b"0\r\n\r\n")
+
+    for name in ("acme-0", "acme-1"):
+        stack.engines[name].reply = reply
+    options = {"stream_options": {"include_usage": True}} if asks_usage else {}
+    assert stack.post(CHAT, chat(stream=True, **options), key="acme-key")[0] == 200
+    assert only(stack, drawer).system_fingerprint == "vllm-0.32-tp2"
+
+
+def test_equal_prompts_have_equal_hashes_however_their_json_is_spelled_and_others_have_others(
+    stack: Stack, drawer: Drawer
+) -> None:
+    bodies = [chat(), chat(temperature=1), json.dumps(chat(), indent=2).encode(), chat("tiny", "another prompt")]
+    for body in bodies:
+        assert stack.post(CHAT, body, key="acme-key")[0] == 200
+    one, sampled, spelled, other = [record.prompt_hash for record in recorded(stack, drawer, len(bodies))]
+    assert one == sampled == spelled != other
+
+
+def test_a_request_that_was_refused_for_its_parameters_says_which_they_were(stack: Stack, drawer: Drawer) -> None:
+    assert stack.post("/v1/completions", {"model": "tiny", "prompt": {}, **SAMPLING}, key="acme-key")[0] == 400
+    record = only(stack, drawer)
+    assert (record.parameters, record.prompt_hash) == (SAMPLING, None)
+
+
+# -- what was answered
+
+SENTENCE = f"Entschuldigung, {WATCHED} ist {SECRET_WORD}. "
+EVENTS: dict[str, Callable[[str], tuple[str, dict[str, Any]]]] = {
+    CHAT: lambda text: ("", {"id": "x", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}),
+    "/v1/completions": lambda text: ("", {"id": "x", "choices": [{"index": 0, "text": text, "finish_reason": None}]}),
+    "/v1/responses": lambda text: ("response.output_text.delta", {"delta": text}),
+    "/v1/messages": lambda text: ("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": text}}),
+}
+LASTS = {
+    CHAT: b"data: [DONE]\n\n",
+    "/v1/completions": b"data: [DONE]\n\n",
+    "/v1/responses": b'event: response.completed\ndata: {"response":{"status":"completed"}}\n\n',
+    "/v1/messages": b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+}
+
+
+def event(path: str, text: str) -> bytes:
+    kind, data = EVENTS[path](text)
+    name = f"event: {kind}\n" if kind else ""
+    return f"{name}data: {json.dumps({**data, 'type': kind} if kind else data, separators=(',', ':'))}\n\n".encode()
+
+
+def said_whole(path: str, text: str) -> bytes:
+    if path == "/v1/responses":
+        item = {"type": "message", "content": [{"type": "output_text", "text": text}]}
+        return json.dumps({"id": "x", "status": "completed", "output": [item]}).encode()
+    if path == "/v1/messages":
+        return json.dumps({"type": "message", "content": [{"type": "text", "text": text}], "stop_reason": "x"}).encode()
+    choice = {"message": {"content": text}} if path == CHAT else {"text": text}
+    return json.dumps({"id": "x", "choices": [{"index": 0, **choice, "finish_reason": "stop"}]}).encode()
+
+
+@pytest.mark.parametrize("path", EVENTS)
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answers_figures_are_recorded_and_not_a_word_of_it(
+    stack: Stack, drawer: Drawer, path: str, stream: bool
+) -> None:
+    async def reply(_: bytes, writer: asyncio.StreamWriter) -> None:
+        if not stream:
+            writer.write(whole(said_whole(path, SENTENCE * 20)))
+            return
+        pieces = [*(event(path, SENTENCE) for _ in range(20)), LASTS[path]]
+        writer.write(STREAM + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces) + b"0\r\n\r\n")
+
+    for name in ("acme-0", "acme-1"):
+        stack.engines[name].reply = reply
+    body = {**ASKED[path], "stream": stream}
+    assert stack.post(path, body, key="acme-key")[0] == 200
+    record = only(stack, drawer)
+    assert record.output is not None
+    (watched,) = record.output.pop("watched").values()
+    assert watched == 20
+    assert record.output.pop("repetition") > 0.8
+    assert record.output == {
+        "seen": "whole", "characters": 20 * len(SENTENCE), "shift": 0.0, "scripts": {"latin": 1.0}, "refusal": False,
+    }  # fmt: skip
+    assert WATCHED.encode() not in record.body()
+
+
+def test_of_several_choices_and_of_what_generates_nothing_no_text_is_looked_at(stack: Stack, drawer: Drawer) -> None:
+    assert stack.post(CHAT, chat(n=2), key="acme-key")[0] == 200
+    assert stack.post("/v1/embeddings", {"model": "tiny", "input": "x"}, key="acme-key")[0] == 200
+    assert [record.output for record in recorded(stack, drawer, 2)] == [None, None]
+
+
+@pytest.mark.parametrize(("name", "odd"), [(SECRET_WORD, None), ("unknown", 1)])
+def test_calls_of_tools_are_held_against_the_tools_that_there_are(
+    stack: Stack, drawer: Drawer, name: str, odd: int | None
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": name, "arguments": "{}"}}
+
+    async def reply(_: bytes, writer: asyncio.StreamWriter) -> None:
+        choice = {"index": 0, "message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
+        writer.write(whole(json.dumps({"id": "x", "choices": [choice]}).encode()))
+
+    for engine in ("acme-0", "acme-1"):
+        stack.engines[engine].reply = reply
+    assert stack.post(CHAT, ASKED[CHAT], key="acme-key")[0] == 200
+    record = only(stack, drawer)
+    assert record.output is not None
+    assert (record.finish_reason, record.output["tool_calls"]) == ("tool_calls", 1)
+    assert record.output["tool_calls_odd"] == (odd or 0)
+
+
+@pytest.mark.interpreted("its call has no client")
+def test_a_share_of_the_answers_is_looked_at() -> None:
+    drawn = iter([0.05, 0.2, 0.09, 0.1])
+    records = RequestRecords(Drawer(), lambda: 0.0, None, Looking(0.1), lambda: next(drawn))
+    call = Call(cast("Any", None), APIS[CHAT], "x", 0.0)
+    call.measured = Measured(make_request(), 0, 0, counted=False)
+    assert [records.looks_at(call) for _ in range(4)] == [True, False, True, False]
+    assert not RequestRecords(Drawer(), lambda: 0.0).looks_at(call), "off"
+
+
+@pytest.mark.interpreted("its call has no client")
+def test_a_degraded_answer_has_the_bound_of_its_terms_and_not_the_weights_of_the_usual_model() -> None:
+    drawer, made = Drawer(), finished_call()
+    weights = Weights({("acme", "qwen2-7b"): WEIGHTS}, {("other", "acme-0"): OTHER_WEIGHTS})
+    RequestRecords(drawer, lambda: 0.0, weights).finished(made, 11.0)
+    made.degraded = cast(
+        "Any", SimpleNamespace(terms=SimpleNamespace(max_tokens=64), pool=SimpleNamespace(name="other"))
+    )
+    RequestRecords(drawer, lambda: 0.0, weights).finished(made, 11.0)
+    RequestRecords(drawer, lambda: 0.0, Weights(weights.models)).finished(made, 11.0)
+    usual, degraded, unknown = drawer.records
+    assert usual.parameters is not None
+    assert degraded.parameters is not None
+    assert (usual.parameters["max_tokens"], degraded.parameters["max_tokens"]) == (300, 64)
+    assert (usual.weights_digest, degraded.weights_digest) == (WEIGHTS, OTHER_WEIGHTS)
+    assert unknown.weights_digest is None
+
+
+def test_a_short_prompt_is_hashed_later_and_like_a_long_one() -> None:
+    spec = APIS[CHAT]
+    segments = (b"one", b"\x1ftwo")
+    hashes = {
+        Draft(Record("", 0, "request", 0.0), spec, prompt=prompt).finish(KEY).prompt_hash
+        for prompt in (segments, hashlib.sha256(b"".join(segments)).digest())
+    }
+    assert len(hashes) == 1
+    assert Draft(Record("", 0, "request", 0.0), spec, prompt=()).finish(KEY).prompt_hash is None

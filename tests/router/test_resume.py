@@ -12,6 +12,7 @@ import pytest
 from policies.health import EndpointHealth
 from tests.router.stack import Stack, chat, running, whole
 from tests.router.test_relay import STREAM
+from tests.router.test_request_records import Drawer, only
 from tests.router.test_wire_token_tap import DONE, role, said, usage
 
 CHAT = "/v1/chat/completions"
@@ -19,8 +20,13 @@ CARDS = json.dumps({"object": "list", "data": [{"id": "tiny", "max_model_len": 1
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with running() as one:
+def drawer() -> Drawer:
+    return Drawer()
+
+
+@pytest.fixture(scope="module")
+def stack(drawer: Drawer) -> Iterator[Stack]:
+    with running(ledger=drawer) as one:
         yield one
 
 
@@ -35,6 +41,8 @@ class Engines:
         self.cards(CARDS)
         self.asked: list[tuple[str, Any]] = []
         self._streams = 0
+        self.stays = False
+        """Whether what follows has no end."""
         for engine in self._both:
             engine.reply = self._reply
 
@@ -58,6 +66,8 @@ class Engines:
         else:
             self._streams += 1
             await self._stream(self.first if self._streams == 1 else self.rest, writer, broken=self._streams == 1)
+            if self._streams > 1 and not self.stays:
+                writer.write(b"0\r\n\r\n")
 
     @staticmethod
     async def _stream(events: list[bytes], writer: asyncio.StreamWriter, *, broken: bool) -> None:
@@ -66,8 +76,6 @@ class Engines:
         if broken:
             await asyncio.sleep(0.01)  # so that what was written is read before the connection breaks
             writer.transport.abort()
-        else:
-            writer.write(b"0\r\n\r\n")
 
 
 @pytest.fixture
@@ -81,7 +89,7 @@ def engines(stack: Stack) -> Iterator[Engines]:
 
     async def settled() -> None:
         places = stack.app.runtime.pools["acme"].places
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while any(place.upstream.busy or place.state.in_flight for place in places):  # noqa: ASYNC110  # no event
                 await asyncio.sleep(0.005)
 
@@ -174,6 +182,26 @@ def test_a_stream_that_broke_behind_its_last_word_is_ended_without_asking(stack:
     assert '"usage":{"prompt_tokens":2,"total_tokens":4,"completion_tokens":2}' in answer
     assert answer.endswith("data: [DONE]\n\n")
     assert [path for path, _ in engines.asked] == [CHAT]
+
+
+def test_a_client_that_leaves_what_was_continued_leaves_a_record_of_that(
+    stack: Stack, engines: Engines, drawer: Drawer
+) -> None:
+    drawer.records.clear()
+    engines.first, engines.stays = [role([1, 2]), said("chat", "a", [7])], True
+    engines.rest = [said("completions", "z", [9])]
+    data = json.dumps(chat(stream=True, max_tokens=10)).encode()
+    head = "POST {} HTTP/1.1\r\nhost: g\r\nauthorization: Bearer acme-key\r\ncontent-length: {}\r\n\r\n"
+    with stack.connect() as client:
+        client.settimeout(20)
+        client.sendall(head.format(CHAT, len(data)).encode() + data)
+        answer = b""
+        while b'"z"' not in answer:
+            received = client.recv(65536)
+            assert received, "the answer ended"
+            answer += received
+    record = only(stack, drawer)
+    assert (record.outcome, record.attempts, record.resumes) == ("client_left", 2, 1)
 
 
 def resumed(stack: Stack, result: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.admission.limits import LimitSnapshot
@@ -13,9 +13,6 @@ from policies.types import Lane
 from router.routing_headers import duration, limit_headers, prediction_headers, routing_headers, why
 from tests.policies.builders import make_request, make_state
 from tests.router.builders import make_pool
-
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 
 @pytest.mark.parametrize(

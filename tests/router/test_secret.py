@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.secret import SecretUnavailable, cache_salt, load_secret
-
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 

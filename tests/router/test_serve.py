@@ -134,7 +134,7 @@ def test_processes_with_one_secret_send_one_salt_also_after_a_restart(tmp_path: 
 
 
 def test_a_stream_under_way_finishes_while_nobody_new_is_let_in(tmp_path: Path, engines: Engines) -> None:
-    with serving(tmp_path, config_of(engines, shutdown_grace=10)) as gateway:
+    with serving(tmp_path, config_of(engines, shutdown_grace=60)) as gateway:
         gateway.wait_healthy("e0")
         with gateway.stream(engines, "e0", STREAM) as sock:
             gateway.signal(signal.SIGTERM)
@@ -145,6 +145,30 @@ def test_a_stream_under_way_finishes_while_nobody_new_is_let_in(tmp_path: Path, 
             assert rest(sock).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
         assert gateway.ended() == 0
         assert "Traceback" not in gateway.output
+
+
+def test_until_balancers_have_noticed_it_answers_and_says_that_connections_end(
+    tmp_path: Path, engines: Engines
+) -> None:
+    with serving(tmp_path, config_of(engines, shutdown_delay=6.0)) as gateway:
+        gateway.wait_healthy("e0")
+        with gateway.connect() as kept, gateway.stream(engines, "e0", STREAM) as under_way:
+            engines["e0"].reply = engines["e0"].answer
+            kept.sendall(request(ASK))
+            status, headers, _ = read_answer(kept)
+            assert (status, headers.get("connection")) == (200, None)
+            gateway.signal(signal.SIGTERM)
+            gateway.until(lambda: gateway.admin("/readyz").status_code == 503, "not ready")
+            kept.sendall(request(ASK))
+            status, headers, _ = read_answer(kept)
+            assert (status, headers["connection"]) == (200, "close")
+            assert kept.recv(1) == b""
+            status, headers, _ = gateway.post(ASK)
+            assert (status, headers["connection"]) == (200, "close")
+            engines.release("e0")
+            assert rest(under_way).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+            assert under_way.recv(1) == b"", "what it had answered last is over"
+        assert gateway.ended() == 0
 
 
 def _refused(gateway: Gateway) -> bool:

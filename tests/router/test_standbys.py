@@ -17,7 +17,7 @@ from router.errors import NoEndpoint
 from router.hooks import HookFailed
 from router.keeper import Detour, Terms
 from router.metrics import Metrics
-from router.pools import Pool
+from router.pools import Place, Pool
 from router.standby_engines import StandbysSettings
 from router.standbys import Standbys
 from router.tickets import Ticket
@@ -75,6 +75,7 @@ class Scene:
         self.now = 1000.0
         self.states = states
         self.pool = make_pool(states, name=options.pop("name", "p"), clock=lambda: self.now)
+        self.pool.source, self.pool.known = options.pop("source", None), options.pop("known", True)
         self.engines = Engines()
         self.metrics = Metrics()
         degraded = options.pop("degraded", None)
@@ -156,7 +157,7 @@ async def test_who_finds_nobody_is_held_until_the_standby_has_woken_and_answered
         assert (it.standbys.held, it.standbys.rising, held.done()) == (1, Level.WARM, False)
         it.now += 3.0
         it.engines.wakes.set()
-        ticket = await asyncio.wait_for(held, 5)
+        ticket = await asyncio.wait_for(held, 60)
         assert it.engines.calls == ["wake http://warm", "canary http://warm"]
         assert (ticket.endpoint, ticket.queued_seconds, it.standbys.held) == ("warm", 3.0, 0)
         finish(ticket)
@@ -172,7 +173,7 @@ async def test_the_recovery_is_measured_from_the_first_held_request_to_the_first
         await until(lambda: bool(it.engines.calls))
         it.now += 4.0
         it.engines.wakes.set()
-        tickets = [await asyncio.wait_for(one, 5) for one in (first, second)]
+        tickets = [await asyncio.wait_for(one, 60) for one in (first, second)]
         for ticket in tickets:
             it.now += 1.0
             finish(ticket)
@@ -207,7 +208,7 @@ async def test_what_an_engine_breaks_off_was_in_trouble_since_then_and_what_it_l
         await until(lambda: bool(it.engines.calls))
         it.now += 2.0
         it.engines.wakes.set()
-        finish(await asyncio.wait_for(again, 5))
+        finish(await asyncio.wait_for(again, 60))
         (event,) = it.standbys.events
         assert event.recoveries[0].seconds == seconds
 
@@ -222,8 +223,8 @@ async def test_a_target_that_is_missed_is_counted_once_also_when_nobody_ever_ans
         it.standbys.recoveries.look(it.now, rising=True)
         assert it.count("promptlane_recovery_missed_total", "acme", "gold") == 1
         it.engines.wakes.set()
-        finish(await asyncio.wait_for(late, 5))
-        (await asyncio.wait_for(never, 5)).settle(None)
+        finish(await asyncio.wait_for(late, 60))
+        (await asyncio.wait_for(never, 60)).settle(None)
         (event,) = it.standbys.events
         assert (event.met, event.recoveries[0].seconds) == (False, 3.0)
         assert it.count("promptlane_recovery_missed_total", "acme", "gold") == 1
@@ -265,7 +266,7 @@ async def test_a_failed_attempt_at_the_only_hot_endpoint_raises_the_standby_befo
         held = asyncio.create_task(it.pool.dispatch(asked(), frozenset({"hot"})))
         await until(lambda: it.engines.calls == ["wake http://warm"])
         it.engines.wakes.set()
-        again = await asyncio.wait_for(held, 5)
+        again = await asyncio.wait_for(held, 60)
         assert (again.endpoint, hot.available(it.now)) == ("warm", True)
         finish(again)
 
@@ -305,7 +306,7 @@ async def test_when_hot_is_back_before_the_standby_the_held_requests_go_there() 
         await until(lambda: bool(it.engines.calls))
         it.revive(hot)
         it.pool.run_pass()
-        assert (await asyncio.wait_for(held, 5)).endpoint == "hot"
+        assert (await asyncio.wait_for(held, 60)).endpoint == "hot"
         assert it.standbys.held == 0
 
 
@@ -376,11 +377,76 @@ async def test_a_cold_standby_is_started_once_however_many_ask() -> None:
     it = cold_scene(start=hook)
     it.kill(it.states[0])
     held = waiting(it.pool, asked("a"), asked("b"))
-    tickets = [await asyncio.wait_for(one, 5) for one in held]
+    tickets = [await asyncio.wait_for(one, 60) for one in held]
     assert hook.runs == ["start p cold"]
     assert {one.endpoint for one in tickets} == {"cold"}
     assert it.standbys.level is Level.COLD
     await it.standbys.stop()
+
+
+def comes(one: Scene, *states: EndpointState) -> None:
+    """These are found, and no others."""
+    one.pool.change([one.pool.places[0], *[Place(state, one.pool.places[0].upstream, key="k") for state in states]])
+    one.standbys.refresh()
+
+
+async def test_a_cold_standby_that_is_found_only_once_it_runs_is_started_and_takes_over() -> None:
+    hot, cold = make_state("hot"), make_state("p.cold", role=Role.COLD)
+    starts = Hook()
+    one = Scene([hot], start=starts, stop=starts, source="pods")
+    one.kill(hot)
+    (held,) = waiting(one.pool, asked())
+    await until(lambda: bool(starts.runs))
+    assert (starts.runs, held.done()) == (["start p "], False)
+    comes(one, cold)
+    ticket = await asyncio.wait_for(held, 60)
+    assert (ticket.endpoint, one.standbys.level) == ("p.cold", Level.COLD)
+    instead = make_state("p.cold-anew", role=Role.COLD)  # its pod is replaced: it is put away as the first would be
+    ticket.settle(GOOD)
+    comes(one, instead)
+    one.revive(hot)
+    await one.pass_calm()
+    assert one.standbys.level is Level.HOT
+    assert "standby lower p.cold-anew" in {task.get_name() for task in asyncio.all_tasks()}
+    await one.standbys.stop()
+
+
+async def test_a_cold_standby_that_is_never_found_is_given_up() -> None:
+    hot = make_state("hot")
+    starts = Hook()
+    one = Scene([hot], start=starts, give_up_seconds=0.05, source="pods")
+    one.kill(hot)
+    (held,) = waiting(one.pool, asked())
+    with pytest.raises(NoEndpoint):
+        await asyncio.wait_for(held, 60)
+    assert one.standbys.rising is None
+    await one.standbys.stop()
+
+
+async def test_before_anything_was_found_nobody_is_started() -> None:
+    starts = Hook()
+    one = Scene([], start=starts, source="pods", known=False)
+    (held,) = waiting(one.pool, asked())
+    with pytest.raises(NoEndpoint):
+        await asyncio.wait_for(held, 60)
+    assert starts.runs == []
+    await one.standbys.stop()
+
+
+async def test_a_warm_standby_that_is_withdrawn_leaves_the_levels_of_its_pool() -> None:
+    hot, warm = make_state("hot"), make_state("p.warm", role=Role.WARM)
+    one = Scene([hot], source="pods")
+    assert one.standbys.machine.levels == (Level.HOT,)
+    comes(one, warm)
+    assert one.standbys.machine.levels == (Level.HOT, Level.WARM)
+    one.kill(hot)
+    ticket = await asyncio.wait_for(waiting(one.pool, asked())[0], 60)
+    assert ticket.endpoint == "p.warm"
+    ticket.settle(GOOD)
+    comes(one)
+    with pytest.raises(NoEndpoint):
+        await asyncio.wait_for(waiting(one.pool, asked())[0], 60)
+    await one.standbys.stop()
 
 
 async def test_starts_are_counted_by_the_hour_and_a_hook_that_fails_is_an_honest_refusal() -> None:
@@ -410,14 +476,14 @@ async def test_a_shared_engine_is_one_pools_at_a_time_and_the_next_in_turn_has_i
     for it in (one, two):
         it.kill(it.states[0])
     (first,) = waiting(one.pool, asked())
-    ticket = await asyncio.wait_for(first, 5)
+    ticket = await asyncio.wait_for(first, 60)
     (second,) = waiting(two.pool, asked())
     await turns(10)
     assert (leases.holder("http://warm"), second.done(), two.standbys.held) == ("one", False, 1)
     finish(ticket)
     one.revive(one.states[0])
     await one.pass_calm()
-    assert (await asyncio.wait_for(second, 5)).endpoint == "warm"
+    assert (await asyncio.wait_for(second, 60)).endpoint == "warm"
     assert leases.holder("http://warm") == "two"
     assert not one.states[1].available(one.now)
     for it in (one, two):
@@ -436,7 +502,7 @@ async def test_a_reload_in_the_middle_of_a_wake_wakes_on_and_loses_nobody() -> N
         await it.standbys.stop()
         after.run_pass()
         it.engines.wakes.set()
-        ticket = await asyncio.wait_for(held, 5)
+        ticket = await asyncio.wait_for(held, 60)
         assert (ticket.endpoint, following.level, following.held) == ("warm", Level.WARM, 0)
         finish(ticket)
         assert following.events[-1].recoveries[0].tenant == "acme"

@@ -6,15 +6,12 @@ import hashlib
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.types import Tenant, Tier
 from router.errors import Forbidden, InvalidKey
 from router.tenants import KEY_PREFIX, ApiKey, Identity, KeyRing, TenantDirectory, new_key
-
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 NOW = 1_000_000.0
 KEYS = {"acme": b"acme-key", "globex": b"globex-key", "open": b"open-key"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from router.access_log import Line
 from router.tracing import Tracing, TracingUnusable
+from tests.e2e.stack import poll
 from tests.router.collector import Collector, collecting
 from tests.router.stack import Stack, chat, running, two_tenants, whole
 
@@ -73,6 +75,42 @@ def test_a_request_is_a_span_below_the_clients_and_above_the_engines() -> None:
     assert times == sorted(times)
 
 
+def test_a_span_says_whose_it_is_and_that_its_trace_was_drawn() -> None:
+    with collecting() as collector:
+        with traced(collector) as stack:
+            assert stack.post(CHAT, chat(), key="acme-key")[0] == 200
+            passed = sent(stack)["traceparent"].split("-")
+        (span,) = collector.spans()
+    assert passed == ["00", span.trace_id.hex(), span.span_id.hex(), "03"], "sampled, and drawn"
+    assert span.kind == span.SPAN_KIND_SERVER
+    assert span.status.code == 0
+
+
+def test_what_nobody_sees_has_a_context_for_engines_all_the_same() -> None:
+    lines: list[Line] = []
+    with collecting() as collector:
+        with traced(collector, sample=0.0, lines=lines) as stack:
+            headers = {"tracestate": "a=1"}
+            assert stack.post(CHAT, chat(), key="acme-key", headers=headers)[0] == 200
+            passed = sent(stack)
+        assert collector.spans() == []
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-02", passed["traceparent"])
+    assert lines[0].trace_id == passed["traceparent"].split("-")[1]
+    assert "tracestate" not in passed, "a state belongs to its context"
+
+
+def test_a_trace_that_is_sent_is_the_exemplar_of_its_times() -> None:
+    for sample, expected in ((1.0, {TRACE}), (0.0, set())):
+        with collecting() as collector, traced(collector, sample) as stack:
+            headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+            assert stack.post(CHAT, chat("qwen2-7b"), key="acme-key", headers=headers)[0] == 200
+            poll("it is counted", lambda stack=stack: stack.process.metrics.total("promptlane_requests", "acme") == 1)
+            text, _ = stack.process.metrics.scraped("application/openmetrics-text; version=1.0.0")
+        for name in ("promptlane_request_seconds", "promptlane_first_byte_seconds"):
+            found = re.findall(rf'{name}_bucket.* # {{trace_id="(\w+)"}}', text.decode())
+            assert set(found) == expected
+
+
 @pytest.mark.parametrize("given", [None, "00-nonsense-01", f"00-{'0' * 32}-{PARENT}-01", f"ff-{TRACE}-{PARENT}-01"])
 def test_without_a_context_that_is_any_good_a_trace_begins_here(given: str | None) -> None:
     headers = {"tracestate": "a=1"} | ({"traceparent": given} if given is not None else {})
@@ -118,7 +156,7 @@ def test_failures_are_events_and_the_spans_status() -> None:
 
 
 def test_a_collector_that_hangs_or_is_gone_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.tracing._LAST_SECONDS", 0.2)
+    monkeypatch.setattr("router.spans._LAST_SECONDS", 0.2)
     with collecting() as collector:
         collector.hangs = True
         with traced(collector) as stack:

@@ -6,13 +6,10 @@ import json
 import re
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from router.wire.alias import AliasRewriter, rename_in_error
-
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 ENGINE, ALIAS = "tiny", "qwen2-7b"
 PAIRS = [b'"model":"tiny"', b'"model": "tiny"']

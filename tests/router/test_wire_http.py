@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.wire.http import (
@@ -15,9 +15,6 @@ from router.wire.http import (
     response_headers,
     sane_request_id,
 )
-
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 header_names = st.sampled_from(sorted(REQUEST_ALLOWED | RESPONSE_ALLOWED)) | st.binary(min_size=1, max_size=12)
 headers = st.lists(st.tuples(header_names, st.binary(max_size=12)), max_size=12)

@@ -6,15 +6,12 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import BadRequest
 from router.wire.fields import read_fields
 from router.wire.openai import APIS, CONTROL_FIELDS, Body, engine_body, read_body
-
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 CHAT, RESPONSES, EMBEDDINGS = APIS["/v1/chat/completions"], APIS["/v1/responses"], APIS["/v1/embeddings"]
 texts = st.text(st.characters(codec="utf-8"), max_size=10)

@@ -15,9 +15,6 @@ from router.wire.fields import read_fields
 from router.wire.openai import APIS, read_prompt
 from router.wire.prompt import MEDIA_TOKENS, Prompt
 
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
-
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 PICTURE = "data:image/png;base64," + "iVBORw0KGgo" * 200

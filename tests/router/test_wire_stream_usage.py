@@ -8,14 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.wire.stream_usage import BEHIND_BYTES, EVENT_BYTES, UsageRemover
 from router.wire.usage import Usage, find_usage
-
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 HERE = Path(__file__).resolve().parent / "samples"
 ENGINE = Path(__file__).resolve().parents[1] / "engine" / "samples"

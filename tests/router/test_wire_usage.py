@@ -6,13 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.wire.usage import Usage, find_finish, find_usage
-
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
 
 SAMPLES = Path(__file__).resolve().parents[1] / "engine" / "samples"
 OURS = Path(__file__).resolve().parent / "samples"

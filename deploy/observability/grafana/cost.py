@@ -67,6 +67,22 @@ COST = Dashboard(
                     TENANT,
                     width=12,
                 ),
+                one(
+                    "Cost of an hour of requests by tenant and model",
+                    "short",
+                    f"3600e-6 * tenant_model:promptlane_cost_micro_usd:rate5m{{{TENANT}}}",
+                    "{{tenant}} {{model}}",
+                    "As their records say it: by prices, or by the time that engines worked for them.",
+                    width=12,
+                ),
+                one(
+                    "Share of requests answered from the cache",
+                    "percentunit",
+                    f"tenant:promptlane_cache_hits:share5m{{{TENANT}}}",
+                    "{{tenant}}",
+                    "Of tenants with a cache.",
+                    width=12,
+                ),
                 Panel(
                     "Tokens in 24 hours",
                     "short",

@@ -150,6 +150,7 @@ def _panel(number: int, panel: Panel, left: int, top: int) -> dict[str, Any]:
                 "legendFormat": named or "__auto",
                 "range": timed,
                 "instant": not timed,
+                **({"exemplar": True} if timed and "_bucket" in expression else {}),
             }
             for index, (expression, named) in enumerate(panel.queries)
         ],

@@ -7,6 +7,7 @@ from deploy.observability.grafana.model import TENANT, Dashboard, Panel, one, ra
 _GOOD = f"tenant_objective:promptlane_slo_good:share30d{{{TENANT}}}"
 _BUDGET = "tenant_objective:promptlane_slo_budget:share"
 _NAMED = "{{tenant}} {{objective}}"
+_MEASURED = "{{tenant}} {{model}} {{measure}}"
 
 TENANTS = Dashboard(
     "promptlane-tenant",
@@ -83,6 +84,33 @@ TENANTS = Dashboard(
                     f"max by (tenant, model, quantile) (promptlane_answer_tokens{{{TENANT}}})",
                     "{{tenant}} {{model}} {{quantile}}",
                     "Tokens.",
+                ),
+            ),
+        ),
+        (
+            "Answers",
+            (
+                one(
+                    "Moved from what was usual",
+                    "short",
+                    f"max by (tenant, model, measure) (promptlane_output_drift{{{TENANT}}})",
+                    _MEASURED,
+                    "Population stability index of the last answers: above 0.25 they have changed.",
+                ),
+                one(
+                    "Shares",
+                    "percentunit",
+                    f'avg by (tenant, model, measure) (promptlane_output_level{{{TENANT}, measure!~"tokens|watched"}})',
+                    _MEASURED,
+                    "Of the last answers: cut off by their length (finish), refusals, odd tool calls; repetition, and "
+                    "shift of script, on average.",
+                ),
+                one(
+                    "Watched words",
+                    "short",
+                    f'avg by (tenant, model) (promptlane_output_level{{{TENANT}, measure="watched"}})',
+                    "{{tenant}} {{model}}",
+                    "In a thousand characters of answers.",
                 ),
             ),
         ),

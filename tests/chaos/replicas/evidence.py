@@ -111,9 +111,9 @@ class Evidence:
         return not any(item.life is None and item.spell.began <= at <= item.spell.ended for item in self.struck)
 
     def _forgotten(self, one: Served, began: float, ended: float) -> bool:
-        """Whether nobody could know of it when others were admitted (README, Limits): Redis lost its memory in that
-        while, and the replica that had admitted it could not tell it again, as it had ended, or did not reach Redis
-        while all others told it; or that replica had begun while Redis was away, and spent its share unheard of."""
+        """Whether nobody could know of it when others were admitted (router/README.md, Limits): Redis lost its memory
+        meanwhile, and the replica that had admitted it could not tell it again, as it had ended, or did not reach
+        Redis while all others told it; or that one had begun while Redis was away, and spent its share unheard of."""
         if self._newcomer(one):
             return True
         for item in self.struck:

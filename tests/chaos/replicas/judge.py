@@ -23,7 +23,10 @@ from tests.chaos.replicas.load import Attempt, Story, excused
 from tests.chaos.replicas.trail import Carried, Part
 
 TOLD_SECONDS = 1.5
-"""A look at Redis (0.25 s, and 0.5 s where it does not answer), or a link that is made anew, and what follows."""
+"""A look at Redis (0.25 s, and 0.5 s where it does not answer), and what follows."""
+RELINKED_SECONDS = 2.5
+"""The same by a link between two that had none: an attempt takes a second where nothing arrives, and the next is made a
+second later at most."""
 TAKEN_OVER_SECONDS = 2.0
 SPARE_SHARE = 0.01
 MINUTE = 60.0
@@ -126,8 +129,12 @@ def stale(
             )  # half the time on, everything takes twice
             if age <= told:
                 continue
-            since, there = one.at - told, slots[new.me]
-            out = {away.nodes for away in gone if away.began <= one.at and since <= away.ended}
+            there, linked = slots[new.me], told * RELINKED_SECONDS / TOLD_SECONDS
+            out = {
+                away.nodes
+                for away in gone
+                if away.began <= one.at and one.at - (told if REDIS in away.nodes else linked) <= away.ended
+            }
             if any(_reached(slots[who], there, {REDIS, *slots.values()}, out) for who in {one.me, one.by}):
                 found.append((one, age))
                 break
@@ -179,8 +186,8 @@ def over_a_minute(
     """The most that was admitted in a minute, and when, where it is above the limit; `each`: what a request counts.
 
     A request was admitted between being sent and reaching an engine: it is counted only in minutes that hold both.
-    `forgotten`: whether nobody could know of it any more in the minute from the one time to the other (README: a Redis
-    that lost its memory, and a replica that could not tell it).
+    `forgotten`: whether nobody could know of it any more in the minute from the one time to the other (as the documents
+    say: a Redis that lost its memory, and a replica that could not tell it).
     """
     ordered = sorted(served, key=lambda one: one.sent)
     worst: tuple[int, float] | None = None

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from tests.chaos.problems import told
 from tests.chaos.replicas import judge
 from tests.chaos.replicas.evidence import Evidence, Struck
 from tests.chaos.replicas.faults import DEADLY, ENDS, OF_OWNER, OF_REDIS, OUT_OF_REACH, Fault, Kind, Schedule
@@ -50,9 +51,7 @@ class Report:
         counts = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
         figures = "".join(f"; {what} {value:.2f}" for what, value in self.figures)
         lines = [f"seed {self.schedule.seed}: {self.schedule}", f"  {self.seconds:.1f} s: {counts}{figures}"]
-        lines += [f"  PROBLEM {problem}" for problem in self.problems[:SHOWN]]
-        more = len(self.problems) - SHOWN
-        return "\n".join(lines + ([f"  and {more} more problems"] if more > 0 else []))
+        return "\n".join([*lines, *told(self.problems, SHOWN)])
 
 
 class Play:

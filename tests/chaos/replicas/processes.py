@@ -114,7 +114,7 @@ class Redis:
         assert self._server is not None
         self._server.process.send_signal(number)
         if number is signal.SIGKILL:
-            self._server.process.wait(10.0)
+            self._server.process.wait(60.0)
 
     def stop(self) -> None:
         if self._server is not None:

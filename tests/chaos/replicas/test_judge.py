@@ -143,6 +143,12 @@ def test_nobody_goes_back_to_a_lower_term() -> None:
         ((gone(0, 9, "r0", "redis"), gone(0, 9, "r0", "r1")), True),  # the third one
         ((gone(0, 9, "r0", "redis"), gone(0, 9, "r0", "r1"), gone(0, 9, "r0", "r2")), False),
         ((gone(0, 4.5, "r0", "redis"), gone(0, 9, "r0", "r1"), gone(0, 9, "r0", "r2")), False),  # just healed
+        (
+            (gone(0, 9, "r0", "redis"), gone(0, 3, "r0", "r1"), gone(0, 3, "r0", "r2")),
+            False,
+        ),  # a link is made anew in this time
+        ((gone(0, 9, "r0", "redis"), gone(0, 2.4, "r0", "r1"), gone(0, 9, "r0", "r2")), True),  # by a link made anew
+        ((gone(0, 3, "r0", "redis"), gone(0, 9, "r0", "r1"), gone(0, 9, "r0", "r2")), True),  # by Redis
         ((gone(0, 9, "r0"),), False),  # it was stopped
     ],
 )

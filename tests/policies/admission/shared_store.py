@@ -17,9 +17,10 @@ RECOVERY_SECONDS, HUNGRY_SECONDS = 2.0, 1.5
 
 @dataclass
 class Counts:
-    """What the store knows. `mine`: per replica and slice."""
+    """What the store knows. `mine`: per replica and slice; `""` are those who died before it lost its memory."""
 
     mine: dict[str, dict[int, int]] = field(default_factory=dict)
+    everybodys: dict[int, int] = field(default_factory=dict)  # before it lost its memory
     reserves: dict[str, int] = field(default_factory=dict)
     seats: dict[str, int] = field(default_factory=dict)
     idle: dict[str, int] = field(default_factory=dict)
@@ -41,22 +42,22 @@ class SharedStore:
         self.recovery: tuple[float, int] | None = None
 
     def forget(self) -> None:
-        """It restarts empty."""
+        """It restarts empty: until it is somewhat older, or all who lived have had their say, it grants nothing."""
         self.epoch += 1
-        self.counts, self.recovery = Counts(), None
+        self.counts, self.recovery = Counts(), (self.now, 0)
 
     def begin(self, me: str, returning: bool, replicas: int) -> tuple[int, bool]:
         """How many replicas there are, and whether they still tell what they did while the store was away."""
         counts = self.counts
         if returning and (self.recovery is None or replicas > self.recovery[1]):
-            self.recovery = (self.recovery[0] if self.recovery else self.now, replicas)
+            self.recovery = (self.recovery[0] if self.recovery and self.recovery[1] else self.now, replicas)
         counts.last[me] = self.now
         alive = self.alive()
         recovering = False
         if self.recovery is not None:
             began, expected = self.recovery
             reported = sum(counts.last[one] >= began for one in alive)
-            recovering = reported < expected and self.now - began < RECOVERY_SECONDS
+            recovering = (expected == 0 or reported < expected) and self.now - began < RECOVERY_SECONDS
             if not recovering:
                 self.recovery = None
         return len(alive), recovering
@@ -68,12 +69,15 @@ class SharedStore:
         counts, alive = self.counts, self.alive()
         own = counts.mine.setdefault(me, {})
         own.update(ask.mine)
-        first = window.calendar.first(self.now)
-        slices: dict[int, int] = {}
-        for figures in counts.mine.values():
-            for number, amount in figures.items():
-                if number >= first:
-                    slices[number] = slices.get(number, 0) + amount
+        for number, amount in ask.everybodys.items():
+            counts.everybodys[number] = max(amount, counts.everybodys.get(number, 0))
+        slices = self._slices(window.calendar.first(self.now))
+        if counts.everybodys and not recovering:
+            dead = counts.mine.setdefault("", {})
+            for number, total in counts.everybodys.items():
+                dead[number] = dead.get(number, 0) + max(0, total - slices.get(number, 0))
+            counts.everybodys.clear()
+            slices = self._slices(window.calendar.first(self.now))
         counts.reserves = {one: amount for one, amount in counts.reserves.items() if one in alive}
         others = sum(amount for one, amount in counts.reserves.items() if one != me)
         used, granted = sum(slices.values()), 0
@@ -93,11 +97,21 @@ class SharedStore:
             quiet = self.now - counts.hungry_at >= HUNGRY_SECONDS
             counts.reserves[me] = max(0, ask.keep, fair if quiet and ask.keep >= 0 else 0)
             counts.idle[me] = ask.free + granted - min(granted, ask.least)
+        else:
+            counts.reserves[me] = max(0, ask.keep)
         idle = sum(amount for one, amount in counts.idle.items() if one in alive and one != me)
         hungry = self.now - counts.hungry_at < HUNGRY_SECONDS
         told = ";".join(f"{number}:{amount}" for number, amount in slices.items() if amount)
         last = max((number for number, amount in slices.items() if amount), default=0)
         return WindowAnswer(granted, used + granted, counts.reserves.get(me, 0), others, idle, hungry, last, told)
+
+    def _slices(self, first: int) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for figures in self.counts.mine.values():
+            for number, amount in figures.items():
+                if number >= first:
+                    found[number] = found.get(number, 0) + amount
+        return found
 
     def take_seats(self, me: str, ask: SeatsAsk, recovering: bool) -> SeatsAnswer:
         counts, alive = self.counts, self.alive()
@@ -133,8 +147,13 @@ class Replica:
         self._heard_at = float("-inf")
         self._lost = False
         self._everything = True
-        self._returning = False
+        self._returning = self._forgotten = False
         self.cut = False  # nothing passes between it and the store, which all others reach
+
+    @property
+    def knows_epoch(self) -> bool:
+        """Whether it has talked with the store since that lost its memory."""
+        return self._epoch == self._store.epoch
 
     def talk(self, *, answer_lost: bool = False, meanwhile: Callable[[], None] = lambda: None) -> None:
         """One exchange. `answer_lost`: the store does what it is asked, and the replica never hears of it.
@@ -143,9 +162,13 @@ class Replica:
         now = store.now
         reachable = store.reachable and not self.cut
         if self._epoch != store.epoch and reachable:
-            self._returning = self._returning or self._epoch is not None
+            self._forgotten = self._forgotten or self._epoch is not None
+            self._returning = self._returning or self._forgotten
             self._epoch, self._everything = store.epoch, True
-        ask = self.counter.ask(now, all_of_it=self._everything)
+        if isinstance(self.counter, LeasedWindow):
+            ask: WindowAsk | SeatsAsk = self.counter.ask(now, all_of_it=self._everything, forgotten=self._forgotten)
+        else:
+            ask = self.counter.ask(now, all_of_it=self._everything)
         if not reachable:
             self._fail(now)
             return
@@ -168,6 +191,7 @@ class Replica:
             self.counter.told(ask, seats, heard, now)
         self.replicas = replicas
         self._heard_at, self._lost, self._returning, self._everything = now, False, False, recovering
+        self._forgotten = self._forgotten and recovering
 
     def _fail(self, now: float) -> None:
         self._lost = self._everything = True

@@ -31,8 +31,8 @@ STEPS = st.lists(
     max_size=60,
 )
 Steps = list[tuple[float, str, int, int]]
-CUT_SECONDS = LEASE_SECONDS - 4.0
-"""So long a replica alone may not reach the store; `hammer` and `use` let some seconds pass."""
+CUT_SECONDS = LEASE_SECONDS - 0.5
+"""So long a replica alone may not reach the store."""
 
 
 @dataclass
@@ -66,6 +66,8 @@ class World:
     def pass_time(self, seconds: float) -> None:
         """In looks a quarter of a second apart, as they are; over long times only around its ends."""
         end = self.store.now + seconds
+        if self.cut_at is not None and end > self.cut_at + CUT_SECONDS:
+            self.mend()
         if seconds > 6:
             self.store.now = end - 3
         while self.store.now < end:
@@ -99,9 +101,24 @@ class World:
             charge.settle(int(entry[1]), self.store.now)
 
     def die(self, which: int) -> None:
+        """Its last words have been heard, but for when the store has lost its memory since: then by the store alone."""
+        self.replicas[which].talk()
+        if all(one.knows_epoch for one in self.replicas):
+            self.turn()
         self.replicas[which] = self._replica()
         self.open.clear()  # whose charges they are is not told apart: none is settled any more
         self.replicas[which].talk()
+
+    def forget(self) -> None:
+        """The store loses its memory. What it had granted, others than those who got it have heard of."""
+        self.mend()  # what a replica cannot tell such a store, it does not know
+        self.hear()
+        self.store.forget()
+        self.store.reachable = True
+
+    def hear(self) -> None:
+        if self.store.reachable:
+            self.turn()
 
     def worst(self) -> float:
         """The most that was spent in any 60 s."""
@@ -110,8 +127,9 @@ class World:
         )
 
     def cut(self, which: int) -> None:
-        """This replica alone does not reach the store."""
-        if self.cut_at is None:
+        """This replica alone does not reach the store, which knows what it has."""
+        if self.cut_at is None and self.store.reachable:
+            self.hear()
             self.replicas[which].cut, self.cut_at = True, self.store.now
 
     def mend(self) -> None:
@@ -135,8 +153,6 @@ class World:
 
 def play(world: World, steps: Steps) -> None:
     for seconds, action, which, amount in steps:
-        if world.cut_at is not None and world.store.now + seconds > world.cut_at + CUT_SECONDS:
-            world.mend()
         world.pass_time(seconds)
         if action == "use":
             world.use(which, amount)
@@ -154,10 +170,9 @@ def play(world: World, steps: Steps) -> None:
             if world.store.reachable and not world.replicas[which].cut:
                 world.die(which)
         elif action == "store empty":
-            world.mend()  # what a replica cannot tell such a store, it does not know
-            world.store.forget()
-            world.store.reachable = True
+            world.forget()
         else:
+            world.hear()
             world.store.reachable = action == "store back"
 
 
@@ -241,6 +256,16 @@ def test_a_request_with_a_chunk_at_hand_asks_nobody_and_a_refusal_is_remembered(
     assert 50 < refused < 62, "when the first of it leaves the window, to the slice"
     world.store.now += 0.26
     assert window.check(50, world.store.now) == ASK, "others may have given something back"
+
+
+def test_nothing_is_kept_of_slices_that_have_left_the_window() -> None:
+    world = World(limit=100, count=1)
+    window = world._window(0)
+    for _ in range(8):
+        assert world.use(0, 5)
+        for _ in range(70):  # each turn asks in the slice of its moment
+            world.pass_time(1.0)
+    assert len(window._stored) <= len(window._mine) <= 3
 
 
 def test_the_wait_that_is_told_is_true() -> None:

@@ -168,6 +168,7 @@ def test_a_longer_prompt_that_became_cached_while_it_waited_goes_first() -> None
     assert ids(make_view(states, closed=[1])) == ["short", "long"]
 
 
+@pytest.mark.interpreted("it counts the calls of a method")
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_a_pass_refreshes_no_more_than_its_window(monkeypatch: pytest.MonkeyPatch, lanes: int) -> None:
     states, queue, looked = make_fleet(2), Queue(ORDER), [0]

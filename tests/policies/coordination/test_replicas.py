@@ -212,6 +212,11 @@ class Replicas(RuleBasedStateMachine):
         highest = max((replica.ownerships[pool].term for replica in self._living()), default=0)
         self._pick(which).fenced(pool, highest)
 
+    @rule(which=st.integers(0, 9), other=st.integers(0, 9))
+    def two_connect(self, which: int, other: int) -> None:
+        """Also where neither reaches the store. Afterwards they do not both decide."""
+        meet(self._pick(which), self._pick(other))
+
     @rule()
     def all_is_calm(self) -> None:
         self.calm()
@@ -259,6 +264,19 @@ class Replicas(RuleBasedStateMachine):
 
 Replicas.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 TestReplicas = Replicas.TestCase
+
+
+def meet(one: Replica, other: Replica) -> None:
+    """What two say to each other on a new connection: the highest terms that they know, and who leads with them."""
+    if one is other or one.asleep or other.asleep:
+        return
+    for pool in POOLS:
+        for here, there in ((one, other), (other, one)):
+            term, leads = there.ownerships[pool].term, there.leads(pool)
+            here.fenced(pool, term)
+            if leads:
+                here.ownerships[pool].led_by(Lease(there.name, there.name, term))
+        assert not (one.leads(pool) and other.leads(pool)), "both lead though they have spoken"
 
 
 def settled(count: int) -> tuple[World, dict[str, Replica]]:
@@ -334,6 +352,27 @@ def test_two_owners_of_one_pool_are_told_apart_by_their_terms_and_the_older_one_
     assert new.ownerships["a"].term > cut.ownerships["a"].term
     cut.fenced("a", new.ownerships["a"].term)
     run(world, replicas, 5.0)
+    assert [replica for replica in replicas.values() if replica.leads("a")] == [new]
+
+
+def test_an_old_owner_that_reaches_nobody_but_a_peer_goes_by_what_that_one_knows() -> None:
+    world, replicas = settled(3)
+    cut = next(replica for replica in replicas.values() if replica.leads("a"))
+    cut.cut_off = True
+    run(world, replicas, 3.0)
+    for replica in replicas.values():
+        replica.cut_off = True  # the store is gone for all
+    run(world, replicas, 1.0)
+    new = next(replica for replica in replicas.values() if replica.leads("a") and replica is not cut)
+    third = next(replica for replica in replicas.values() if replica not in (cut, new))
+    meet(cut, third)
+    assert not cut.leads("a")
+    assert cut.ownerships["a"].owner is None
+    meet(cut, new)
+    run(world, replicas, 5.0)
+    owner = cut.ownerships["a"].owner
+    assert owner is not None
+    assert owner.replica == new.name
     assert [replica for replica in replicas.values() if replica.leads("a")] == [new]
 
 

@@ -18,6 +18,7 @@ from router.coordination.frames import (
     Fence,
     First,
     Held,
+    Known,
     NotMine,
     Ping,
     Pong,
@@ -99,7 +100,9 @@ from_owners = (
     | st.builds(Held, ids, numbers)
     | st.builds(Aside, ids)
     | st.builds(NotMine, ids, words, counts)
-    | st.builds(Pong, counts)
+    | st.builds(
+        Pong, counts, st.lists(st.builds(Known, words, counts, st.booleans()), max_size=3).map(tuple), st.booleans()
+    )
 )
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from msgspec import Struct
 
-from router.coordination.frames import Answer, Ask, FromFollower, Ping
+from router.coordination.frames import Answer, Ask, FromFollower, Known, Ping, Pong
 from router.coordination.framing import FrameReader, encode, from_owner
 from router.coordination.handshake import Handshake, Peer, link_key, new_life
 from router.coordination.link import Link, Unreachable
@@ -41,12 +41,16 @@ class Desk:
         self.session = session
         self.answers = answers
         self.frames: list[FromFollower] = []
+        self.known: tuple[Known, ...] = ()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def received(self, frame: FromFollower) -> None:
         self.frames.append(frame)
         if self.answers and isinstance(frame, Ask):
             self.session.send(make_bound(frame.id, frame.request.id))
+
+    def pong(self, ping: Ping) -> Pong:
+        return Pong(ping.n, self.known)
 
     def lost(self, reason: str) -> None:
         self.ended.set_result(reason)
@@ -89,11 +93,15 @@ class Notes:
     def __init__(self) -> None:
         self.connections = 0
         self.reasons: list[str] = []
+        self.known: list[Known] = []
         self.at_once: Callable[[], None] = lambda: None  # what to say first on a new connection
 
     def connected(self) -> None:
         self.connections += 1
         self.at_once()
+
+    def told(self, known: Sequence[Known]) -> None:
+        self.known.extend(known)
 
     def disconnected(self, reason: str) -> None:
         self.reasons.append(reason)

@@ -14,7 +14,16 @@ from pathlib import Path
 
 import redis
 
-from tests.servers import POLL_SECONDS, Server, ServerFailed, free_port, launch, redis_binary, temporary_folder
+from tests.servers import (
+    POLL_SECONDS,
+    Server,
+    ServerFailed,
+    free_cluster_port,
+    free_port,
+    launch,
+    redis_binary,
+    temporary_folder,
+)
 
 PLAIN = ("--save", "", "--appendonly", "no", "--bind", "127.0.0.1")
 
@@ -53,7 +62,7 @@ class RedisProcess:
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
         assert self._server is not None
-        self._server.process.wait(10.0)
+        self._server.process.wait(60.0)
 
     def pause(self) -> None:
         self._signal(signal.SIGSTOP)
@@ -98,7 +107,7 @@ def redis_process(
 @contextlib.contextmanager
 def cluster_of_one() -> Iterator[RedisProcess]:
     """A cluster whose only node has all slots. It takes the port that is 10,000 above its own, too."""
-    with redis_process("--cluster-enabled", "yes", port=free_port(above=10_000)) as process:
+    with redis_process("--cluster-enabled", "yes", port=free_cluster_port()) as process:
         with process.client() as client:
             client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
             _until(lambda: b"cluster_state:ok" in _raw(client.execute_command("CLUSTER", "INFO")))
@@ -135,7 +144,7 @@ def _linked(client: redis.Redis) -> bool:
 
 
 def _until(ready: Callable[[], object]) -> None:
-    end = time.monotonic() + 30.0
+    end = time.monotonic() + 60
     while not ready():
         if time.monotonic() > end:
             raise ServerFailed("the servers did not find each other within 30 s")

@@ -22,13 +22,18 @@ def written(replica: Replica) -> bool:
     return not journal.due and not journal.waiting
 
 
-async def test_what_an_owner_learned_of_caches_the_next_one_reads_back(tmp_path: Path) -> None:
-    journals = FileJournal(tmp_path)
-    owner, heir = Replica("owner", journals=journals), Replica("heir", journals=journals)
+async def has_served(owner: Replica) -> None:
+    """It owns the pool, and has learned of a cache by one request."""
     owner.sees(owner, 1)
     ticket = await owner.pool.dispatch(request())
     ticket.first_token()
     ticket.settle(OK)
+
+
+async def test_what_an_owner_learned_of_caches_the_next_one_reads_back(tmp_path: Path) -> None:
+    journals = FileJournal(tmp_path)
+    owner, heir = Replica("owner", journals=journals), Replica("heir", journals=journals)
+    await has_served(owner)
     assert (knows(owner), knows(heir)) == (len(PREFIX), 0)
     await until(lambda: written(owner))
     heir.sees(heir, 2)
@@ -54,3 +59,21 @@ async def test_after_a_reload_the_new_endpoints_caches_are_written_down_too(tmp_
     owner.remote.affinity.end()
     await owner.remote.affinity.stopped()
     assert [one.index.scribe for one in owner.states] == [None, None]
+
+
+async def test_an_heir_whose_endpoints_are_found_while_it_reads_knows_what_was_written_of_them(tmp_path: Path) -> None:
+    journals = FileJournal(tmp_path)
+    owner, heir = Replica("owner", journals=journals), Replica("heir", journals=journals)
+    await has_served(owner)
+    await until(lambda: written(owner))
+    places = heir.pool.places
+    heir.pool.change([])
+    heir.sees(heir, 2)  # it begins to read, and knows nobody yet
+    heir.pool.change(places)
+    await until(lambda: knows(heir) == len(PREFIX))
+    assert heir.states[0].index.scribe is not None
+    owner.sees(heir, 2)
+    for one in (owner, heir):
+        assert one.remote.affinity is not None
+        one.remote.affinity.end()
+        await one.remote.affinity.stopped()

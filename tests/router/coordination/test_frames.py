@@ -13,7 +13,7 @@ from msgspec import Struct, ValidationError
 from msgspec.msgpack import encode
 
 from policies.types import FailureCause, Outcome
-from router.coordination.frames import Ended, First, FromFollower, FromOwner, Ping
+from router.coordination.frames import Ended, First, FromFollower, FromOwner, Known, Ping, Pong
 from router.coordination.framing import from_follower, from_owner
 from tests.router.coordination.builders import from_followers, from_owners
 
@@ -65,6 +65,16 @@ def test_no_two_kinds_of_frames_have_one_number() -> None:
 
 def test_a_field_that_a_newer_replica_adds_at_the_end_is_passed_over() -> None:
     assert from_follower().decode(encode([Ping.__struct_config__.tag, 5, "new"])) == Ping(5)
+
+
+def test_a_pong_of_an_older_replica_and_for_an_older_one_is_read() -> None:
+    tag = Pong.__struct_config__.tag
+    assert from_owner().decode(encode([tag, 5])) == Pong(5)
+
+    class Older(Struct, array_like=True, frozen=True, tag=21):
+        n: int
+
+    assert msgspec.msgpack.decode(encode(Pong(5, (Known("p", 7, True),))), type=Older) == Older(5)
 
 
 def test_a_request_s_number_is_never_below_one() -> None:

@@ -61,7 +61,7 @@ async def test_a_follower_hears_that_its_request_is_held_and_has_its_ticket_when
     assert (heard, task.done(), len(owner.pool.waiting)) == ([7.0], False, 1)
     owner.states[0].draining = False
     owner.pool.run_pass()
-    (await asyncio.wait_for(task, 10)).settle(None)
+    (await asyncio.wait_for(task, 60)).settle(None)
 
 
 async def test_who_does_not_want_to_hear_of_a_hold_does_not() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from router.coordination.store import Snapshot, StoreLost
 from router.metrics import Metrics
 from router.pools import Place, Pool
 from router.upstream import Upstream
+from tests.chaos.wire import Wire
 from tests.policies.builders import make_state
 from tests.router.builders import LIMITS, NOBODY, Lane, Random, make_attempts, make_desk, request
 from tests.router.coordination.builders import SECRET
@@ -74,14 +75,25 @@ class Memory:
             raise StoreLost("it is gone")
 
 
-class One:
-    """A replica with pools of these names."""
+@dataclass
+class View(Memory):
+    """The same store as one replica reaches it, or not."""
 
-    def __init__(self, name: str, store: Memory, *pools: str, secret: bytes = SECRET) -> None:
+    @classmethod
+    def of(cls, store: Memory) -> View:
+        return cls(store.leases, store.replicas, homes=store.homes)
+
+
+class One:
+    """A replica with pools of these names. `through`: the wire by which others reach it."""
+
+    def __init__(
+        self, name: str, store: Memory, *pools: str, secret: bytes = SECRET, through: Wire | None = None
+    ) -> None:
         self.name = name
         self.metrics = Metrics()
         self.clock = asyncio.get_running_loop().time
-        settings = ReplicasSettings(name, "tcp://127.0.0.1:0")
+        settings = ReplicasSettings(name, "tcp://127.0.0.1:0", _relayed(through))
         self.replicas = Replicas(settings, store, secret, self.clock, self.metrics)
         self.pools = {pool: self.pool(pool) for pool in pools}
         self.replicas.serve(self.pools)
@@ -103,6 +115,16 @@ class One:
 
     def in_flight(self, pool: str = "p") -> int:
         return sum(state.in_flight for state in self.pools[pool].states)
+
+
+def _relayed(wire: Wire | None) -> Callable[[str], str]:
+    def advertised(bound: str) -> str:
+        if wire is None:
+            return bound
+        wire.target = ("127.0.0.1", int(bound.rpartition(":")[2]))
+        return f"tcp://127.0.0.1:{wire.port}"
+
+    return advertised
 
 
 @asynccontextmanager
@@ -242,3 +264,53 @@ async def test_pools_that_a_reload_removes_are_given_up_and_those_it_adds_are_le
         one.replicas.serve(one.pools)
         await until(lambda: set(store.leases) == {"p", "q"} and one.mode("q") is Mode.LEADS)
         assert one.pools["p"].remote is one.replicas.remotes["p"]
+
+
+async def test_an_owner_that_was_cut_off_from_everybody_is_told_by_a_peer_though_the_store_is_away() -> None:
+    """It was cut off, another took its pool, the store died, the network is whole again: it calls on the other one,
+    which has no reason to call on it."""
+    store = Memory()
+    views, wires = (View.of(store), View.of(store)), (Wire(("", 0)), Wire(("", 0)))
+    ones = [One(name, view, "p", through=wire) for name, view, wire in zip("ab", views, wires, strict=True)]
+    for wire in wires:
+        await wire.start()
+    async with running(*ones):
+        owner, (other,) = await settled(*ones)
+        views[ones.index(owner)].lost = True
+        for wire in wires:
+            wire.cut()
+        del store.leases["p"], store.replicas[owner.name]
+        await until(lambda: other.mode() is Mode.LEADS and owner.name not in other.replicas.links)
+        assert owner.mode() is Mode.LEADS  # it goes on for its own clients
+        views[ones.index(other)].lost = True
+        await until(lambda: other.replicas.store_lost)
+        for wire in wires:
+            await wire.mend()
+        await until(lambda: owner.mode() is Mode.FOLLOWS)
+        assert other.mode() is Mode.LEADS
+        await ask(owner)
+        assert other.metrics.total("promptlane_replica_asked", "bound") == 1
+        for view in views:
+            view.lost = False
+        await settled(owner, other)
+    for wire in wires:
+        await wire.stop()
+
+
+async def test_who_comes_after_one_that_ended_is_found_at_its_address_though_the_store_is_away() -> None:
+    store, wire = Memory(), Wire(("", 0))
+    one, first = One("a", store, "p"), One("b", store, "p", through=wire)
+    await wire.start()
+    async with running(one):
+        async with running(first):
+            await settled(one, first)
+        store.replicas["b"] = f"tcp://127.0.0.1:{wire.port}"
+        await until(lambda: "b" in one.replicas.links)
+        store.lost = True
+        await until(lambda: one.replicas.store_lost)
+        second = One("c", Memory(), "p", through=wire)
+        second.replicas.remotes["p"].fenced(10**9)  # it has seen what others did not
+        async with running(second):
+            await until(lambda: one.replicas.remotes["p"].term >= 10**9)
+            assert one.replicas.links.keys() == {"c"}
+    await wire.stop()

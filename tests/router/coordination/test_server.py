@@ -131,15 +131,19 @@ async def test_half_a_handshake_is_given_up_in_time(
 
 
 async def test_an_owner_that_never_proves_itself_is_given_up_by_the_follower(tmp_path: Path) -> None:
+    left = asyncio.Event()
+
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()  # to the end of what the follower says
         writer.close()
+        left.set()
 
     server = await asyncio.start_unix_server(listen, tmp_path / "link.sock")
     async with server, link(f"unix:{tmp_path}/link.sock", limits=Limits(handshake=0.05)) as one:
         one.connect()
         await until(lambda: one._task is None)
         assert one._reason == "it did not prove itself in time"
+        await left.wait()
 
 
 async def test_many_who_say_nothing_keep_no_replica_out(our: Owner) -> None:

@@ -85,10 +85,10 @@ def settled(stack: Stack, wanted: dict[tuple[str, str, str], float]) -> None:
 def verdicts(stack: Stack) -> dict[tuple[str, str, str], float]:
     """By rule, side and action."""
     found = stack.process.metrics._totals["promptlane_guard_verdicts"]
-    return {labels[1:]: total for labels, total in found.items()}
+    return {labels[1:]: total for labels, (total,) in found.items()}
 
 
 def failures(stack: Stack) -> dict[tuple[str, str, str], float]:
     """By rule, side and cause."""
     found = stack.process.metrics._totals["promptlane_guard_failures"]
-    return {labels[1:]: total for labels, total in found.items()}
+    return {labels[1:]: total for labels, (total,) in found.items()}

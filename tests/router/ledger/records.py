@@ -64,4 +64,8 @@ any_record = st.builds(
     engine_micro_seconds=st.integers(0, 2**50),
     cost_micro=st.integers(0, 2**50),
     detail=st.none() | st.dictionaries(_text.filter(bool), _json, min_size=1, max_size=3),
+    parameters=st.none()
+    | st.fixed_dictionaries({"temperature": st.floats(0, 2), "seed": st.integers(-(2**62), 2**62)}),
+    output=st.none() | st.fixed_dictionaries({"repetition": st.floats(0, 1), "refusal": st.booleans()}),
+    **dict.fromkeys(("prompt_hash", "system_fingerprint", "weights_digest"), _text),
 )

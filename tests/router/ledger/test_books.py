@@ -69,7 +69,7 @@ def house(tmp_path: Path) -> House:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30.0
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -329,3 +329,47 @@ def test_a_folder_that_cannot_be_used_is_an_error_at_the_start(house: House) -> 
     house.spool.write_text("a file")
     with pytest.raises(OSError, match=r"exists|directory"):
         house.process()
+
+
+def anew(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if "put the old database back" in one.getMessage()]
+
+
+def test_a_new_database_in_the_place_of_one_that_had_records_is_told(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    lived: list[bool] = []
+    for name in ("a", "b", "c"):
+        if name == "b":
+            assert anew(caplog) == [], "the first one ever is as it should be"
+            house.file.unlink()
+        ledger = house.process()
+        ledger.start()
+        lived.append(ledger.shipper.begun_anew)
+        ledger.add(request(name))
+        ledger.stop()
+    (said,) = anew(caplog)
+    assert said.startswith(f"sqlite:///{house.file} has none")
+    assert f"none of the 1 records of chain {ledger.replica}" in said
+    assert lived == [False, True, False], "and once only"
+    assert house.names() == ["a", "b", "c"], "what the spool still had is moved again"
+
+
+def test_a_database_that_is_away_at_the_start_is_not_taken_for_a_new_one(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = house.process()
+    first.start()
+    first.add(request("a"))
+    first.stop()
+    aside = house.file.rename(house.file.with_suffix(".aside"))
+    house.file.mkdir()  # what no database can be opened of
+    second = house.process()
+    second.start()
+    until(lambda: second.shipper.database_errors > 1)
+    house.file.rmdir()
+    aside.rename(house.file)
+    second.add(request("b"))
+    until(lambda: house.names() == ["a", "b"])
+    second.stop()
+    assert anew(caplog) == []

@@ -15,6 +15,7 @@ from policies.ledger.retention import Retention
 from router.database.engine import Database
 from router.database.migrate import MIGRATIONS
 from router.database.tables import endpoint_days, ledger_chains, ledger_records, usage_days
+from router.ledger.runs import Run
 from router.ledger.store import LedgerStore
 from router.ledger.usage import DAY_SECONDS, UsageTables
 from router.wire.record import Record
@@ -49,7 +50,9 @@ def clear(store: LedgerStore) -> None:
             connection.execute(delete(table))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=25
+)
 @given(records=st.lists(any_request, min_size=1, max_size=12), cuts=st.lists(st.integers(0, 12), max_size=4))
 def test_sums_are_what_the_records_add_up_to_however_often_they_are_sent(
     store: LedgerStore, records: list[Record], cuts: list[int]
@@ -58,7 +61,7 @@ def test_sums_are_what_the_records_add_up_to_however_often_they_are_sent(
     sent, tables = chained(records), UsageTables(store.database)
     for cut in [*cuts, len(sent)]:
         if sent[:cut]:
-            store.put(REPLICA, sent[:cut])
+            store.put(REPLICA, Run.of(sent[:cut]))
     found = tables.usage(*EVER)
     assert found == tables.recounted(*EVER)
     assert sum(one.requests for one in found) == len(records)
@@ -68,7 +71,7 @@ def test_sums_are_what_the_records_add_up_to_however_often_they_are_sent(
 
 def test_a_day_is_one_in_utc_and_the_last_is_not_included(store: LedgerStore) -> None:
     midnight = (DAY + 1) * DAY_SECONDS
-    store.put(REPLICA, chained([request("a", midnight - 0.001), request("b", float(midnight))]))
+    store.put(REPLICA, Run.of(chained([request("a", midnight - 0.001), request("b", float(midnight))])))
     tables = UsageTables(store.database)
     assert [(one.day, one.requests) for one in tables.usage(*EVER)] == [(DAY, 1), (DAY + 1, 1)]
     assert [one.day for one in tables.usage(DAY, DAY + 1)] == [DAY]
@@ -79,7 +82,7 @@ def test_tokens_that_no_engine_has_had_do_not_count(store: LedgerStore) -> None:
     refused = request("r", outcome="refused", prompt_tokens=1000, usage_from="estimate")
     broken = request("b", outcome="failed")
     left = request("l", outcome="client_left", prompt_tokens=10, usage_from="estimate", engine_micro_seconds=5)
-    store.put(REPLICA, chained([refused, broken, left]))
+    store.put(REPLICA, Run.of(chained([refused, broken, left])))
     (one,) = UsageTables(store.database).usage(*EVER)
     assert (one.requests, one.refused, one.failed, one.prompt_tokens) == (3, 1, 1, 10)
 
@@ -93,15 +96,15 @@ def test_the_time_of_endpoints_adds_up(store: LedgerStore) -> None:
         )  # fmt: skip
 
     sent = chained([period(60, 0), period(0, 50)])
-    store.put(REPLICA, sent)
-    store.put(REPLICA, sent)
+    store.put(REPLICA, Run.of(sent))
+    store.put(REPLICA, Run.of(sent))
     (one,) = UsageTables(store.database).endpoints(*EVER)
     assert one == (DAY, "one", "e0", "warm", 60, 50, 2, 110, 14)
     assert UsageTables(store.database).usage(*EVER) == [], "it is no request"
 
 
 def test_sums_stay_when_records_are_deleted(store: LedgerStore) -> None:
-    store.put(REPLICA, chained([request(number) for number in range(5)]))
+    store.put(REPLICA, Run.of(chained([request(number) for number in range(5)])))
     assert store.prune(Retention(days=1.0), AT + 10 * DAY_SECONDS) == 5
     assert [one.requests for one in UsageTables(store.database).usage(*EVER)] == [5]
 

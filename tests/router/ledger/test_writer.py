@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import hmac
 import logging
 import os
@@ -18,6 +19,8 @@ from policies.ledger.chain import Mark, verify
 from router.ledger.segments import read_chain, segment_path, segments
 from router.ledger.spool import Spool
 from router.ledger.writer import Writer
+from router.wire.draft import Draft
+from router.wire.openai import APIS
 from router.wire.record import Record, read_record
 from tests.router.ledger.records import AT, KEY, REPLICA, request
 
@@ -61,7 +64,7 @@ refusing = pytest.mark.parametrize("desk", [OnFull.REFUSE], indirect=True)
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30.0
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -155,3 +158,16 @@ def test_a_prefix_is_told_by_a_hash_that_needs_the_key(desk: Desk) -> None:
     until(lambda: desk.writer.waiting == 0 and desk.writer.written["request"] == 1)
     (record,) = desk.records()
     assert record.prefix_hash == hmac.digest(KEY, b"00000000000000ff", "sha256").hex()[:32]
+
+
+def test_the_prompts_of_two_tenants_cannot_be_told_to_be_equal(desk: Desk) -> None:
+    plain = hashlib.sha256(b"the same prompt").digest()
+    for tenant in ("acme", "globex", "acme"):
+        desk.writer.add(Draft(request("a", tenant=tenant), APIS["/v1/chat/completions"], {"seed": b"7"}, prompt=plain))
+    until(lambda: desk.writer.written["request"] == 3)
+    first, other, again = desk.records()
+    assert first.prompt_hash == again.prompt_hash != other.prompt_hash
+    assert plain.hex()[:32] not in (first.prompt_hash, other.prompt_hash)
+    key = hmac.digest(KEY, b"tenant:acme", "sha256")
+    assert first.prompt_hash == hmac.digest(key, b"prompt\0" + plain, "sha256").hex()[:32]
+    assert first.parameters == {"seed": 7}

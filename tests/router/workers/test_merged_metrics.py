@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from router.key_metrics import KEY_GAUGES
-from router.learned_metrics import LEARNED
-from router.ledger_metrics import LEDGER_GAUGES
 from router.metrics import COUNTERS, Metrics
-from router.pool_metrics import GAUGES
-from router.service_metrics import SERVICE_GAUGES
 from router.workers.merged_metrics import NOT_OF_WORKERS, RULES, MergedMetrics, read
-from router.workers.metrics import WORKER_GAUGES, SupervisorMetrics
+from router.workers.metrics import SupervisorMetrics
 from router.workers.place import Stage
+from tests.docs import ALL_GAUGES
 
 COUNTED = "promptlane_requests_total"
 
@@ -40,8 +36,28 @@ def rendered(merged: MergedMetrics, **texts: str) -> bytes:
     return merged.render({life: merged.heard(life, text) for life, text in texts.items()}, "")
 
 
+def test_of_exemplars_the_last_of_all_workers_is_shown() -> None:
+    open_metrics = "application/openmetrics-text; version=1.0.0"
+
+    def saw(seconds: float, trace: str, at: float) -> str:
+        metrics = Metrics(wall_clock=lambda: at)
+        metrics.observe("promptlane_request_seconds", seconds, "acme", "chat", "short", trace=trace)
+        return metrics.scraped(open_metrics)[0].decode()
+
+    merged = MergedMetrics()
+    texts = {"a": saw(0.2, "first", 5.0), "b": saw(0.2, "last", 7.5), "c": saw(0.2, "between", 6.0)}
+    now = {life: merged.heard(life, text) for life, text in texts.items()}
+    merged.left("a")
+    text, kind = merged.scraped({life: now[life] for life in "bc"}, says(0), open_metrics)
+    assert kind.startswith("application/openmetrics-text")
+    shown = [line for line in text.decode().splitlines() if "trace_id" in line]
+    assert [line.partition(" # ")[2] for line in shown] == ['{trace_id="last"} 0.2 7.500000000']
+    assert shown[0].partition(" # ")[0].endswith(" 3.0"), "all are counted"
+    assert b"trace_id" not in merged.scraped(now, "", "text/plain")[0]
+
+
 def test_every_gauge_there_is_has_a_rule() -> None:
-    assert set(RULES) >= {*GAUGES, *KEY_GAUGES, *LEDGER_GAUGES, *LEARNED, *WORKER_GAUGES, *SERVICE_GAUGES}
+    assert set(RULES) >= set(ALL_GAUGES)
     processes = {
         name for name, family in read(SupervisorMetrics(lambda: ()).render()).items() if family.kind == "gauge"
     }

@@ -58,5 +58,20 @@ def test_what_each_knows_by_itself_is_shown_for_each_and_drills_of_all_in_their_
     assert found["tenants"] == {"acme": {}}
 
 
+def test_caches_in_memory_are_added_up_and_of_one_in_redis_only_what_each_has_counted() -> None:
+    def caches(store: str, entries: int, hits: int) -> dict[str, Any]:
+        counts = {"hit": hits, "miss": 1, "bypass": 0, "unfit": 2}
+        return {"acme": {"store": store, "entries": entries, "bytes": 100 * entries, **counts}}
+
+    memory = merged({0: state("leads", caches=caches("memory", 2, 5)), 1: state("follows", caches={})}, {})["caches"]
+    assert memory == caches("memory", 2, 5)
+    both = {0: state("leads", caches=caches("memory", 2, 5)), 1: state("follows", caches=caches("memory", 3, 7))}
+    summed = {"entries": 5, "bytes": 500, "hit": 12, "miss": 2, "bypass": 0, "unfit": 4}
+    assert merged(both, {})["caches"] == {"acme": {"store": "memory"} | summed}
+    shared = {0: state("leads", caches=caches("redis", 2, 5)), 1: state("follows", caches=caches("redis", 3, 7))}
+    assert merged(shared, {})["caches"]["acme"] | {"hit": 12} == merged(shared, {})["caches"]["acme"]
+    assert merged(shared, {})["caches"]["acme"]["entries"] == 3
+
+
 def test_without_any_worker_that_serves_there_is_still_an_answer() -> None:
     assert merged({}, {0: {"stage": "starting"}}) == {"pools": {}, "workers": [{"stage": "starting"}]}

@@ -18,7 +18,20 @@ import pytest
 
 from router.config import ServerConfig, loads
 from router.surroundings import CannotServe
-from router.workers.assignment import VARIABLE, Assignment, Ready, framed, note_of, take, tell
+from router.workers.assignment import (
+    VARIABLE,
+    Assignment,
+    Last,
+    Order,
+    Orders,
+    Ready,
+    Relieved,
+    Stand,
+    framed,
+    note_of,
+    take,
+    tell,
+)
 from router.workers.place import Stage
 from router.workers.sockets import TenantSockets
 from router.workers.supervisor import Supervisor
@@ -28,12 +41,13 @@ from tests.servers import free_port
 ROOT = Path(__file__).parents[3]
 SERVES = """
 import os, sys, time
-from router.workers.assignment import Failed, Leaving, Ready, take, tell
+from router.workers.assignment import Alive, Failed, Leaving, Ready, take, tell
 end, assignment = take(os.environ)
 """
 ENDS_SOON = SERVES + "tell(end, Ready()); sys.exit(3)"
-STAYS = SERVES + "tell(end, Ready()); end.recv(1)"
-LEAVES = SERVES + "tell(end, Ready()); tell(end, Leaving()); end.recv(1)"
+STAYS = SERVES + "tell(end, Ready())\nwhile end.recv(4096): tell(end, Alive())"
+LEAVES = SERVES + "tell(end, Ready()); tell(end, Leaving())\nwhile end.recv(4096): tell(end, Alive())"
+SILENT = SERVES + "tell(end, Ready())\nwhile end.recv(4096): pass"
 CANNOT = SERVES + "tell(end, Failed(['pools.p: no file', 'and more'])); sys.exit(1)"
 
 
@@ -50,7 +64,7 @@ async def running(found: Supervisor) -> AsyncIterator[None]:
         yield
     finally:
         found._told_to_end()
-        await asyncio.wait_for(task, 30.0)
+        await asyncio.wait_for(task, 60)
 
 
 async def test_where_no_worker_can_start_it_says_why_once_and_ends(tmp_path: Path) -> None:
@@ -86,8 +100,8 @@ async def test_workers_that_end_soon_again_and_again_are_started_ever_later(tmp_
         assert set(found.metrics.restarts) == {"0", "1"}
         assert min(found.metrics.restarts.values()) >= 3
         assert not found.ready
-        socks = found._sockets._sockets
-        assert sum(one is not None for one in socks) == (1 if found._sockets.each_its_own else 2)
+        with socket.create_connection(("127.0.0.1", found.config.server.port), timeout=60.0):
+            pass  # it waits for whoever is next
 
 
 async def test_told_to_end_while_workers_start_it_leaves_none_behind(tmp_path: Path) -> None:
@@ -119,15 +133,30 @@ async def test_a_worker_that_says_it_serves_is_one_and_its_folder_is_private(tmp
     assert not found._folder.exists()
 
 
-async def test_who_is_about_to_end_gets_no_more_connections_but_for_the_last_of_them(tmp_path: Path) -> None:
+async def test_who_is_about_to_end_still_answers_operators_and_stands_no_more(tmp_path: Path) -> None:
     found = supervisor(tmp_path, LEAVES, workers=3)
     async with running(found):
 
         async def left() -> bool:
-            return found.ready and sum(one is not None for one in found._sockets._sockets) == 1
+            return found.ready and all(place.leaving for place in found._places)
 
-        await until("all but one are put away", left)
-        assert len(found.voices()) == 3  # they still answer operators
+        await until("all are about to end", left)
+        assert not [place for place in found._places if place.stands]
+        assert len(found.voices()) == 3
+
+
+async def test_a_worker_that_says_nothing_is_killed_and_counted_and_another_is_started(tmp_path: Path) -> None:
+    found = supervisor(tmp_path, SILENT)
+    found.config = found.config.model_copy(
+        update={"server": found.config.server.model_copy(update={"worker_timeout": 0.5})}
+    )
+    async with running(found):
+
+        async def replaced() -> bool:
+            return min(found.metrics.hung.values(), default=0) >= 1 and min(place.lives for place in found._places) >= 2
+
+        await until("both have been killed and started again", replaced)
+        assert set(found.metrics.hung) == {"0", "1"}
 
 
 def test_a_port_that_somebody_has_is_noticed_though_workers_share_theirs(tmp_path: Path) -> None:
@@ -139,15 +168,13 @@ def test_a_port_that_somebody_has_is_noticed_though_workers_share_theirs(tmp_pat
     TenantSockets(server, 3).close()
 
 
-def test_all_listen_on_the_free_port_that_was_picked_and_one_stays_though_all_are_put_away() -> None:
+def test_all_listen_on_the_free_port_that_was_picked() -> None:
     sockets = TenantSockets(ServerConfig(port=0), 3)
-    ports = {sockets.of(index).getsockname()[1] for index in range(3)}
-    assert len(ports) == 1
-    for index in range(3):
-        sockets.put_away(index)
-    with socket.create_connection(("127.0.0.1", ports.pop()), timeout=5.0):
-        pass
-    assert len({sockets.of(index).getsockname()[1] for index in range(3)}) == 1  # and they come back
+    ports = []
+    for descriptor in sockets.descriptors:
+        with socket.socket(fileno=os.dup(descriptor)) as one:
+            ports.append(one.getsockname()[1])
+    assert (len(ports), len(set(ports))) == (3, 1)
     sockets.close()
 
 
@@ -156,7 +183,7 @@ def test_all_listen_on_the_free_port_that_was_picked_and_one_stays_though_all_ar
 
 def assignment() -> Assignment:
     with socket.socket() as one:
-        listening = os.dup(one.fileno())
+        listening = os.dup(one.fileno()), os.dup(one.fileno())
     return Assignment(1, 4, listening, "/f", "/f/o", b"secret", b"a", b"b", "c.yaml")
 
 
@@ -177,7 +204,16 @@ async def test_what_is_handed_down_arrives_and_what_is_said_is_heard() -> None:
     end.close()
     assert await note_of(reader) is None
     writer.close()
-    os.close(said.listening)
+    for descriptor in said.listening:
+        os.close(descriptor)
+
+
+def test_orders_are_read_however_they_come_in_pieces() -> None:
+    said: list[Order] = [Stand((1, 3)), Relieved(), Last()]
+    data = b"".join(framed(one) for one in said)
+    orders = Orders()
+    assert [order for at in range(len(data)) for order in orders.feed(data[at : at + 1])] == said
+    assert orders.feed(data) == said
 
 
 def test_a_process_that_no_supervisor_started_has_no_assignment() -> None:
@@ -201,7 +237,7 @@ def test_what_every_worker_says_is_told_once_and_the_exit_status_is_1(tmp_path: 
     environ = {"PATH": os.environ["PATH"], "PROMPTLANE_SECRET": "s" * 32}
     done = subprocess.run(
         [sys.executable, "-m", "router.cli", "serve", "--config", str(file)],
-        capture_output=True, text=True, cwd=ROOT, timeout=60, env=environ,
+        capture_output=True, text=True, cwd=ROOT, timeout=180, env=environ,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.count("server.tls: the certificate or its key cannot be used") == 1

@@ -1,0 +1,1 @@
+"""What can be told of an answer without keeping it, and whether answers change: statistics, distributions, drift."""
