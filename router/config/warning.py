@@ -23,7 +23,8 @@ def warnings(config: Config, now: datetime) -> list[Problem]:
 def _warnings(config: Config, now: datetime) -> Iterator[tuple[str, str]]:
     if config.state.redis_url is None and config.replicas != ReplicasConfig():
         yield "replicas", "has no effect without state.redis_url"
-    if config.state.redis_url is not None and config.server.secret is None:
+    own = config.server.secret is None and "secret_file" not in config.server.model_fields_set
+    if config.state.redis_url is not None and own:  # a file that is named is one that somebody shares
         yield "server.secret", "replicas need the same one: set PROMPTLANE_SECRET, or share server.secret_file"
     if not config.keeps_records and config.ledger.enabled is None and config.ledger != LedgerConfig():
         yield "ledger", "has no effect without state.ledger_url, or ledger.enabled: true"

@@ -125,6 +125,8 @@ def test_what_is_hardly_meant_is_a_warning() -> None:
     assert "replicas: has no effect without state.redis_url" in said
     said = [str(problem) for problem in warnings(read(POOLS + REDIS), NOW)]
     assert [one for one in said if one.startswith("server.secret: replicas need the same one")]
+    named = warnings(read(POOLS + REDIS + "server: {secret_file: /secrets/promptlane}\n"), NOW)
+    assert not [one for one in named if one.path == "server.secret"]
     assert not [one for one in said if one.startswith("state.redis_url")]
 
 
