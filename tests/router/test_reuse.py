@@ -323,14 +323,14 @@ def test_what_rules_withhold_is_not_kept_and_what_is_kept_they_still_withhold(dr
         status, headers, answer = ask(stack, stream=stream)
         assert MAIL not in str(answer)
         assert caches(stack)["acme"].describe()["entries"] == 0
-        engine.text = "call 555"
+        engine.text = "call Quito"
         assert told(ask(stack, stream=stream)[1]) == "miss"
         rule["find"] = {"words": ["call"]}
         stack.run(_reload(stack, config))
         status, headers, answer = ask(stack, stream=stream)
         assert (told(headers), engine.said) == ("hit", 2), "the reload has kept the answers"
         assert status == 400 or b"content_filter" in answer
-        assert "555" not in str(answer)
+        assert "Quito" not in str(answer)  # no digits: ids have them
 
 
 async def _reload(stack: Stack, config: dict[str, Any]) -> None:
