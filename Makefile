@@ -13,7 +13,7 @@ COMPILED_OBJECTS := tests/policies $(wildcard $(addprefix tests/router/test_,app
 PROCESSES := tests/e2e tests/benchmarks tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit unit-objects unit-processes compiled test-compiled compiled-objects compiled-processes test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long chaos-ledger bench-overhead bench-overhead-full bench-scale bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-limits bench-journal bench-guards bench-replicas bench-ledger bench-observed bench-usage soak docs dashboards lock clean
+.PHONY: help demo test lint types unit unit-objects unit-processes compiled test-compiled compiled-objects compiled-processes properties-long test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long chaos-ledger bench-overhead bench-overhead-full bench-scale bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-stages bench-limits bench-journal bench-guards bench-replicas bench-ledger bench-observed bench-usage soak docs dashboards lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -65,6 +65,10 @@ compiled-processes: $(READY)
 compiled-objects: $(READY)
 	@$(BIN)/pytest $(COMPILED_OBJECTS) >.work/compiled-objects.log 2>&1; \
 	  status=$$?; cat .work/compiled-objects.log; exit $$status
+
+properties-long: $(READY)  ## property tests on examples drawn anew, four times; CI has the same ones in each run (20 min)
+	@for round in 1 2 3 4; do \
+	  PROPERTIES=drawn $(BIN)/pytest -m hypothesis tests $(PROCESSES:%=--ignore=%) || exit; done
 
 test-vllm: $(READY)  ## the end-to-end suite against the real vLLM on the CPU (installs it; 2.3 GB)
 	tests/real_vllm/run.sh

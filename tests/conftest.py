@@ -38,12 +38,15 @@ def pytest_report_header() -> str:
     return f"tested: {compiled.FORM}"
 
 
-# A machine that others use makes an example slow, and so is making one.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+# A machine that others use makes an example slow, and so is making one. `seeded`: the same examples in each run, so that
+# a change lands or does not for what it is; `drawn`: others each time, to find what these miss (make properties-long).
+_UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("seeded", _UNHURRIED, derandomize=True)
+settings.register_profile("drawn", _UNHURRIED)
 
 
 def pytest_configure() -> None:
-    settings.load_profile("busy")
+    settings.load_profile(os.environ.get("PROPERTIES", "seeded"))
     if compiled.FOLDER and not compiled.FORM.endswith(".so"):
         raise pytest.UsageError(f"COMPILED={compiled.FOLDER}: {compiled.FORM} is not compiled; make compiled")
     # A runner that is told to end (a CI time limit) must unwind its fixtures, or it leaves servers behind.
