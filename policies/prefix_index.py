@@ -9,13 +9,17 @@ first, so a child leaves before its parent. Hence the present blocks of a chain 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Container, Iterable, Sequence
-from itertools import islice
+from collections import deque
+from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
-# Of the blocks evicted last so many are remembered, as a share of the capacity: enough to see that an index is too
-# small, where engines report blocks as cached that were let go here.
+from policies.use_order import Run, UseOrder
+
+# So many of the blocks evicted last are remembered, as a share of the capacity: enough to see that an index is too
+# small, where engines report blocks as cached that were let go here. Of what a chain has lost at once the foremost
+# block stands for all, as the others are asked for behind it.
 GHOST_SHARE = 0.25
 
 
@@ -65,7 +69,7 @@ class Hold:
         evicted: bool,
         epoch: int,
         matched: int,
-        use: int,
+        use: Run,
     ) -> None:
         self.blocks = blocks
         self.new = new
@@ -93,6 +97,9 @@ class PrefixIndex:
         "_epoch",
         "_ghosts",
         "_holders",
+        "_lost",
+        "_lost_blocks",
+        "_order",
         "_room",
         "_uses",
         "heads",
@@ -102,12 +109,13 @@ class PrefixIndex:
     )
 
     def __init__(self, capacity_blocks: int) -> None:
-        # OrderedDict, as a plain dict finds its oldest key in a time that grows with every key taken from the front.
-        # The value is the number of the touch that used the block last.
-        self._blocks: OrderedDict[int, int] = OrderedDict()
+        self._order = UseOrder()
+        self._blocks = self._order.last  # to look at: a block, and the number of the touch that used it last
         self.heads: Container[object] = self._blocks
         self._capacity = max(0, capacity_blocks)
-        self._ghosts: OrderedDict[int, None] = OrderedDict()  # evicted last
+        self._ghosts: set[int] = set()  # evicted last
+        self._lost: deque[tuple[int, int]] = deque()  # the same in order, and for how many each stands
+        self._lost_blocks = 0
         self._holders: dict[int, int] = {}  # requests under way per block
         self._crowded = False  # more are held than fit, and what nobody holds is out
         self._room = 0.0  # blocks that answers under way are expected to fill
@@ -153,18 +161,17 @@ class PrefixIndex:
         """How many blocks of this chain no request under way holds: what another one would add to what is held."""
         return len(blocks) - _leading_run(blocks, self._holders)
 
-    def touch(self, blocks: Sequence[int]) -> None:
+    def touch(self, blocks: Sequence[int]) -> Run:
         """Make this chain the newest, from its root on; of one longer than the capacity the head is kept."""
-        present = self._blocks
+        kept = blocks[: self._capacity]
         self._uses += 1
         if self.watch is not None:
-            self.watch.took(_missing(blocks[: self._capacity], present))
-        for block in reversed(blocks[: self._capacity]):
-            present[block] = self._uses
-            present.move_to_end(block)
+            self.watch.took(_missing(kept, self._blocks))
+        run = self._order.use(kept, self._uses)
         self._evict()
         if self.scribe is not None:
             self.scribe.used(blocks)
+        return run
 
     def hold(self, blocks: Sequence[int], output_blocks: float = 0.0) -> Hold:
         """Touch the chain of a request that was sent, and keep it until `let_go`, with room for its answer."""
@@ -178,8 +185,8 @@ class PrefixIndex:
             holders[block] += 1
         holders.update(dict.fromkeys(kept[shared:], 1))
         self._room += output_blocks
-        self.touch(kept)
-        return Hold(kept, len(kept) - shared, output_blocks, last_use, evicted, self._epoch, matched, self._uses)
+        use = self.touch(kept)
+        return Hold(kept, len(kept) - shared, output_blocks, last_use, evicted, self._epoch, matched, use)
 
     def let_go(self, hold: Hold, *, computed: bool = True) -> int:
         """The request has ended: its blocks become the newest, as the engine frees them only now. Returns how many
@@ -190,31 +197,21 @@ class PrefixIndex:
         """
         if hold.epoch != self._epoch:
             return hold.new  # forgotten meanwhile
-        present, holders, freed, lost = self._blocks, self._holders, list[int](), list[int]()
+        blocks, holders, present = hold.blocks, self._holders, self._blocks
+        freed = _let_go(blocks, holders)
         self._uses += 1
-        if computed and self.watch is not None:
-            self.watch.took(_missing(hold.blocks, present))
-        for place in range(len(hold.blocks) - 1, -1, -1):
-            block = hold.blocks[place]
-            count = holders.get(block, 0)
-            if not count:
-                continue  # twice in one chain: hashes that collide must cost a guess, not a leak
-            if count > 1:
-                holders[block] = count - 1
-            else:
-                del holders[block]
-                freed.append(block)
-                if not computed and place >= hold.matched and present.get(block) == hold.use:
-                    del present[block]
-                    lost.append(block)
-            if computed or block in present:
-                present[block] = self._uses
-                present.move_to_end(block)
-        if lost and self.watch is not None:
-            self.watch.dropped(lost)
+        if computed:
+            if self.watch is not None:
+                self.watch.took(_missing(blocks, present))
+        else:
+            self._drop_brought(hold, freed)
+            blocks = [block for block in blocks if block in present]
+        self._order.over(hold.use)
+        self._order.use(blocks, self._uses)
         self._room = max(0.0, self._room - hold.output_blocks) if holders else 0.0
         if len(holders) > self._capacity:
-            self._drop(freed)
+            gone = [block for block in freed if self._order.drop(block)]
+            self._forgotten([gone] if gone else [])
         self._evict()
         if self.scribe is not None:
             left = len(hold.blocks) if computed else _leading_run(hold.blocks, present)
@@ -222,6 +219,15 @@ class PrefixIndex:
                 self.scribe.cut(hold.blocks, left)
             self.scribe.used(hold.blocks[:left])
         return len(freed)
+
+    def _drop_brought(self, hold: Hold, freed: Sequence[int]) -> None:
+        """What only this request has brought, and nobody has used or holds since."""
+        brought, present, number = frozenset(hold.blocks[hold.matched :]), self._blocks, hold.use.number
+        lost = [block for block in freed if block in brought and present.get(block) == number]
+        for block in lost:
+            del present[block]
+        if lost and self.watch is not None:
+            self.watch.dropped(lost)
 
     def resize(self, capacity_blocks: int) -> None:
         """Take a new bound; the oldest go when it is smaller."""
@@ -232,7 +238,7 @@ class PrefixIndex:
         """Drop what was last used at this touch or before and is not held: the engine is known to have evicted a block
         of that age. Returns how many blocks are left."""
         present, holders = self._blocks, self._holders
-        unused = [block for block, last in present.items() if last <= use and block not in holders]
+        unused = [block for block in self._order.oldest() if present[block] <= use and block not in holders]
         for block in unused:
             del present[block]
         self.version += 1
@@ -246,8 +252,10 @@ class PrefixIndex:
         """Forget everything, as an engine does that restarts or sleeps."""
         if self.watch is not None:
             self.watch.dropped(self.blocks())
-        self._blocks.clear()
+        self._order.clear()
         self._ghosts.clear()
+        self._lost.clear()
+        self._lost_blocks = 0
         self._holders.clear()
         self._room = 0.0
         self._epoch += 1
@@ -257,18 +265,19 @@ class PrefixIndex:
 
     def blocks(self) -> list[int]:
         """What is present, the oldest first."""
-        return list(self._blocks)
+        return self._order.oldest()
 
     def restore(self, blocks: Iterable[int]) -> None:
         """Take these for present, the oldest first, in place of what nobody holds; what is held stays, as the newest.
         Tells no scribe."""
         present, holders = self._blocks, self._holders
-        held = [(block, use) for block, use in present.items() if block in holders]
+        held = [(present[block], block) for block in self._order.oldest() if block in holders]
         if self.watch is not None:
             self.watch.dropped(self.blocks())
-        present.clear()
-        present.update((block, 0) for block in blocks if block not in holders)
-        present.update(held)
+        self._order.clear()
+        self._order.use([block for block in blocks if block not in holders][::-1], 0)
+        for number, some in groupby(held, key=itemgetter(0)):
+            self._order.use([block for _, block in some][::-1], number)
         if self.watch is not None:
             self.watch.took(self.blocks())
         self._evict()
@@ -281,37 +290,63 @@ class PrefixIndex:
         (the engine's size was underestimated, or it has work in a queue) all go that nobody holds, as they are the
         first to go in the engine too, and then the oldest."""
         self.version += 1
-        present, holders = self._blocks, self._holders
+        holders = self._holders
         if len(holders) > self._capacity:
             if not self._crowded:
                 self._crowded = True
-                self._drop([block for block in present if block not in holders])
-            self._drop(list(islice(present, max(0, len(present) - self._capacity))))
+                unheld = [block for block in self._order.oldest() if block not in holders]
+                self._forgotten([[block] for block in unheld if self._order.drop(block)])
+            self._forgotten(self._order.shrink(self._capacity, ()))
             return
         self._crowded = False
-        bound = max(self._capacity - int(self._room), len(holders))
-        evicted = []
-        while len(present) > bound:
-            block, last = present.popitem(last=False)
-            if block in holders:
-                present[block] = last
-            else:
-                evicted.append(block)
-        self._remember(evicted)
+        most = max(self._capacity - int(self._room), len(holders))
+        if len(self._blocks) > most:
+            self._forgotten(self._order.shrink(most, holders))
 
-    def _drop(self, blocks: Iterable[int]) -> None:
-        """Take these out and remember them as evicted."""
-        present = self._blocks
-        self._remember([block for block in blocks if present.pop(block, None) is not None])
+    def _forgotten(self, pieces: Sequence[Sequence[int]]) -> None:
+        """These were evicted: of each chain a piece, the foremost block last."""
+        ghosts, lost, most = self._ghosts, self._lost, int(GHOST_SHARE * self._capacity)
+        for piece in pieces:
+            if self.watch is not None:
+                self.watch.dropped(piece)
+            if piece[-1] not in ghosts:
+                size = min(len(piece), most)
+                ghosts.add(piece[-1])
+                lost.append((piece[-1], size))
+                self._lost_blocks += size
+        while lost and (self._lost_blocks > most or not most):
+            block, size = lost.popleft()
+            ghosts.discard(block)
+            self._lost_blocks -= size
 
-    def _remember(self, evicted: Sequence[int]) -> None:
-        ghosts = self._ghosts
-        for block in evicted:
-            ghosts[block] = None
-        if self.watch is not None:
-            self.watch.dropped(evicted)
-        while len(ghosts) > GHOST_SHARE * self._capacity:
-            ghosts.popitem(last=False)
+
+def _let_go(blocks: Sequence[int], holders: dict[int, int]) -> list[int]:
+    """One request fewer holds these; those that nobody holds any more, the deepest first. Twice in one chain, as where
+    hashes collide, costs a guess and no leak."""
+    alone = _alone_from(blocks, holders)
+    freed = [block for block in reversed(blocks[alone:]) if holders.pop(block, 0)]
+    for block in reversed(blocks[:alone]):
+        count = holders.get(block, 0)
+        if count > 1:
+            holders[block] = count - 1
+        elif count:
+            del holders[block]
+            freed.append(block)
+    return freed
+
+
+def _alone_from(blocks: Sequence[int], holders: Mapping[int, int]) -> int:
+    """From which place on one request alone holds this chain, as whoever holds a block holds those before it."""
+    if not blocks or holders.get(blocks[0], 0) <= 1:
+        return 0
+    low, high = 1, len(blocks)
+    while low < high:
+        middle = (low + high) // 2
+        if holders.get(blocks[middle], 0) > 1:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def _missing(blocks: Iterable[int], present: Container[int]) -> list[int]:

@@ -38,8 +38,8 @@ def pytest_report_header() -> str:
     return f"tested: {compiled.FORM}"
 
 
-# A machine that others use makes an example slow, and so is making one. `seeded`: the same examples in each run, so that
-# a change lands or does not for what it is; `drawn`: others each time, to find what these miss (make properties-long).
+# A machine that others use makes an example slow, and so is making one. `seeded`: the same examples in each run, so
+# that a change lands or does not for what it is; `drawn`: others each time, to find what these miss (properties-long).
 _UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile("seeded", _UNHURRIED, derandomize=True)
 settings.register_profile("drawn", _UNHURRIED)
