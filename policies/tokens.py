@@ -7,7 +7,7 @@ Floor: `policies`, pure. This file never tokenizes: the caller counts (off the e
 from __future__ import annotations
 
 from collections import OrderedDict
-from math import ceil
+from math import ceil, exp, log
 
 from policies.block_size import BlockSize, fitting
 
@@ -27,22 +27,28 @@ SMOOTHING = 0.05
 OUTLIER_FACTOR = 2.0
 
 # Code, Chinese and English differ by about 2 in bytes per token under one tokenizer: an estimate further than that
-# from the threshold is on the right side of it.
+# from the threshold is on the right side of it. Where reports agree with each other, less is enough: so many times what
+# they are off on average, which is some three standard deviations, and never less than a chat template may add.
 UNSURE_FACTOR = 2.0
+LEAST_UNSURE_FACTOR = 1.1
+UNSURE_DEVIATIONS = 4.0
 
 
 class TokenEstimator:
     """Estimates tokens from UTF-8 bytes for one engine model, and learns from what its engines report.
 
-    `block_size`: of the prefix blocks of its prompts, so that each stands for about as many tokens.
+    `block_size`: of the prefix blocks of its prompts, so that each stands for about as many tokens. `unsure_factor`:
+    the factor by which an estimate may be wrong, by how far the last reports were off; at first `UNSURE_FACTOR`.
     """
 
-    __slots__ = ("_reports", "block_size", "bytes_per_token")
+    __slots__ = ("_off", "_reports", "block_size", "bytes_per_token", "unsure_factor")
 
     def __init__(self, bytes_per_token: float = 4.0) -> None:
         self.bytes_per_token = _bounded(bytes_per_token)
         self.block_size = BlockSize(fitting(self.bytes_per_token))
+        self.unsure_factor = UNSURE_FACTOR
         self._reports = 0
+        self._off = log(UNSURE_FACTOR) / UNSURE_DEVIATIONS  # reports from what was believed, in logarithms, on average
 
     def estimate(self, text_bytes: int, extra_tokens: int = 0) -> int:
         """Tokens of `text_bytes` of prompt text, rounded up, and `extra_tokens` for what is not text."""
@@ -57,10 +63,16 @@ class TokenEstimator:
             return
         believed = self.bytes_per_token
         seen = min(max(text_bytes / prompt_tokens, believed / OUTLIER_FACTOR), believed * OUTLIER_FACTOR)
+        self._learn_spread(abs(log(seen / believed)))
         self._reports += 1
         share = max(SMOOTHING, 1 / (self._reports + 1))  # the first reports count more than the configured guess
         self.bytes_per_token = _bounded(believed + share * (seen - believed))
         self.block_size.follow(self.bytes_per_token)
+
+    def _learn_spread(self, off: float) -> None:
+        self._off += SMOOTHING * (off - self._off)
+        factor = exp(UNSURE_DEVIATIONS * self._off)
+        self.unsure_factor = min(max(factor, LEAST_UNSURE_FACTOR), UNSURE_FACTOR)
 
 
 class CountMemo:
@@ -88,15 +100,15 @@ class CountMemo:
         return len(self._counts)
 
 
-def needs_exact_count(text_bytes: int, estimate: int, threshold: int) -> bool:
+def needs_exact_count(text_bytes: int, estimate: int, threshold: int, unsure_factor: float = UNSURE_FACTOR) -> bool:
     """Whether a guess could put a prompt on the wrong side of `threshold` tokens.
 
-    A text of no more bytes than `threshold` cannot have more tokens; an estimate further than `UNSURE_FACTOR` from
+    A text of no more bytes than `threshold` cannot have more tokens; an estimate further than `unsure_factor` from
     the threshold is trusted.
     """
     if text_bytes <= threshold:
         return False
-    return threshold / UNSURE_FACTOR <= estimate <= threshold * UNSURE_FACTOR
+    return threshold / unsure_factor <= estimate <= threshold * unsure_factor
 
 
 def _bounded(bytes_per_token: float) -> float:

@@ -49,7 +49,11 @@ def describe_pools(runtime: Runtime, names: Collection[str]) -> dict[str, Any]:
 
 def _calibration(served: ServedModel) -> dict[str, Any]:
     estimator = served.estimator
-    return {"bytes_per_token": round(estimator.bytes_per_token, 3), "block_bytes": estimator.block_size.now}
+    return {
+        "bytes_per_token": round(estimator.bytes_per_token, 3),
+        "unsure_factor": round(estimator.unsure_factor, 3),
+        "block_bytes": estimator.block_size.now,
+    }
 
 
 def _lengths(one: LengthSnapshot) -> dict[str, Any]:

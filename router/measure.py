@@ -121,7 +121,12 @@ class Measurer:
             else await asyncio.to_thread(self._examine, spec, body, root, text_block)
         )
         estimate = estimator.estimate(prompt.text_bytes, prompt.extra_tokens)
-        counted = needs_exact_count(prompt.text_bytes + prompt.extra_tokens, estimate, self.settings.long_prompt_tokens)
+        counted = needs_exact_count(
+            prompt.text_bytes + prompt.extra_tokens,
+            estimate,
+            self.settings.long_prompt_tokens,
+            estimator.unsure_factor,
+        )
         tokens = await self._counter.count(prompt.texts) + prompt.extra_tokens if counted else estimate
         lane = self._lane(tokens, body, prompt.count, asked_lane)
         choices = max(1, body.n) * prompt.count  # every prompt has as many answers

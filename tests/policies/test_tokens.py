@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import exp
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,3 +107,36 @@ def test_an_estimate_within_a_factor_of_2_of_the_threshold_is_counted(text_bytes
 @pytest.mark.parametrize("estimate", [100, 1000, 4100, 90_000])
 def test_an_estimate_far_from_the_threshold_is_trusted(estimate: int) -> None:
     assert not needs_exact_count(400_000, estimate, 2048)
+
+
+def test_where_reports_agree_only_what_is_near_the_threshold_is_counted() -> None:
+    estimator = TokenEstimator()
+    assert estimator.unsure_factor == 2.0, "before there are reports"
+    for _ in range(100):
+        estimator.observe(4000, 1000)
+    assert estimator.unsure_factor == pytest.approx(1.1)
+    assert needs_exact_count(8000, 2000, 2048, estimator.unsure_factor)
+    assert not needs_exact_count(4000, 1024, 2048, estimator.unsure_factor)
+    for _ in range(100):  # another language comes in: half as many bytes a token
+        estimator.observe(4000, 1000)
+        estimator.observe(4000, 2000)
+    assert estimator.unsure_factor == 2.0
+
+
+@given(REPORTS)
+def test_an_estimate_is_never_trusted_more_than_a_tenth_nor_less_than_by_half(reports: list[tuple[int, int]]) -> None:
+    estimator = TokenEstimator()
+    for text_bytes, prompt_tokens in reports:
+        estimator.observe(text_bytes, prompt_tokens)
+        assert 1.1 <= estimator.unsure_factor <= 2.0
+
+
+@given(st.floats(0.02, 0.15), st.integers(0, 2**32))
+def test_few_estimates_of_alike_prompts_are_further_off_than_it_says(spread: float, seed: int) -> None:
+    random, estimator, off = Random(seed), TokenEstimator(), 0
+    for number in range(1000):
+        tokens = round(1000 * exp(random.gauss(0.0, spread)))
+        estimate, unsure = estimator.estimate(4000), estimator.unsure_factor
+        off += number >= 100 and not estimate / unsure <= tokens <= estimate * unsure
+        estimator.observe(4000, tokens)
+    assert off <= 20, "of 900"

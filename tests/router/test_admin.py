@@ -82,7 +82,7 @@ async def test_the_state_shows_who_is_served_by_what(plane: Plane) -> None:
     (endpoint, _) = state["pools"]["one"]["endpoints"]
     assert (endpoint["name"], endpoint["healthy"], endpoint["health"]) == ("one-0", False, "unknown")
     assert endpoint["engine"]["age_seconds"] is None
-    assert state["calibration"]["acme/big"] == {"bytes_per_token": 4.0, "block_bytes": 256}
+    assert state["calibration"]["acme/big"] == {"bytes_per_token": 4.0, "unsure_factor": 2.0, "block_bytes": 256}
 
 
 async def test_the_state_shows_what_was_learned(plane: Plane) -> None:
