@@ -72,7 +72,7 @@ def play(steps: Sequence[tuple[str, ...]]) -> None:
         elif what == "clear":
             order.clear()
             model.blocks = []
-        assert order.oldest() == list(order) == model.blocks
+        assert order.oldest() == model.blocks
         assert len(order) == len(model.blocks)
 
 
@@ -81,7 +81,7 @@ def test_a_chain_that_is_used_for_ever_is_noted_no_more_often_than_it_is_worth()
     chain = chain_of([0] * 50)
     for number in range(10_000):
         order.use(chain, number)
-    assert sum(run.left + 1 for run in order._runs) <= 3 * 50 + 4096 + 51
+    assert noted(order) <= 1.5 * (3 * 50 + 4096)
 
 
 def test_runs_that_are_over_are_swept_too() -> None:
@@ -90,8 +90,28 @@ def test_runs_that_are_over_are_swept_too() -> None:
     for number in range(1, 100_000):
         order.over(order.use((2,), number))
         order.drop(2)
-    assert len(order._runs) <= 3 + 4096 + 2
+    assert noted(order) <= 1.5 * (3 + 4096)
     assert order.oldest() == [1]
+
+
+def test_of_many_chains_in_turns_no_more_is_noted_either_and_no_use_sweeps_much() -> None:
+    order, most = UseOrder(), 0
+    chains = [chain_of([which, *[0] * 40]) for which in range(300)]
+    for number in range(6000):
+        before = noted(order)
+        order.use(chains[number * 7 % 300], number)
+        most = max(most, before - noted(order))
+    blocks = len(order)
+    assert noted(order) <= 1.5 * (3 * blocks + 4096)
+    assert 0 < most <= 4 * 42 + 42, "what one use may sweep out, and the last run that it looks at"
+    assert order.oldest()[-1] == chains[5999 * 7 % 300][0]
+
+
+def noted(order: UseOrder) -> int:
+    """Blocks and runs, counted."""
+    found = sum(run.left + 1 for run in (*order._swept, *order._runs))
+    assert found == order._noted
+    return found
 
 
 def test_two_blocks_of_one_chain_that_collide_count_once() -> None:
