@@ -9,8 +9,9 @@ first, so a child leaves before its parent. Hence the present blocks of a chain 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Protocol
@@ -225,7 +226,7 @@ class PrefixIndex:
         brought, present, number = frozenset(hold.blocks[hold.matched :]), self._blocks, hold.use.number
         lost = [block for block in freed if block in brought and present.get(block) == number]
         for block in lost:
-            del present[block]
+            self._order.drop(block)
         if lost and self.watch is not None:
             self.watch.dropped(lost)
 
@@ -240,7 +241,7 @@ class PrefixIndex:
         present, holders = self._blocks, self._holders
         unused = [block for block in self._order.oldest() if present[block] <= use and block not in holders]
         for block in unused:
-            del present[block]
+            self._order.drop(block)
         self.version += 1
         if self.watch is not None:
             self.watch.dropped(unused)
@@ -323,7 +324,8 @@ class PrefixIndex:
 def _let_go(blocks: Sequence[int], holders: dict[int, int]) -> list[int]:
     """One request fewer holds these; those that nobody holds any more, the deepest first. Twice in one chain, as where
     hashes collide, costs a guess and no leak."""
-    alone = _alone_from(blocks, holders)
+    # Whoever holds a block holds those before it: from some place on it is this request alone.
+    alone = bisect_left(blocks, True, key=lambda block: holders.get(block, 0) <= 1)
     freed = [block for block in reversed(blocks[alone:]) if holders.pop(block, 0)]
     for block in reversed(blocks[:alone]):
         count = holders.get(block, 0)
@@ -333,20 +335,6 @@ def _let_go(blocks: Sequence[int], holders: dict[int, int]) -> list[int]:
             del holders[block]
             freed.append(block)
     return freed
-
-
-def _alone_from(blocks: Sequence[int], holders: Mapping[int, int]) -> int:
-    """From which place on one request alone holds this chain, as whoever holds a block holds those before it."""
-    if not blocks or holders.get(blocks[0], 0) <= 1:
-        return 0
-    low, high = 1, len(blocks)
-    while low < high:
-        middle = (low + high) // 2
-        if holders.get(blocks[middle], 0) > 1:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 def _missing(blocks: Iterable[int], present: Container[int]) -> list[int]:

@@ -41,9 +41,6 @@ class UseOrder:
         self._runs: deque[Run] = deque()  # those after them
         self._noted = 0  # blocks and runs
 
-    def __len__(self) -> int:
-        return len(self.last)
-
     def oldest(self) -> list[int]:
         """All, the oldest first."""
         last = self.last

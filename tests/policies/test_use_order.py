@@ -73,7 +73,7 @@ def play(steps: Sequence[tuple[str, ...]]) -> None:
             order.clear()
             model.blocks = []
         assert order.oldest() == model.blocks
-        assert len(order) == len(model.blocks)
+        assert len(order.last) == len(model.blocks)
 
 
 def test_a_chain_that_is_used_for_ever_is_noted_no_more_often_than_it_is_worth() -> None:
@@ -101,7 +101,7 @@ def test_of_many_chains_in_turns_no_more_is_noted_either_and_no_use_sweeps_much(
         before = noted(order)
         order.use(chains[number * 7 % 300], number)
         most = max(most, before - noted(order))
-    blocks = len(order)
+    blocks = len(order.last)
     assert noted(order) <= 1.5 * (3 * blocks + 4096)
     assert 0 < most <= 4 * 42 + 42, "what one use may sweep out, and the last run that it looks at"
     assert order.oldest()[-1] == chains[5999 * 7 % 300][0]
@@ -117,5 +117,5 @@ def noted(order: UseOrder) -> int:
 def test_two_blocks_of_one_chain_that_collide_count_once() -> None:
     order = UseOrder()
     order.use((1, 2, 1, 3), 0)
-    assert len(order) == len(order.oldest()) == 3
+    assert len(order.last) == len(order.oldest()) == 3
     assert sorted(block for piece in order.shrink(0, ()) for block in piece) == [1, 2, 3]
