@@ -89,12 +89,16 @@ class Limiter:
         self, book: SharedBook, short: Short, clock: Callable[[], float], use: Use, key: str, model: str
     ) -> LimitGrant | Rejection | Short:
         """What is left may lie at other replicas: they give it back within a look or two."""
-        began, questions = clock(), 0
+        began = granting_since = clock()
+        questions = 0
         while True:
             await book.fetch(short)
-            questions += 1
-            patience = _RECOVERY_PATIENCE_SECONDS if book.recovering else _PATIENCE_SECONDS
-            last = questions >= _LEAST_QUESTIONS and clock() >= began + patience
+            now, questions = clock(), questions + 1
+            if book.recovering:  # nothing was granted: what was asked so far does not count
+                granting_since, questions = now, 0
+                last = now >= began + _RECOVERY_PATIENCE_SECONDS
+            else:
+                last = questions >= _LEAST_QUESTIONS and now >= granting_since + _PATIENCE_SECONDS
             found = self.limits.admit(clock(), use, key, model, asked=last)
             if last or not isinstance(found, Short):
                 return found

@@ -19,7 +19,8 @@ REFUSED = frozenset({429, 503})
 
 @dataclass(frozen=True)
 class Figures:
-    """Seconds of the trace and ratios. `ttft_*` and `tpot_p99` are over whole answers, `rejected` and `errors` counts.
+    """Seconds of the trace and ratios. `ttft_*` and `tpot_p99` are over whole answers, `rejected` and `errors` counts,
+    `refusals` those rejected by what they were told.
 
     `imbalance`: requests at the fullest engine over the mean, as arrivals find them. `foreseen`: cached tokens that the
     gateway predicted, of those that engines reported; `ttft_seen`: time to first token after dispatch, measured over
@@ -28,6 +29,7 @@ class Figures:
 
     answered: int
     rejected: int
+    refusals: dict[str, int]
     errors: dict[str, int]
     ttft_mean: float
     ttft_p50: float
@@ -46,12 +48,14 @@ def summarize(exchanges: Sequence[Exchange], scale: float, endpoints: int) -> Fi
     whole = [one for one in exchanges if not one.answer.failed]
     failed = [one.answer for one in exchanges if one.answer.failed]
     wrong = Counter(answer.failed for answer in failed if answer.status not in REFUSED)
+    refused = Counter(answer.failed for answer in failed if answer.status in REFUSED)
     ttft = [scale * one.ttft for one in whole if one.ttft is not None]
     short = [scale * one.ttft for one in whole if one.ttft is not None and one.answer.prompt_tokens <= LONG_TOKENS]
     cached = sum(one.answer.cached_tokens for one in whole)
     return Figures(
         answered=len(whole),
-        rejected=len(failed) - wrong.total(),
+        rejected=refused.total(),
+        refusals=dict(refused.most_common()),
         errors=dict(wrong.most_common()),
         ttft_mean=mean(ttft),
         ttft_p50=percentile(ttft, 50),

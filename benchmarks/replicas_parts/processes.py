@@ -28,7 +28,7 @@ from benchmarks.overhead_parts.processes import Failed
 from benchmarks.replay_parts.goodput import GRACE_SECONDS
 from benchmarks.replay_parts.setup import Setup
 from benchmarks.replicas_parts.replicas import PROFILE
-from tests.servers import start_redis
+from tests.servers import start_redis, until_believed
 
 _SECRET = "an example secret for gateways under measurement"  # 32 characters at least; nobody's
 _AGREE_SECONDS = 30.0
@@ -80,6 +80,7 @@ def running(replicas: int, setup: Setup, scale: float, requests: int, longest_re
         if replicas > 1:
             redis = start_redis()
             stack.callback(redis.stop)
+            until_believed(redis)  # or the first requests wait for it, as after any loss of its memory
             redis_url = redis.url
         gateways = tuple(ReplicaGateway(requests, redis_url) for _ in range(replicas))
         _start(stack, gateways, urls)

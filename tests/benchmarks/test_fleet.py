@@ -175,6 +175,7 @@ def test_times_are_the_traces_seconds_and_refusals_and_errors_are_told_apart() -
     assert (figures.ttft_mean, figures.ttft_p99, figures.short_ttft_p99) == (3.0, 4.5, 1.5)
     assert figures.tpot_p99 == pytest.approx(0.6)
     assert (figures.answered, figures.rejected, figures.errors) == (2, 2, {"no": 2})
+    assert figures.refusals == {"no": 2}
     assert (figures.cached_ratio, figures.foreseen, figures.ttft_seen) == (0.2, 0.9, 2.0)
 
 

@@ -19,6 +19,7 @@ from tests.servers import (
     Server,
     ServerFailed,
     free_port,
+    free_ports,
     launch,
     start_postgres,
     start_redis,
@@ -122,10 +123,11 @@ def test_ports_are_handed_out_once_and_never_by_two_processes() -> None:
 
 @pytest.mark.usefixtures("own_locks")
 def test_a_port_that_is_taken_is_passed_over_and_those_in_a_row_lie_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("random.randrange", lambda ports: ports // 2)
-    blocks = PortBlocks(PORTS[:BLOCK_PORTS])
-    first = blocks.take(1)
+    monkeypatch.setattr("random.randrange", lambda ports: 0)
+    ours = free_ports(6)  # so that no server of this run, nor of another, listens where we look
+    blocks = PortBlocks(range(ours, ours + BLOCK_PORTS))
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", first + 2))
-        assert blocks.take(2) == first + 3
-        assert blocks.take(1) == first + 5
+        listener.bind(("127.0.0.1", ours + 1))
+        assert blocks.take(1) == ours
+        assert blocks.take(2) == ours + 2
+        assert blocks.take(1) == ours + 4

@@ -223,6 +223,31 @@ async def test_who_waits_while_the_process_stands_still_and_others_take_what_cam
         assert 0 < taken < 500_000
 
 
+async def test_who_waited_for_a_young_redis_is_not_refused_when_it_begins_to_grant_and_others_take_the_first_of_it(
+    tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis_server = await asyncio.to_thread(start_redis)
+    (replica,) = fleet(redis_server.url, tenant, 1, requests_per_minute=1_000_000)
+    fetch, recovered, taken = replica.book.fetch, 0, 0
+    monkeypatch.setattr(limits, "_PATIENCE_SECONDS", 0.0)
+
+    async def fetch_and_lose(short: Short) -> None:
+        nonlocal recovered, taken
+        await fetch(short)
+        recovered += replica.book.recovering
+        if not replica.book.recovering and not taken:
+            taken = take_all(replica)
+
+    try:
+        monkeypatch.setattr(replica.book, "fetch", fetch_and_lose)
+        assert await replica.admit() is not None
+        assert recovered > limits._LEAST_QUESTIONS  # more than enough of them, if they counted
+        assert 0 < taken < 500_000
+    finally:
+        await replica.shared.stop()
+        redis_server.stop()
+
+
 def take_all(replica: Replica) -> int:
     """What can be had without a question; how much it was."""
     taken = 0
