@@ -167,7 +167,7 @@ class Gateway:
         if self.services.tracing is not None and call.probe_of is None:
             parent = call.client.header(b"traceparent")
             state = call.client.header(b"tracestate") if parent is not None else None
-            call.trace = self.services.tracing.begin(call.spec.name, call.arrived_at, parent, state)
+            call.trace = self.services.tracing.begin(call.arrived_at, parent, state)
 
     def identify(self, client: Client, api: str) -> Identity:
         """Host and/or key to tenant. Raises InvalidKey or Forbidden."""

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import getrandbits
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from router.calls import CLIENT_CLOSED, Call
+from router.spans import Ended, Event, Kind, Spans
 from router.wire.http import Header
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
-
-    from router.spans import Spans
 
 _BILLION: Final = 1_000_000_000
 _ID_LIMIT: Final = 2**64 - 1  # of a trace's id, the part by which it is chosen
@@ -54,44 +50,51 @@ class Trace:
 class _SeenTrace(Trace):
     """One whose span is sent. It is made when the request ends, with all that is to be said of it."""
 
-    __slots__ = ("_began", "_events", "_flags", "_ids", "_name", "_offset", "_parent", "_spans")
+    __slots__ = ("_began", "_events", "_ids", "_offset", "_parent", "_spans")
     sampled = True
 
     def __init__(
         self,
         spans: Spans,
-        name: str,
         began: tuple[float, float],
         ids: tuple[int, int],
         flags: int,
-        parent: SpanContext | None = None,
-        state: bytes | None = None,
+        parent: int,
+        state: bytes | None,
     ) -> None:
         """`began`: the monotonic second, and what Unix seconds are ahead of these. `ids`: the trace's, and its own.
-        `parent`: the client's span."""
+        `parent`: the client's span, 0 where there is none."""
         super().__init__(_headers(ids, flags, state))
-        self._spans, self._name, self._ids, self._flags, self._parent = spans, name, ids, flags, parent
+        self._spans, self._ids, self._parent = spans, ids, parent
         self._began, self._offset = began
-        self._events: list[tuple[str, int, dict[str, Any]]] = []
+        self._events: list[Event] = []
 
     def event(self, name: str, at: float, **attributes: str | float) -> None:
         self._events.append((name, self._nanoseconds(at), attributes))
 
     def finished(self, call: Call, now: float) -> None:
-        if call.ticket is not None and call.sent_at:
-            self.event("sent", call.sent_at, endpoint=call.ticket.endpoint, queue_seconds=call.ticket.queued_seconds)
+        request = call.measured.request if call.measured is not None else None
+        usage, ticket = call.usage, call.ticket
+        if ticket is not None and call.sent_at:
+            self.event("sent", call.sent_at, endpoint=ticket.endpoint, queue_seconds=ticket.queued_seconds)
         if call.first_byte_at is not None:
             self.event("first byte", call.first_byte_at)
-        failed = call.error_source in ("engine", "gateway") or call.status >= 500
         self._spans.send(
-            f"{self._name} {call.model.route.name}" if call.model is not None else self._name,
-            self._ids,
-            self._flags,
-            self._parent,
-            (self._nanoseconds(self._began), self._nanoseconds(now)),
-            _attributes(call),
-            self._events,
-            failed=(call.error_code or "") if failed else None,
+            Ended(
+                _kind(call),
+                self._ids,
+                self._parent,
+                self._nanoseconds(self._began),
+                self._nanoseconds(now),
+                call.id,
+                usage.prompt_tokens if usage is not None else None,
+                usage.completion_tokens if usage is not None else None,
+                usage.cached_tokens if usage is not None else None,
+                request.prompt_tokens if request is not None else None,
+                ticket.choice.cached_tokens if ticket is not None else None,
+                ticket.choice.ttft_seconds if ticket is not None else None,
+                self._events,
+            )
         )
 
     def _nanoseconds(self, at: float) -> int:
@@ -104,34 +107,26 @@ def _headers(ids: tuple[int, int], flags: int, state: bytes | None) -> list[Head
     return headers if state is None else [*headers, (b"tracestate", state)]
 
 
-def _attributes(call: Call) -> dict[str, Any]:
-    """In the words of OpenTelemetry's semantic conventions for HTTP and generative AI where these have one."""
+def _kind(call: Call) -> Kind:
     request = call.measured.request if call.measured is not None else None
-    usage, ticket = call.usage, call.ticket
-    found: dict[str, Any] = {
-        "http.response.status_code": call.status,
-        "error.type": "client_left" if call.status == CLIENT_CLOSED else call.error_code,
-        "gen_ai.operation.name": call.spec.name,
-        "gen_ai.request.model": call.model.route.name if call.model is not None else None,
-        "gen_ai.usage.input_tokens": usage.prompt_tokens if usage is not None else None,
-        "gen_ai.usage.output_tokens": usage.completion_tokens if usage is not None else None,
-        "promptlane.request_id": call.id,
-        "promptlane.tenant": call.tenant.id if call.tenant is not None else None,
-        "promptlane.tier": call.tenant.tier.name if call.tenant is not None else None,
-        "promptlane.lane": request.lane.value if request is not None else None,
-        "promptlane.stream": call.streams,
-        "promptlane.pool": call.model.pool.name if call.model is not None else None,
-        "promptlane.endpoint": ticket.endpoint if ticket is not None else None,
-        "promptlane.attempts": call.attempts,
-        "promptlane.resumes": call.resumes,
-        "promptlane.cache": call.cache.result if call.cache is not None else None,
-        "promptlane.degraded": call.degraded is not None,
-        "promptlane.prompt_tokens.estimated": request.prompt_tokens if request is not None else None,
-        "promptlane.cached_tokens.predicted": ticket.choice.cached_tokens if ticket is not None else None,
-        "promptlane.cached_tokens": usage.cached_tokens if usage is not None else None,
-        "promptlane.ttft_seconds.predicted": ticket.choice.ttft_seconds if ticket is not None else None,
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    model, tenant = call.model, call.tenant
+    return Kind(
+        call.spec.name,
+        model.route.name if model is not None else None,
+        call.status,
+        "client_left" if call.status == CLIENT_CLOSED else call.error_code,
+        call.error_source in ("engine", "gateway") or call.status >= 500,
+        tenant.id if tenant is not None else None,
+        tenant.tier.name if tenant is not None else None,
+        request.lane.value if request is not None else None,
+        call.streams,
+        model.pool.name if model is not None else None,
+        call.ticket.endpoint if call.ticket is not None else None,
+        call.attempts,
+        call.resumes,
+        call.cache.result if call.cache is not None else None,
+        call.degraded is not None,
+    )
 
 
 class Tracing:
@@ -143,8 +138,6 @@ class Tracing:
         self, endpoint: str, sample: float, clock: Callable[[], float], wall_clock: Callable[[], float]
     ) -> None:
         """Raises TracingUnusable."""
-        from router.spans import Spans
-
         self._clock = clock
         self._wall_clock = wall_clock
         self._bound = round(sample * (_ID_LIMIT + 1))  # as OpenTelemetry's `TraceIdRatioBased` has it
@@ -153,9 +146,9 @@ class Tracing:
         except ImportError:
             raise TracingUnusable("needs OpenTelemetry: pip install 'promptlane[otel]'") from None
 
-    def begin(self, api: str, arrived_at: float, parent: bytes | None, state: bytes | None) -> Trace:
-        """A trace of a request of this API. `parent`, `state`: the client's `traceparent` and `tracestate`; one that is
-        no good counts as none, as the W3C's recommendation has it."""
+    def begin(self, arrived_at: float, parent: bytes | None, state: bytes | None) -> Trace:
+        """A trace of a request. `parent`, `state`: the client's `traceparent` and `tracestate`; one that is no good
+        counts as none, as the W3C's recommendation has it."""
         drawn, above = getrandbits(128) or 1, None
         if parent is not None:
             above = self._spans.context(parent)
@@ -169,7 +162,7 @@ class Tracing:
         if trace & _ID_LIMIT >= self._bound:
             return Trace(_headers(ids, flags, state))
         began = arrived_at, self._wall_clock() - self._clock()
-        return _SeenTrace(self._spans, api, began, ids, flags | _SAMPLED, above, state)
+        return _SeenTrace(self._spans, began, ids, flags | _SAMPLED, above.span_id if above is not None else 0, state)
 
     def stop(self) -> None:
         """Sends what waits, for a moment at most."""

@@ -22,7 +22,7 @@ into: of a compiled class it would see neither the keywords (`gc=False`) nor tha
 ROUTER = (
     "app", "attempts", "calls", "charging", "client", "connection", "exchange", "gateway", "guarded", "lanes", "limits",
     "measure", "metrics", "origin", "passage", "pools", "relay", "request_records", "response", "routing_headers",
-    "tenants", "tickets", "timeouts", "upstream",
+    "tenants", "tickets", "timeouts", "tracing", "upstream",
 )  # fmt: skip
 
 

@@ -17,10 +17,13 @@ from tests.router.gateway_process import WAIT_SECONDS
 
 
 class Collector:
-    """`url`: its base. `bodies`: what came; `hangs`: answers nothing until `let_go`."""
+    """`url`: its base. `bodies`: what came, `headers`: with which; `hangs`: answers nothing until `let_go`; `statuses`:
+    of the next answers, 200 of those behind them."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
+        self.headers: list[dict[str, str]] = []
+        self.statuses: list[int] = []
         self.hangs = False
         self.came, self.let_go = threading.Condition(), threading.Event()
         collector = self
@@ -30,10 +33,12 @@ class Collector:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 with collector.came:
                     collector.bodies.append(self.path.encode() + b" " + body)
+                    collector.headers.append({name.lower(): value for name, value in self.headers.items()})
+                    status = collector.statuses.pop(0) if collector.statuses else 200
                     collector.came.notify_all()
                 if collector.hangs:
                     collector.let_go.wait(60)
-                self.send_response(200)
+                self.send_response(status)
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from router.access_log import Line
+from router.spans import Ended, Kind, Messages, Spans
 from router.tracing import Tracing, TracingUnusable
 from tests.e2e.stack import poll
 from tests.router.collector import Collector, collecting
@@ -166,6 +168,81 @@ def test_a_collector_that_hangs_or_is_gone_holds_up_nothing(monkeypatch: pytest.
     with running(two_tenants(), tracing=tracing) as stack:
         assert stack.post(CHAT, chat(), key="acme-key")[0] == 200
     tracing.stop()
+
+
+def ended(**fields: Any) -> Ended:
+    kind = Kind(
+        "chat", "m", 200, None, False, "acme", "gold", "short", True, "pool", "e0", 1, 0, None, False
+    )  # fmt: skip
+    given = Ended(kind, (1, 2), 0, 3, 4, "chatcmpl-1", 5, 6, None, 7, 0, 0.5, [])
+    return msgspec.structs.replace(given, **fields)
+
+
+def test_what_many_requests_have_in_common_is_in_each_of_their_spans() -> None:
+    failed = Kind("chat", None, 502, "engine_died", True, None, None, None, False, None, None, 2, 0, "miss", True)
+    message = Messages().request([ended(), ended(ids=(8, 9), parent=10, prompt_tokens=11), ended(kind=failed)])
+    (of_all,) = message.resource_spans
+    assert value(of_all.resource, "service.name") == "promptlane"
+    (scope,) = of_all.scope_spans
+    first, second, third = scope.spans
+    assert [one.name for one in scope.spans] == ["chat m", "chat m", "chat"]
+    assert (first.trace_id, first.span_id, first.parent_span_id) == ((1).to_bytes(16), (2).to_bytes(8), b"")
+    assert (second.trace_id, second.span_id, second.parent_span_id) == (
+        (8).to_bytes(16), (9).to_bytes(8), (10).to_bytes(8)
+    )  # fmt: skip
+    assert [value(one, "gen_ai.usage.input_tokens") for one in scope.spans] == [5, 11, 5]
+    assert [value(one, "promptlane.tenant") for one in scope.spans] == ["acme", "acme", None]
+    assert (first.status.code, third.status.code, third.status.message) == (0, 2, "engine_died")
+    assert value(first, "promptlane.stream") is True
+    assert value(first, "promptlane.cached_tokens.predicted") == 0
+    assert value(first, "promptlane.ttft_seconds.predicted") == 0.5
+    for one in scope.spans:
+        names = [attribute.key for attribute in one.attributes]
+        assert len(set(names)) == len(names)
+        assert "promptlane.cached_tokens" not in names
+
+
+def test_spans_that_a_collector_cannot_take_now_are_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.spans._AGAIN_SECONDS", (0.0, 0.0))
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    with collecting() as collector:
+        collector.statuses = [503, 429]
+        spans = Spans(collector.url)
+        spans.send(ended())
+        collector.until(3)
+        assert len({*collector.bodies}) == 1
+        spans.stop()
+        assert len(collector.bodies) == 3
+
+
+def test_what_a_collector_refuses_is_lost_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    caplog.set_level("INFO", "promptlane.tracing")
+    with collecting() as collector:
+        collector.statuses = [400, 400]
+        spans = Spans(collector.url)
+        for sent_so_far in range(1, 4):
+            spans.send(ended())
+            collector.until(sent_so_far)
+        spans.stop()
+    assert [one.getMessage() for one in caplog.records if one.name == "promptlane.tracing"] == [
+        "the collector takes no spans, which are lost: status 400",
+        "the collector takes spans again",
+    ]
+
+
+def test_a_collector_elsewhere_gets_the_headers_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20t,x-scope=a")
+    with collecting() as collector:
+        spans = Spans(collector.url)
+        spans.send(ended())
+        spans.stop()
+        collector.until()
+        (headers,) = collector.headers
+    assert (headers["authorization"], headers["x-scope"]) == ("Bearer t", "a")
+    assert headers["content-type"] == "application/x-protobuf"
 
 
 def test_without_tracing_the_clients_context_just_passes() -> None:
