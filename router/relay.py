@@ -21,13 +21,13 @@ from router.passage import Passage
 from router.response import EngineAnswer
 from router.wire.answer_sample import AnswerSample
 from router.wire.continuation import said_usage
-from router.wire.endings import StreamJudge, failure_of
+from router.wire.endings import StreamJudge, told_by
 from router.wire.first_token import shows_token
 from router.wire.http import Header
 from router.wire.progress import Progress
 from router.wire.stream_usage import UsageRemover
 from router.wire.token_tap import TokenTap
-from router.wire.usage import find_fingerprint, find_finish, find_usage
+from router.wire.usage import Told, find_fingerprint, find_finish, find_usage
 
 # Answers up to this size go out in one piece with their length, so that a failure half-way can still be tried
 # elsewhere. Longer ones (embeddings of many inputs) are passed on as they come.
@@ -117,10 +117,11 @@ class Answer:
         body = await self._response.read(limit)
         self._note_first(body)
         if self._response.status < 400:
-            if self._judge is None and (failure := failure_of(self._call.spec, body)) is not None:
-                raise failure
-            self._tail.append(body)
-            self._note_usage()
+            if self._judge is None:
+                self._note_told(told_by(self._call.spec, body))
+            else:
+                self._tail.append(body)
+                self._note_usage()
             if self.sample is not None:
                 self.sample.keep(body, events=self._judge is not None)
             if self.guard is not None and self._judge is None:
@@ -355,6 +356,11 @@ class Answer:
             self._timer = None
 
     # -- what is noted on the way ------------------------------------------------------------------------------------
+
+    def _note_told(self, told: Told) -> None:
+        """Of an answer in one piece."""
+        call = self._call
+        call.usage, call.finish_reason, call.system_fingerprint = told.usage, told.finish_reason, told.fingerprint
 
     def _note_usage(self) -> None:
         hidden, tail = self._passage.hidden, b"".join(self._tail)

@@ -57,6 +57,7 @@ class Ledger:
             mark = max(found.mark, shipped(path, key), key=lambda mark: mark.sequence)
             self.spool = Spool(path, self.replica, key, mark, settings.max_spool_bytes)
             undo.pop_all()
+        self._always_accepts = settings.on_full is OnFull.ALLOW
         self.intact = not found.damaged
         if found.cut:
             _log.warning("ledger %s: %d bytes of a torn end were cut off", self.replica, found.cut)
@@ -80,8 +81,7 @@ class Ledger:
     @property
     def accepts(self) -> bool:
         """Whether requests may be answered now; False only by `on_full: refuse`."""
-        writer = self.writer
-        return writer.backlog.rule is OnFull.ALLOW or writer.accepts
+        return self._always_accepts or self.writer.accepts
 
     def start(self) -> None:
         """Begins to write. Raises DatabaseUnusable; a database that is away only delays."""

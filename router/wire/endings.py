@@ -19,6 +19,7 @@ from router.wire import events
 from router.wire.events import Kind
 from router.wire.openai import ApiSpec
 from router.wire.sse import EventSplitter
+from router.wire.usage import Told
 
 # What nearly every event of a stream begins with, and only such: then it is no error, and no end of the stream.
 _PLAIN: Final = {
@@ -142,8 +143,9 @@ class StreamJudge:
         return out
 
 
-def failure_of(spec: ApiSpec, body: bytes) -> EngineError | None:
-    """Why a whole answer with a good status is none; None where it is one."""
-    if events.is_whole_answer(body, spec):
-        return None
-    return EngineAborted("The engine answered without an answer.")
+def told_by(spec: ApiSpec, body: bytes) -> Told:
+    """What a whole answer with a good status says of itself. Raises EngineAborted where it is none."""
+    told = events.read_whole(body, spec)
+    if told is None:
+        raise EngineAborted("The engine answered without an answer.")
+    return told

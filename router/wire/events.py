@@ -12,8 +12,9 @@ from typing import Any, Final
 import msgspec
 
 from router.wire.openai import ApiSpec
-from router.wire.shapes import NamedEvent, SeenChoice, SeenChunk, SeenDelta, SeenError, WholeAnswer
+from router.wire.shapes import CountedAnswer, NamedEvent, SeenChoice, SeenChunk, SeenDelta, SeenError, WholeAnswer
 from router.wire.sse import event_data, event_name
+from router.wire.usage import Told, find_fingerprint, find_finish, find_usage, told
 
 
 class Kind(Enum):
@@ -29,6 +30,7 @@ _chunk = msgspec.json.Decoder(SeenChunk).decode
 _error = msgspec.json.Decoder(SeenError).decode
 _named = msgspec.json.Decoder(NamedEvent).decode
 _whole = msgspec.json.Decoder(WholeAnswer).decode
+_counted = msgspec.json.Decoder(CountedAnswer).decode
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 # What vLLM's chunks of text are, and the one before the first of them: every stream has these, so they are not parsed.
@@ -77,17 +79,37 @@ def kind_of(event: bytes, api: str) -> tuple[Kind, int]:
     return _of_name(name, data) if name and api in ("messages", "responses") else _of_chunk(data)
 
 
-def is_whole_answer(body: bytes, spec: ApiSpec) -> bool:
-    """Whether a whole body with a good status is an answer: no error, and complete where the API generates text."""
-    generates = bool(spec.output_fields)
-    if not generates:
+def read_whole(body: bytes, spec: ApiSpec) -> Told | None:
+    """What a whole body with a good status says of itself; None where it is no answer: an error, or not complete where
+    the API generates text. Those of chat and completions are read once; of all others each is searched for."""
+    if spec.usage_on_request:
+        try:
+            counted = _counted(body)
+        except _UNREADABLE:
+            pass  # only what it says of itself may be odd
+        else:
+            return told(counted, body) if _is_answer(counted, spec) else None
+    if not _is_whole_answer(body, spec):
+        return None
+    return Told(
+        find_usage(body),
+        find_finish(body) if spec.output_fields else None,
+        find_fingerprint(body) if spec.usage_on_request else None,
+    )
+
+
+def _is_whole_answer(body: bytes, spec: ApiSpec) -> bool:
+    if not spec.output_fields:
         return not body.startswith((b'{"error"', b'{"type":"error"', b'{"object":"error"'))
     try:
-        whole = _whole(body)
+        return _is_answer(_whole(body), spec)
     except msgspec.ValidationError:
         return True  # an answer of a kind that is not known here: the client will know
     except _UNREADABLE:
         return False
+
+
+def _is_answer(whole: WholeAnswer, spec: ApiSpec) -> bool:
     if bytes(whole.error) != b"null" or "error" in (whole.object, whole.type):
         return False
     if spec.name == "messages":

@@ -181,3 +181,10 @@ class WholeAnswer(msgspec.Struct, gc=False):
     type: str | None = None
     status: str | None = None
     stop_reason: str | None = None
+
+
+class CountedAnswer(WholeAnswer, gc=False):
+    """One of chat or completions, with what it says of itself."""
+
+    usage: UsageCounts | None = None
+    system_fingerprint: str | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from router.wire.shapes import UsageCounts
+from router.wire.shapes import CountedAnswer, UsageCounts
 
 # Usage is an object of numbers, nulls and objects of such: it has no strings with braces. Possessive, so that a hostile
 # body costs one scan and no backtracking.
@@ -46,12 +46,42 @@ class Usage:
 _decode = msgspec.json.Decoder(UsageCounts).decode
 
 
+@dataclass(slots=True, init=False)
+class Told:
+    """What a whole answer says of itself; None where it does not."""
+
+    usage: Usage | None
+    finish_reason: str | None
+    fingerprint: str | None
+
+    def __init__(self, usage: Usage | None, finish_reason: str | None, fingerprint: str | None) -> None:
+        self.usage = usage
+        self.finish_reason = finish_reason
+        self.fingerprint = fingerprint
+
+
+def told(answer: CountedAnswer, body: bytes) -> Told:
+    """Of an answer that is decoded; what does not stand where it should is searched for in its `body`."""
+    finish = answer.choices[-1].finish_reason if answer.choices else None
+    fingerprint = answer.system_fingerprint
+    if (
+        fingerprint is not None
+        and _FINGERPRINT_WORD.fullmatch(b'"%b"' % fingerprint.encode("utf-8", "replace")) is None
+    ):
+        fingerprint = None
+    return Told(
+        read_usage(answer.usage) if answer.usage is not None else find_usage(body),
+        _word(finish) if finish is not None else find_finish(body),
+        fingerprint if answer.system_fingerprint is not None else find_fingerprint(body),
+    )
+
+
 def find_usage(data: bytes) -> Usage | None:
     """The last usage object in `data` (the end of an answer), in OpenAI's, Responses' or Anthropic's words."""
     end = len(data)
     while (start := data.rfind(b'"usage":', 0, end)) >= 0:
         match = _OBJECT.match(data, start + len(b'"usage":'))
-        usage = _read(match.group(1)) if match is not None else None
+        usage = _decoded(match.group(1)) if match is not None else None
         if usage is not None:
             return usage
         end = start
@@ -65,8 +95,7 @@ def find_finish(data: bytes) -> str | None:
         if start >= 0:
             start += len(name)
             end = data.find(b'"', start, start + _LONGEST_WORD)
-            word = data[start:end] if end > start else b""
-            return word.decode() if word.replace(b"_", b"").isalnum() else None
+            return _word(data[start:end].decode("latin-1")) if end > start else None
     return None
 
 
@@ -77,11 +106,20 @@ def find_fingerprint(data: bytes) -> str | None:
     return found[1].decode() if found is not None else None
 
 
-def _read(raw: bytes) -> Usage | None:
+def _decoded(raw: bytes) -> Usage | None:
     try:
-        found = _decode(raw)
+        return read_usage(_decode(raw))
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
         return None
+
+
+def _word(said: str) -> str | None:
+    """An engine's word, where it is one."""
+    return said if len(said) < _LONGEST_WORD and said.isascii() and said.replace("_", "").isalnum() else None
+
+
+def read_usage(found: UsageCounts) -> Usage:
+    """What it says, in the words of any API."""
     details = found.prompt_tokens_details or found.input_tokens_details
     return Usage(
         found.prompt_tokens if found.prompt_tokens is not None else _whole_input(found),

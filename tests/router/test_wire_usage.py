@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.wire.usage import Usage, find_finish, find_usage
+from router.wire.events import read_whole
+from router.wire.openai import APIS
+from router.wire.usage import Told, Usage, find_fingerprint, find_finish, find_usage
 
 SAMPLES = Path(__file__).resolve().parents[1] / "engine" / "samples"
 OURS = Path(__file__).resolve().parent / "samples"
+CHAT = "/v1/chat/completions"
 USAGE = b'"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}'
 FRAGMENTS = [
     b'"usage":',
@@ -162,3 +166,63 @@ def test_counts_that_no_engine_can_have_are_not_believed(count: bytes) -> None:
 )
 def test_why_an_answer_ended_is_read_in_the_engines_word(data: bytes, word: str | None) -> None:
     assert find_finish(data) == word
+
+
+def searched(body: bytes) -> Told:
+    return Told(find_usage(body), find_finish(body), find_fingerprint(body))
+
+
+@pytest.mark.parametrize(("name", "path"), [("chat_nonstream", CHAT), ("completion_nonstream", "/v1/completions")])
+def test_a_captured_answer_says_the_same_read_once_as_searched(name: str, path: str) -> None:
+    captured = sample(name)
+    body = captured[captured.index(b"{") : captured.rindex(b"}") + 1]
+    found = read_whole(body, APIS[path])
+    assert found == searched(body)
+    assert found is not None
+    assert found.usage is not None
+    assert found.finish_reason == "length"
+
+
+_counts = st.none() | st.integers(0, 2**40)
+_usages = st.fixed_dictionaries(
+    {}, optional={
+        "prompt_tokens": _counts, "completion_tokens": _counts, "total_tokens": _counts,
+        "prompt_tokens_details": st.none() | st.fixed_dictionaries({}, optional={"cached_tokens": _counts}),
+    }
+)  # fmt: skip
+_words = st.none() | st.sampled_from(["stop", "length", "tool_calls", "", "no word", "x" * 50, 'a"b', "\u00e9t\u00e9"])
+_choices = st.lists(
+    st.fixed_dictionaries(
+        {"message": st.just({"role": "assistant", "content": '"usage":{"prompt_tokens":9},"finish_reason":"x"'})},
+        optional={"finish_reason": _words, "stop_reason": st.none() | st.integers(0, 9) | st.just("end")},
+    ),
+    min_size=1, max_size=3,
+)  # fmt: skip
+_answers = st.fixed_dictionaries(
+    {"choices": _choices},
+    optional={
+        "usage": st.none() | _usages,
+        "system_fingerprint": st.none() | st.sampled_from(["vllm-0.32.0-tp1", "fp_1", "", "two words", "x" * 200]),
+        "object": st.just("chat.completion"),
+    },
+)
+
+
+@given(_answers, st.booleans())
+def test_any_answer_says_the_same_read_once_as_searched(answer: dict[str, Any], spaced: bool) -> None:
+    body = json.dumps(answer, separators=(", ", ": ") if spaced else (",", ":")).encode()
+    found, wanted = read_whole(body, APIS[CHAT]), searched(body)
+    assert found is not None
+    assert found.usage == wanted.usage
+    assert found.fingerprint == wanted.fingerprint
+    finishes = [choice.get("finish_reason") for choice in answer["choices"]]
+    if finishes[-1] is not None or not any(finishes):  # else the search tells of an earlier choice, as this does
+        assert found.finish_reason == wanted.finish_reason
+
+
+@pytest.mark.parametrize("odd", [b'"usage":{"prompt_tokens":-1}', b'"usage":"many"', b'"system_fingerprint":7'])
+def test_odd_figures_make_no_answer_of_an_error_and_no_error_of_an_answer(odd: bytes) -> None:
+    good = b'{"choices":[{"finish_reason":"stop"}],' + odd + b"}"
+    assert read_whole(good, APIS[CHAT]) == Told(None, "stop", None)
+    assert read_whole(b'{"error":{"message":"x"},' + odd + b"}", APIS[CHAT]) is None
+    assert read_whole(b'{"choices":[{"finish_reason":"abort"}],' + odd + b"}", APIS[CHAT]) is None
