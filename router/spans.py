@@ -271,19 +271,20 @@ def _set(attributes: Any, name: str, value: Value) -> None:
 
 def _headers() -> dict[str, str]:
     """Those of OTLP, and what OpenTelemetry's variables say: a collector elsewhere may want a token."""
-    from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_HEADERS
     from opentelemetry.util.re import parse_env_headers
 
-    said = os.environ.get(OTEL_EXPORTER_OTLP_TRACES_HEADERS, os.environ.get(OTEL_EXPORTER_OTLP_HEADERS, ""))
-    return {**parse_env_headers(said, liberal=True), "content-type": "application/x-protobuf"}
+    return {**parse_env_headers(_said("HEADERS"), liberal=True), "content-type": "application/x-protobuf"}
 
 
-def _verified() -> ssl.SSLContext | bool:
-    """By the system's authorities, or by those that OpenTelemetry's variables name."""
-    from opentelemetry.sdk.environment_variables import (
-        OTEL_EXPORTER_OTLP_CERTIFICATE,
-        OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE,
-    )
+def _verified() -> ssl.SSLContext:
+    """By the system's authorities, or by those that OpenTelemetry's variables name, with the certificate that they
+    name for ourselves."""
+    context = ssl.create_default_context(cafile=_said("CERTIFICATE") or None)
+    if own := _said("CLIENT_CERTIFICATE"):
+        context.load_cert_chain(own, _said("CLIENT_KEY") or None)
+    return context
 
-    file = os.environ.get(OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE, os.environ.get(OTEL_EXPORTER_OTLP_CERTIFICATE))
-    return ssl.create_default_context(cafile=file) if file else True
+
+def _said(what: str) -> str:
+    """One of OpenTelemetry's variables, as it names them: that of traces, or that of all signals."""
+    return os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{what}") or os.environ.get(f"OTEL_EXPORTER_OTLP_{what}", "")

@@ -22,7 +22,7 @@ _RANDOM: Final = 0x02  # level 2: the id was drawn
 
 
 class TracingUnusable(Exception):
-    """The library that `tracing` needs is not installed."""
+    """The library that `tracing` needs is not installed, or a certificate cannot be read."""
 
 
 class Trace:
@@ -145,6 +145,8 @@ class Tracing:
             self._spans = Spans(endpoint)
         except ImportError:
             raise TracingUnusable("needs OpenTelemetry: pip install 'promptlane[otel]'") from None
+        except OSError as error:
+            raise TracingUnusable(f"a certificate of OpenTelemetry's variables: {error.strerror or error}") from None
 
     def begin(self, arrived_at: float, parent: bytes | None, state: bytes | None) -> Trace:
         """A trace of a request. `parent`, `state`: the client's `traceparent` and `tracestate`; one that is no good

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from router.access_log import Line
 from router.spans import Ended, Kind, Messages, Spans
@@ -243,6 +246,29 @@ def test_a_collector_elsewhere_gets_the_headers_that_the_environment_names(monke
         (headers,) = collector.headers
     assert (headers["authorization"], headers["x-scope"]) == ("Bearer t", "a")
     assert headers["content-type"] == "application/x-protobuf"
+
+
+def test_a_collector_is_known_by_the_certificates_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    theirs, ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), tmp_path / "ours.pem"
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    authority.configure_trust(theirs)
+    theirs.verify_mode = ssl.CERT_REQUIRED
+    authority.issue_cert("gateway@example.com").private_key_and_cert_chain_pem.write_to_path(str(ours))
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", str(ours))
+    with collecting(theirs) as collector:
+        spans = Spans(collector.url)
+        spans.send(ended())
+        spans.stop()
+        (span,) = collector.spans()
+    assert span.name == "chat m"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(tmp_path / "none.pem"))
+    with pytest.raises(TracingUnusable, match=r"certificate .*No such file"):
+        Tracing("https://127.0.0.1:9", 1.0, time.monotonic, time.time)
 
 
 def test_without_tracing_the_clients_context_just_passes() -> None:
