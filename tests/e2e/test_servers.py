@@ -108,6 +108,7 @@ def test_a_free_port_can_be_bound_and_lies_below_the_ephemeral_range() -> None:
 @pytest.fixture
 def own_locks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """So that other runs of tests have their blocks and these theirs."""
+    free_port()  # this process has its block by then, by the locks of all
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
