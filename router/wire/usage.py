@@ -21,7 +21,8 @@ _OBJECT = re.compile(rb"\s*+(\{(?:[^{}]++|\{[^{}]*+\})*+\})")
 _FINISHES = (b'"finish_reason":"', b'"stop_reason":"', b'"finish_reason": "', b'"stop_reason": "')
 _LONGEST_WORD = 40  # bytes; `content_filter` has 14
 _FINGERPRINT = b'"system_fingerprint":'
-_FINGERPRINT_WORD = re.compile(rb'\s*+"([A-Za-z0-9._:+/-]{1,128})"')
+_VERSION = re.compile(r"[A-Za-z0-9._:+/-]{1,128}")
+_FINGERPRINT_WORD = re.compile(rb'\s*+"(%b)"' % _VERSION.pattern.encode())
 
 
 @dataclass(slots=True, init=False, unsafe_hash=True)
@@ -62,17 +63,11 @@ class Told:
 
 def told(answer: CountedAnswer, body: bytes) -> Told:
     """Of an answer that is decoded; what does not stand where it should is searched for in its `body`."""
-    finish = answer.choices[-1].finish_reason if answer.choices else None
-    fingerprint = answer.system_fingerprint
-    if (
-        fingerprint is not None
-        and _FINGERPRINT_WORD.fullmatch(b'"%b"' % fingerprint.encode("utf-8", "replace")) is None
-    ):
-        fingerprint = None
+    finish, fingerprint = answer.choices[-1].finish_reason if answer.choices else None, answer.system_fingerprint
     return Told(
         read_usage(answer.usage) if answer.usage is not None else find_usage(body),
         _word(finish) if finish is not None else find_finish(body),
-        fingerprint if answer.system_fingerprint is not None else find_fingerprint(body),
+        _version(fingerprint) if fingerprint is not None else find_fingerprint(body),
     )
 
 
@@ -111,6 +106,11 @@ def _decoded(raw: bytes) -> Usage | None:
         return read_usage(_decode(raw))
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
         return None
+
+
+def _version(said: str) -> str | None:
+    """An engine's fingerprint, where it is one."""
+    return said if _VERSION.fullmatch(said) is not None else None
 
 
 def _word(said: str) -> str | None:
