@@ -239,7 +239,7 @@ class PrefixIndex:
         """Drop what was last used at this touch or before and is not held: the engine is known to have evicted a block
         of that age. Returns how many blocks are left."""
         present, holders = self._blocks, self._holders
-        unused = [block for block in self._order.oldest() if present[block] <= use and block not in holders]
+        unused = [block for block, last in present.items() if last <= use and block not in holders]
         for block in unused:
             self._order.drop(block)
         self.version += 1
