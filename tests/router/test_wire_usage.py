@@ -177,8 +177,8 @@ def test_a_captured_answer_says_the_same_read_once_as_searched(name: str, path: 
     captured = sample(name)
     body = captured[captured.index(b"{") : captured.rindex(b"}") + 1]
     found = read_whole(body, APIS[path])
-    assert found == searched(body)
     assert found is not None
+    assert found == searched(body)
     assert found.usage is not None
     assert found.finish_reason == "length"
 
@@ -211,13 +211,7 @@ _answers = st.fixed_dictionaries(
 @given(_answers, st.booleans())
 def test_any_answer_says_the_same_read_once_as_searched(answer: dict[str, Any], spaced: bool) -> None:
     body = json.dumps(answer, separators=(", ", ": ") if spaced else (",", ":")).encode()
-    found, wanted = read_whole(body, APIS[CHAT]), searched(body)
-    assert found is not None
-    assert found.usage == wanted.usage
-    assert found.fingerprint == wanted.fingerprint
-    finishes = [choice.get("finish_reason") for choice in answer["choices"]]
-    if finishes[-1] is not None or not any(finishes):  # else the search tells of an earlier choice, as this does
-        assert found.finish_reason == wanted.finish_reason
+    assert read_whole(body, APIS[CHAT]) == searched(body)
 
 
 @pytest.mark.parametrize("odd", [b'"usage":{"prompt_tokens":-1}', b'"usage":"many"', b'"system_fingerprint":7'])
