@@ -2,6 +2,7 @@
 
 `PYTHONPATH=FOLDER promptlane serve …` runs it then. The checkout gets no compiled file, so what is edited there is what
 runs there. With `--in-place` the compiled files go beside packages that are installed already: the container image.
+GCC compiles twice: to count how often each branch is taken by the requests of `training.py`, then by these counts.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
 from dataclasses import dataclass
@@ -28,6 +30,11 @@ ROOT = Path(__file__).parent.parent.parent
 # Names of ours are macros of GNU C; and generated code has warnings that nobody here can mend.
 _MADE_OF = "made-of"
 C_FLAGS = ["-O2", "-g0", "-w", "-Uunix", "-U__unix", "-Ulinux", "-U__linux"]
+# One library holds all, and nobody looks into it by name: what calls within it need not go through a table.
+C_FLAGS += ["-fvisibility=hidden", "-fno-semantic-interposition"]
+COUNTING = ["-fprofile-generate", "-fprofile-update=single"]
+# `-fprofile-correction`: counts of two processes that end at once may not add up.
+COUNTED = ["-fprofile-use", "-fprofile-correction", "-Wno-missing-profile"]
 
 
 class CannotCompile(Exception):
@@ -54,7 +61,7 @@ def build(target: Path, in_place: bool = False, python: Path = Path(sys.executab
             shutil.copytree(source, copy / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         files = list(compiled_files(copy))
         with chdir(copy):  # mypyc names what it compiles by paths below the current folder
-            compile_here(files, python, jobs or len(os.sched_getaffinity(0)))
+            compile_here(files, python, jobs or len(os.sched_getaffinity(0)), lambda: train(copy, python))
         shutil.rmtree(copy / "build")
         import_all(copy, files, python)
         binaries = list(copy.rglob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"))
@@ -99,10 +106,32 @@ def import_all(folder: Path, files: Sequence[str], python: Path) -> None:
         raise CannotCompile(f"what was compiled cannot be imported ({done.returncode}): {last[0]}")
 
 
+def train(folder: Path, python: Path) -> None:
+    """Lets what is compiled in `folder` count. Raises CannotCompile."""
+    command = [str(python), "-m", "deploy.compiled.training", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    if done.returncode:
+        raise CannotCompile(done.stderr.strip())
+    if next(folder.rglob("*.gcda"), None) is None:
+        raise CannotCompile("what was compiled to count has written no counts")
+
+
+def compiler_command() -> list[str]:
+    return shlex.split(os.environ.get("CC") or str(sysconfig.get_config_var("CC")))
+
+
+def is_gcc() -> bool:
+    """Others call themselves so, but count in their own way."""
+    command = [*compiler_command(), "-dM", "-E", "-x", "c", os.devnull]
+    macros = subprocess.run(command, capture_output=True, text=True).stdout  # noqa: S603
+    return "__GNUC__" in macros and "__clang__" not in macros
+
+
 def find_compiler() -> None:
     """Raises CannotCompile when there is no C compiler, no header of Python's, or no mypyc."""
-    compiler = os.environ.get("CC") or str(sysconfig.get_config_var("CC"))
-    if shutil.which(compiler.split()[0]) is None:
+    compiler = compiler_command()[0]
+    if shutil.which(compiler) is None:
         raise CannotCompile(f"there is no C compiler ({compiler}); on Debian: apt-get install gcc libc6-dev")
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.is_file():
@@ -114,8 +143,9 @@ def find_compiler() -> None:
         raise CannotCompile(f"{error.name} is not installed: mypy and setuptools compile") from None
 
 
-def compile_here(files: Sequence[str], python: Path, jobs: int) -> None:
-    """Compiles files below the current folder, each beside its source. Raises CannotCompile."""
+def compile_here(files: Sequence[str], python: Path, jobs: int, use: Callable[[], None] | None = None) -> None:
+    """Compiles files below the current folder, each beside its source. `use`: what they are compiled for, which is
+    tried out where the compiler learns from that. Raises CannotCompile."""
     from mypyc.build import mypycify
     from setuptools import setup
     from setuptools.command.build_ext import build_ext
@@ -124,11 +154,11 @@ def compile_here(files: Sequence[str], python: Path, jobs: int) -> None:
         """One library holds all modules, in a C file for each: setuptools would compile those one by one."""
 
         def build_extensions(self) -> None:
-            compile_all = self.compiler.compile
+            compile_some = self.compiler.compile
 
             def compile_each(sources: Sequence[str], *more: Any, **how: Any) -> list[str]:
                 with ThreadPoolExecutor(jobs) as pool:
-                    built = pool.map(lambda source: compile_all([source], *more, **how), sources)
+                    built = pool.map(lambda source: compile_some([source], *more, **how), sources)
                     return [name for names in built for name in names]
 
             self.compiler.compile = compile_each
@@ -140,11 +170,20 @@ def compile_here(files: Sequence[str], python: Path, jobs: int) -> None:
     options += ["--cache-dir", os.devnull, "--python-executable", str(python)]
     try:
         extensions = mypycify([*options, *files], multi_file=True)
-        for extension in extensions:
-            extension.extra_compile_args = C_FLAGS
-        arguments = ["--quiet", "build_ext", "--inplace", f"--parallel={jobs}"]
-        setup(name="promptlane-compiled", ext_modules=extensions, packages=[], script_args=arguments,
-              cmdclass={"build_ext": BuildInParallel})  # fmt: skip
+
+        def compile_all(*flags: str) -> None:
+            for extension in extensions:
+                extension.extra_compile_args, extension.extra_link_args = [*C_FLAGS, *flags], list(flags)
+            arguments = ["--quiet", "build_ext", "--inplace", "--force", f"--parallel={jobs}"]
+            setup(name="promptlane-compiled", ext_modules=extensions, packages=[], script_args=arguments,
+                  cmdclass={"build_ext": BuildInParallel})  # fmt: skip
+
+        if use is None or not is_gcc():
+            compile_all()
+        else:
+            compile_all(*COUNTING)
+            use()
+            compile_all(*COUNTED)
     except SystemExit:  # both have said what was wrong
         raise CannotCompile("nothing was compiled: the reason is above") from None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.compiled.build import CannotCompile, compile_here, find_compiler, is_current, running_from
+from deploy.compiled.build import CannotCompile, compile_here, find_compiler, is_current, is_gcc, running_from, train
 from deploy.compiled.modules import INTERPRETED, PACKAGES, compiled_files
 from tests.deploy.tools import ROOT
 
@@ -139,3 +139,44 @@ def test_a_build_of_other_sources_is_not_current(tmp_path: Path) -> None:
     (tmp_path / "made-of").write_text("something else")
     assert not is_current(tmp_path)
     assert PACKAGES == ("policies", "router")
+
+
+@pytest.mark.skipif(not has_compiler() or not is_gcc(), reason="this machine has no GCC")
+def test_what_is_compiled_learns_from_its_use_and_counts_no_more_then(tmp_path: Path) -> None:
+    source = "def total(most: int) -> int:\n    return sum([n for n in range(most) if n % 3])\n"
+    (tmp_path / "loop.py").write_text(source)
+    code = f"""
+import subprocess, sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from deploy.compiled.build import compile_here
+
+def use():
+    subprocess.run([sys.executable, "-c", "import loop; loop.total(1000)"], check=True)
+    print(len(list(Path().rglob("*.gcda"))), b"__gcov" in Path(library()).read_bytes())
+
+def library():
+    return next(str(one) for one in Path().glob("*.so"))
+
+compile_here(["loop.py"], Path(sys.executable), 1, use)
+print(b"__gcov" in Path(library()).read_bytes())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    counts, counting, counting_still = done.stdout.split()[-3:]
+    assert int(counts) > 0
+    assert (counting, counting_still) == ("True", "False")
+    shown = subprocess.run(
+        [sys.executable, "-c", "import loop; print(loop.__file__, loop.total(10))"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=180, check=True,
+    )  # fmt: skip
+    assert shown.stdout.split()[0].endswith(".so")
+    assert shown.stdout.split()[1] == "27"
+
+
+def test_what_does_not_serve_cannot_be_learned_from_and_says_why(tmp_path: Path) -> None:
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    with pytest.raises(CannotCompile, match=r"(?s)did not begin to serve.*No module named router\.cli"):
+        train(tmp_path, Path(sys.executable))
