@@ -49,7 +49,7 @@ unit-objects: $(READY)
 	@$(BIN)/pytest tests $(PROCESSES:%=--ignore=%) >.work/unit-objects.log 2>&1; \
 	  status=$$?; cat .work/unit-objects.log; exit $$status
 
-compiled: $(READY)  ## the hot path compiled by mypyc into .work/compiled, where it is not yet (2 to 4 minutes; needs gcc)
+compiled: $(READY)  ## the hot path compiled by mypyc into .work/compiled, where it is not yet (4 to 6 minutes; needs gcc)
 	$(BIN)/python -m deploy.compiled.build --out .work/compiled
 
 test-compiled: compiled  ## end-to-end and gateway tests of the compiled form
