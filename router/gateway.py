@@ -158,6 +158,9 @@ class Gateway:
             ask_ids=call.resume is not None,
         )
         rewritten = await asyncio.to_thread(rewrite) if long else rewrite()
+        # What came together comes so far one after the other, and only then goes on: one piece of code for many
+        # requests is at hand in the processor's caches, where all of it for each in turn is not.
+        await asyncio.sleep(0)
         if model.cache is None or call.probe_of is not None:
             await self._attempts.forward(call, model.pool, rewritten)
         else:

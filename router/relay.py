@@ -139,6 +139,7 @@ class Answer:
         if not self._call.wins():
             raise Superseded
         await self._call.client.respond(self._response.status, self._headers, body)
+        await _let_out()
 
     async def _examined(self, guard: AnswerGuard, body: bytes) -> bytes:
         """Raises PolicyError where the client must not have it."""
@@ -386,3 +387,12 @@ class Answer:
         self.token_at = self._clock()
         if self._call.ticket is not None:
             self._call.ticket.first_token()
+
+
+async def _let_out() -> None:
+    """Lets the event loop send a whole answer before what follows from it is worked out: it sends what was written when
+    all that could run has run. Who is cancelled meanwhile, as the process ends, has nothing left to break off."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        return

@@ -507,3 +507,41 @@ def test_a_short_prompt_is_hashed_later_and_like_a_long_one() -> None:
     }
     assert len(hashes) == 1
     assert Draft(Record("", 0, "request", 0.0), spec, prompt=()).finish(KEY).prompt_hash is None
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_answer_leaves_before_its_record_is_made_and_nothing_breaks_it_off_then(
+    stack: Stack, drawer: Drawer, cancelled: bool
+) -> None:
+    """The loop has its turn between the two. What ends the process in it changes nothing of what was answered."""
+    seen: list[str] = []
+    messages: list[dict[str, Any]] = []
+
+    async def ask() -> None:
+        body = json.dumps(chat()).encode()
+        requests = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive() -> dict[str, Any]:
+            return next(requests, None) or await asyncio.Event().wait()  # type: ignore[return-value]
+
+        async def send(message: dict[str, Any]) -> None:
+            messages.append(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                asyncio.get_running_loop().call_soon(turn)
+
+        def turn() -> None:
+            seen.append(f"{len(drawer.records)} records")
+            if cancelled:
+                asking.cancel()
+
+        headers = [(b"authorization", b"Bearer acme-key"), (b"content-length", b"%d" % len(body))]
+        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers, "client": ("127.0.0.1", 1)}
+        asking = asyncio.ensure_future(stack.app(scope, receive, send))  # type: ignore[arg-type]
+        await asyncio.wait([asking])
+
+    stack.run(ask())
+    assert seen == ["0 records"]
+    (record,) = drawer.records
+    assert (record.outcome, record.status, record.finish_reason) == ("complete", 200, "stop")
+    assert b"".join(one.get("body", b"") for one in messages) == ANSWER
+    assert [one["type"] for one in messages] == ["http.response.start", "http.response.body"]
