@@ -27,14 +27,13 @@ from typing import Any
 from deploy.compiled.modules import PACKAGES, compiled_files
 
 ROOT = Path(__file__).parent.parent.parent
-# Names of ours are macros of GNU C; and generated code has warnings that nobody here can mend.
 _MADE_OF = "made-of"
+# Names of ours are macros of GNU C; and generated code has warnings that nobody here can mend.
 C_FLAGS = ["-O2", "-g0", "-w", "-Uunix", "-U__unix", "-Ulinux", "-U__linux"]
 # One library holds all, and nobody looks into it by name: what calls within it need not go through a table.
 C_FLAGS += ["-fvisibility=hidden", "-fno-semantic-interposition"]
-COUNTING = ["-fprofile-generate", "-fprofile-update=single"]
-# `-fprofile-correction`: counts of two processes that end at once may not add up.
-COUNTED = ["-fprofile-use", "-fprofile-correction", "-Wno-missing-profile"]
+COUNTING = ["-fprofile-generate"]
+COUNTED = ["-fprofile-use", "-fprofile-correction"]  # what threads count side by side may not add up
 
 
 class CannotCompile(Exception):
@@ -109,7 +108,8 @@ def import_all(folder: Path, files: Sequence[str], python: Path) -> None:
 def train(folder: Path, python: Path) -> None:
     """Lets what is compiled in `folder` count. Raises CannotCompile."""
     command = [str(python), "-m", "deploy.compiled.training", str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTLANE_")}
+    environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)  # noqa: S603
     if done.returncode:
         raise CannotCompile(done.stderr.strip())

@@ -13,8 +13,7 @@ import hashlib
 import json
 import os
 import random
-import socket
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import httpx2
 
 from benchmarks.engine.launch import Engine, start_engine
+from benchmarks.overhead_parts.processes import Child, Failed, free_port
 from deploy.compiled.build import running_from
 
 MODEL = "tiny"
@@ -140,44 +140,30 @@ def key(tenant: str) -> str:
 def gateway(folder: Path, engines: Sequence[Engine], workers: int) -> Iterator[tuple[str, str]]:
     """Its URL and its operators', once it is ready. It has ended afterwards, with its counts written. Raises
     NotTrained."""
-    ports = free_port(), free_port()
-    with tempfile.TemporaryDirectory(prefix="promptlane-training-") as own, ExitStack() as stack:
-        config, log = Path(own) / "training.json", stack.enter_context((Path(own) / "log").open("w+"))
+    with tempfile.TemporaryDirectory(prefix="promptlane-training-") as own:
+        ports = free_port(), free_port()
+        config = Path(own) / "training.json"
         config.write_text(json.dumps(configuration(engines, ports, workers)))
         command = [sys.executable, "-m", "router.cli", "serve", "--config", str(config)]
-        unset = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTLANE_")}
-        process = subprocess.Popen(command, cwd=own, env=unset | running_from(folder), stdout=log, stderr=log)  # noqa: S603
-        try:
-            urls = f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
-            wait_for(process, urls[1])
-            yield urls
-            process.terminate()
-            if process.wait(STOP_SECONDS):
-                raise NotTrained(f"the gateway ended with status {process.returncode}")
-        except (NotTrained, subprocess.TimeoutExpired, httpx2.HTTPError) as error:
-            log.seek(0)
-            raise NotTrained(f"{error}\n{log.read()[-2000:]}") from None
-        finally:
-            process.kill()
-            process.wait()
+        with Child(command, os.sched_getaffinity(0), Path(own) / "log", env=running_from(folder)) as child:
+            try:
+                wait_for(child, f"http://127.0.0.1:{ports[1]}")
+                yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+                child.signal(signal.SIGTERM)
+                if status := child.wait(STOP_SECONDS):
+                    raise NotTrained(f"it ended with status {status}")
+            except (NotTrained, Failed, httpx2.HTTPError) as error:
+                raise NotTrained(f"{error!r} (the gateway's last words: {child.last_words()})") from None
 
 
-def wait_for(process: subprocess.Popen[bytes], admin: str) -> None:
+def wait_for(child: Child, admin: str) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and child.running:
         with contextlib.suppress(httpx2.HTTPError):
             if httpx2.get(f"{admin}/readyz", trust_env=False).is_success:
                 return
         time.sleep(0.1)
     raise NotTrained("the gateway did not begin to serve")
-
-
-def free_port() -> int:
-    """Below those that the kernel gives to whoever connects: what runs beside a build cannot take it by chance."""
-    for port in random.sample(range(10_000, 20_000), k=100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise NotTrained("no port is free on 127.0.0.1")
 
 
 # -- who asks ---------------------------------------------------------------------------------------------------------
@@ -203,7 +189,8 @@ async def read(pieces: AsyncIterator[bytes], most: int | None) -> None:
 
 
 async def serve_all(url: str, admin: str, draw: random.Random) -> None:
-    """Everything once, over as many connections as there are clients; operators look on."""
+    """Everything once, over as many connections as there are clients; operators look on. Raises NotTrained or
+    httpx2.HTTPError."""
     limits = httpx2.Limits(max_connections=CLIENTS, max_keepalive_connections=CLIENTS)
     async with httpx2.AsyncClient(base_url=url, timeout=REQUEST_SECONDS, limits=limits, trust_env=False) as client:
         waiting = iter(asks(draw))
@@ -212,12 +199,15 @@ async def serve_all(url: str, admin: str, draw: random.Random) -> None:
             for ask in chain(conversation, waiting):  # `waiting` is everybody's
                 await send(client, ask)
 
-        async with asyncio.TaskGroup() as group:
-            clients = [group.create_task(one_of_many(conversation)) for conversation in conversations(draw)]
-            while not all(one.done() for one in clients):
+        async def look_on() -> None:
+            while True:
                 for path in ("/metrics", "/admin/state"):
                     await client.get(f"{admin}{path}")
                 await asyncio.sleep(1)
+
+        looking = asyncio.create_task(look_on())
+        await asyncio.gather(*map(one_of_many, conversations(draw)))  # raises what the first of them raises
+        looking.cancel()
 
 
 def train(folder: Path) -> None:
@@ -233,6 +223,6 @@ def train(folder: Path) -> None:
 if __name__ == "__main__":
     try:
         train(Path(sys.argv[1]))
-    except (NotTrained, RuntimeError) as error:
+    except (NotTrained, Failed, RuntimeError) as error:
         print(f"the compiled form could not be trained: {error}", file=sys.stderr)
         sys.exit(1)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import http.server
 import os
+import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import pytest
 
 from deploy.compiled.build import CannotCompile, compile_here, find_compiler, is_current, is_gcc, running_from, train
 from deploy.compiled.modules import INTERPRETED, PACKAGES, compiled_files
+from deploy.compiled.training import NotTrained, serve_all
 from tests.deploy.tools import ROOT
 
 FILES = list(compiled_files(ROOT))
@@ -180,3 +185,19 @@ def test_what_does_not_serve_cannot_be_learned_from_and_says_why(tmp_path: Path)
         (tmp_path / package / "__init__.py").touch()
     with pytest.raises(CannotCompile, match=r"(?s)did not begin to serve.*No module named router\.cli"):
         train(tmp_path, Path(sys.executable))
+
+
+def test_an_answer_that_should_not_be_ends_the_training_and_is_named() -> None:
+    class Lost(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_error(404)
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Lost) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(NotTrained, match=r"/v1/chat/completions of .* was answered by 404"):
+            asyncio.run(serve_all(url, url, random.Random(1)))
+        server.shutdown()
