@@ -16,6 +16,7 @@ from typing import NoReturn
 from benchmarks.command import at_least_1
 from benchmarks.overhead_parts import goals
 from benchmarks.overhead_parts.gateways import GATEWAYS, USUAL, Gateway
+from benchmarks.overhead_parts.interpreters import interpreter
 from benchmarks.overhead_parts.measures import FULL, Measure
 from benchmarks.overhead_parts.plots import NO_PLOT, write_plot
 from benchmarks.overhead_parts.processes import Failed, NotStarted, cores
@@ -106,6 +107,8 @@ def run(options: argparse.Namespace) -> int:
         measure(here, gateways, options.rounds, options.seconds, FULL if options.full else ())
     took = time.monotonic() - started
     pinned = f"gateway on core {min(cpus[0])}, backends and load on core {min(cpus[1])}"
+    if not interpreter().counted:
+        pinned += "; its Python is not compiled by counts as the image's is, and takes more"
     print(f"{pinned}; medians of {options.rounds} rounds; {took:.0f} s; x is against {BASELINE}\n{table(results)}")
     if options.full:
         print(f"\n{full_table(results)}")

@@ -7,7 +7,6 @@ request (prefix trees, limits, metrics, records) is what they are.
 import hashlib
 import http.client
 import json
-import sys
 import time
 import urllib.request
 from abc import ABC, abstractmethod
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 
 from benchmarks.overhead_parts import installs
 from benchmarks.overhead_parts.answers import CHAT_BODY, MODEL, says
+from benchmarks.overhead_parts.interpreters import interpreter
 from benchmarks.overhead_parts.processes import OWN_MODULES, ROOT, Child, Failed, NotStarted, free_port
 from benchmarks.overhead_parts.traffic import REQUESTS, bodies
 from deploy.compiled.build import running_from
@@ -193,7 +193,7 @@ class PromptlaneInterpreted(Gateway):
         self._admin_port = free_port()
         config = folder / "promptlane.json"  # YAML holds JSON
         config.write_text(json.dumps(self._config(backends, folder), indent=2))
-        return [sys.executable, "-m", "router.cli", "serve", "--config", config]
+        return [interpreter().program, "-m", "router.cli", "serve", "--config", config]
 
     def _config(self, backends: Sequence[str], folder: Path) -> dict[str, Any]:
         server = {"host": "127.0.0.1", "port": self.port, "admin_port": self._admin_port, "routing_headers": True}
@@ -222,7 +222,7 @@ class PromptlaneInterpreted(Gateway):
 
     @property
     def environment(self) -> dict[str, str]:
-        return OWN_MODULES
+        return interpreter().environment(OWN_MODULES)
 
     def ready(self) -> bool:
         """Ready, both endpoints healthy, and a chat answered."""
@@ -244,7 +244,7 @@ class Promptlane(PromptlaneInterpreted):
 
     @property
     def environment(self) -> dict[str, str]:
-        return running_from(self._modules)
+        return interpreter().environment(running_from(self._modules))
 
 
 class OneWorker(Promptlane):

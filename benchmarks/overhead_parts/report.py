@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+from benchmarks.overhead_parts.interpreters import interpreter
 from benchmarks.overhead_parts.rounds import Turn
 
 BASELINE = "promptlane"
@@ -123,7 +124,8 @@ def _full_cell(result: Result, baseline: Result | None, name: str) -> str:
 
 def as_json(results: Sequence[Result], run: Mapping[str, Any]) -> dict[str, Any]:
     """Everything: `run` (how it was measured), then per gateway medians, ratios and each turn as it was."""
-    machine = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count()}
+    python = {"python": platform.python_version(), "python_compiled_by_counts": interpreter().counted}
+    machine = {**python, "system": platform.platform(), "cores": os.cpu_count()}
     baseline = _baseline(results)
     return {"run": {**run, **machine}, "gateways": {result.name: _gateway(result, baseline) for result in results}}
 
