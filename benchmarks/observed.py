@@ -1,8 +1,8 @@
 """`make bench-observed`: what watching costs: CPU per request with records, traces and both, beside none of it.
 
-One gateway process for each, side by side and all the time, with requests in turns: the whole process tree's CPU from
-before the first request of a turn until its records and spans are where they belong. How to read the table:
-benchmarks/README.md.
+Several gateway processes for each, side by side, with bursts of requests in turns. A burst costs what its process tree
+takes from its first request to the same process's next burst, by when its records and spans are where they belong,
+less what the process takes anyway. How to read the table: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import fmean, quantiles
 from typing import Any
 
 from benchmarks.command import at_least_1, in_order
@@ -28,12 +28,12 @@ from benchmarks.overhead_parts.traffic import REQUESTS
 
 GOAL = 25.0
 """Microseconds a request for all of it (issue 6)."""
-BURST, PAUSE_SECONDS = 4000, 0.5
-"""Of a turn: more spans at once than the exporter's queue takes would be dropped, and cost less."""
+BURST = 4000
+"""Requests: more spans at once than the exporter's queue takes would be dropped, and cost less."""
 TAIL_SECONDS = 6.5
-"""After a turn: until its records are moved and its spans are sent, which is done every 5 s."""
-IDLE_SECONDS = 3.0
-"""Then, to see what the process takes without requests: with few requests a turn that would be most of the figure."""
+"""Between two bursts of a process at least: until its records are moved and its spans are sent, every 5 s."""
+IDLE_SECONDS = 10.0
+"""At the end, to see what the processes take without requests."""
 DEFAULT_SAMPLE = 0.1
 
 
@@ -81,103 +81,123 @@ class CompiledWatchedGateway(WatchedGateway, Promptlane):
 
 
 @dataclass
-class Line:
-    """`us`: CPU per request of each turn, what the process does without requests taken off; `side`: the part of it in
-    threads beside the event loop's. `idle`: microseconds a second without requests, after each turn."""
+class Spent:
+    """CPU microseconds of a process tree between two looks; `side`: in threads beside the event loop's; `seconds`: of
+    time between them."""
+
+    cpu: float
+    side: float
+    seconds: float
+
+
+@dataclass
+class Process:
+    """One gateway. `bursts`: what was spent from the beginning of each to the next one's; `idle`: without requests."""
 
     watched: Watched
     gateway: WatchedGateway
-    idle: list[float] = field(default_factory=list)
-    us: list[float] = field(default_factory=list)
-    side: list[float] = field(default_factory=list)
+    bursts: list[Spent] = field(default_factory=list)
+    idle: Spent = field(default_factory=lambda: Spent(0.0, 0.0, 1.0))
+    _seen: tuple[float, float, float] | None = None
 
-    @property
-    def cpu(self) -> tuple[float, float]:
+    def since_last_look(self) -> Spent | None:
+        """None at the first."""
         pids = tree(self.gateway.pids)
-        return cpu_seconds(pids), side_seconds(pids)
+        now = time.monotonic(), cpu_seconds(pids), side_seconds(pids)
+        before, self._seen = self._seen, now
+        if before is None:
+            return None
+        seconds, cpu, side = (new - old for new, old in zip(now, before, strict=True))
+        return Spent(cpu * 1e6, side * 1e6, seconds)
 
-    def since(self, before: tuple[float, float]) -> tuple[float, float]:
-        """Microseconds."""
-        return (self.cpu[0] - before[0]) * 1e6, (self.cpu[1] - before[1]) * 1e6
+    def us(self) -> list[float]:
+        """Of a request, burst by burst, what the process does without requests taken off."""
+        rate = self.idle.cpu / self.idle.seconds
+        return [(spent.cpu - rate * spent.seconds) / BURST for spent in self.bursts]
+
+    def side(self) -> list[float]:
+        """The part of `us` in threads beside the event loop's."""
+        rate = self.idle.side / self.idle.seconds
+        return [(spent.side - rate * spent.seconds) / BURST for spent in self.bursts]
 
 
 @contextmanager
 def running(
-    here: Bench, folder: Path, variants: Sequence[Watched], kind: type[WatchedGateway] = WatchedGateway
-) -> Iterator[list[Line]]:
-    """All gateways, started. Raises Failed."""
+    here: Bench, folder: Path, variants: Sequence[Watched], kind: type[WatchedGateway] = WatchedGateway, each: int = 1
+) -> Iterator[list[Process]]:
+    """So many gateways of `each` variant, started, in turns. Raises Failed."""
     with ExitStack() as stack:
-        lines = []
-        for number, watched in enumerate(variants):
+        processes = []
+        for number, watched in enumerate(list(variants) * each):
             own = folder / str(number)
             own.mkdir()
             gateway = kind(watched, here.urls[0])
             gateway.install()
             stack.callback(gateway.stop)
             gateway.start(here.urls, own, here.gateway_cpus)
-            lines.append(Line(watched, gateway))
-        yield lines
+            processes.append(Process(watched, gateway))
+        yield processes
 
 
-def turn(here: Bench, line: Line, requests: int) -> None:
-    """One gateway's requests, and what they cost; others rest meanwhile."""
-    began, before = time.monotonic(), line.cpu
-    for done in range(0, requests, BURST):
-        here.count(line.gateway, REQUESTS, min(BURST, requests - done))
-        time.sleep(PAUSE_SECONDS)
-    time.sleep(TAIL_SECONDS)
-    (used, beside), took = line.since(before), time.monotonic() - began
-    began, before = time.monotonic(), line.cpu
+def measure(here: Bench, processes: Sequence[Process], rounds: int) -> None:
+    """`rounds` bursts of each process in turns, one after that to learn (connections, caches, rates), then rest."""
+    for number in range(rounds + 2):
+        began = time.monotonic()
+        for process in processes:
+            spent = process.since_last_look()
+            if spent is not None and number > 1:  # the first burst's is of processes that have just begun
+                process.bursts.append(spent)
+            if number <= rounds:
+                here.count(process.gateway, REQUESTS, BURST)
+        if number <= rounds:
+            time.sleep(max(0.0, TAIL_SECONDS - (time.monotonic() - began)))
+        if number % 5 == 1:
+            print(f"round {number}/{rounds}", file=sys.stderr, flush=True)
     time.sleep(IDLE_SECONDS)
-    idle, idle_beside = (spent / (time.monotonic() - began) for spent in line.since(before))
-    line.idle.append(idle)
-    line.us.append((used - idle * took) / requests)
-    line.side.append((beside - idle_beside * took) / requests)
+    for process in processes:
+        process.idle = process.since_last_look() or process.idle
 
 
 def run(options: argparse.Namespace) -> int:
     with bench(cores()) as here, ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="promptlane-observed-")))
         kind = CompiledWatchedGateway if options.compiled else WatchedGateway
-        lines = stack.enter_context(running(here, folder, VARIANTS, kind))
-        for line in lines:
-            here.count(line.gateway, REQUESTS, BURST)  # connections, caches, rates that are learned
-        time.sleep(TAIL_SECONDS)
+        processes = stack.enter_context(running(here, folder, VARIANTS, kind, options.processes))
         noise = Noise()
-        for number in range(options.rounds):
-            for line in lines[number % len(lines) :] + lines[: number % len(lines)]:
-                turn(here, line, options.requests)
-            said = ", ".join(f"{line.watched.name} {line.us[-1]:.1f}" for line in lines)
-            print(f"round {number + 1}/{options.rounds}: {said}", file=sys.stderr, flush=True)
-        print(table(lines, noise.percent()))
+        measure(here, processes, options.rounds)
+        print(table(processes, noise.percent()))
         if options.json:
-            options.json.write_text(
-                json.dumps([{**asdict(line.watched), "us": line.us, "side": line.side} for line in lines]) + "\n"
-            )
+            found = [{**asdict(one.watched), "us": one.us(), "side": one.side()} for one in processes]
+            options.json.write_text(json.dumps(found) + "\n")
     return 0
 
 
-def table(lines: Sequence[Line], others: float) -> str:
-    """Medians; `more`: of each round the difference to its turn with metrics alone."""
-    base = next(line for line in lines if line.watched is NONE)
-    rows = [f"{'CPU of a request':<28}{'us':>8}{'more':>8}{'quartiles of more':>20}{'in threads':>12}{'idle us/s':>11}"]
-    for line in lines:
-        more = [us - other for us, other in zip(line.us, base.us, strict=True)]
-        low, _, high = quantiles(more, n=4) if len(more) > 1 else (more[0],) * 3
-        note = "" if line.watched is not ALL else f"  goal {GOAL:.0f}{'' if median(more) <= GOAL else '  MISSED'}"
-        spread = f"{low:.1f} to {high:.1f}"
-        rows.append(
-            f"{line.watched.name:<28}{median(line.us):>8.1f}{median(more):>8.1f}{spread:>20}{median(line.side):>12.1f}"
-            f"{median(line.idle):>11.0f}{note}"
-        )
+def quarter(values: Sequence[float]) -> float:
+    """The first quartile: what most bursts take that nothing disturbed, where the median moves with what else ran."""
+    return quantiles(values, n=4)[0] if len(values) > 1 else values[0]
+
+
+def table(processes: Sequence[Process], others: float) -> str:
+    """A line for each that is watched: the mean over its processes of their first quartiles. `more`: than the mean of
+    both lines with metrics alone; with that of each of its processes."""
+    of = {one.watched: [quarter(p.us()) for p in processes if p.watched is one.watched] for one in processes}
+    sides = {one.watched: [quarter(p.side()) for p in processes if p.watched is one.watched] for one in processes}
+    base = fmean([us for watched in (NONE, CONTROL) for us in of.get(watched, ())])
+    base_side = fmean([us for watched in (NONE, CONTROL) for us in sides.get(watched, ())])
+    rows = [f"{'CPU of a request':<28}{'us':>8}{'more':>8}{'in threads':>12}   more, of each process"]
+    for watched, found in of.items():
+        more, side = fmean(found) - base, fmean(sides[watched]) - base_side
+        each = " ".join(f"{us - base:.1f}" for us in found)
+        note = "" if watched is not ALL else f"   goal {GOAL:.0f}{'' if more <= GOAL else '  MISSED'}"
+        rows.append(f"{watched.name:<28}{fmean(found):>8.1f}{more:>8.1f}{side:>12.1f}   {each}{note}")
     rows.append(f"other programs took {others:.0f} % of a core")
     return "\n".join(rows)
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.observed", description=__doc__)
-    parser.add_argument("--rounds", type=at_least_1, default=5, help="turns of each, interleaved (default 5)")
-    parser.add_argument("--requests", type=at_least_1, default=16_000, help="of each turn (default 16000)")
+    parser.add_argument("--rounds", type=at_least_1, default=16, help="bursts of each process (default 16)")
+    parser.add_argument("--processes", type=at_least_1, default=3, help="for each line (default 3)")
     parser.add_argument("--compiled", action="store_true", help="of gateways whose hot path is compiled")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured to this file")
     return parser.parse_args(argv)
