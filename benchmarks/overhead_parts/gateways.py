@@ -139,6 +139,22 @@ class Nginx(Gateway):
         return [self._program, "-p", folder, "-c", config]
 
 
+class PythonFloor(Gateway):
+    """No gateway: the least that one in Python does (`floor.py`), beside which to see what is ours to save."""
+
+    name = "python-floor"
+
+    def install(self) -> None:
+        """Nothing is missing."""
+
+    def command(self, backends: Sequence[str], folder: Path) -> list[str | Path]:
+        return [interpreter().program, "-m", "benchmarks.overhead_parts.floor", "--port", str(self.port), *backends]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return interpreter().environment(OWN_MODULES)
+
+
 class RustRouter(Gateway):
     """sglang-router and its fork vllm-router: the same arguments, each with its cache-aware policy."""
 
@@ -309,6 +325,6 @@ class PromptlaneResume(Promptlane):
     resume = True
 
 
-USUAL = (Promptlane, PromptlaneInterpreted, PromptlaneResume, Nginx, SglangRouter, VllmRouter)
+USUAL = (Promptlane, PromptlaneInterpreted, PromptlaneResume, Nginx, PythonFloor, SglangRouter, VllmRouter)
 """Those of a run that is not told which, nor to be full."""
 GATEWAYS: dict[str, type[Gateway]] = {kind.name: kind for kind in (*USUAL, Litellm, OneWorker, TwoWorkers)}
