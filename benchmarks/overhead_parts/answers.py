@@ -99,7 +99,8 @@ _ROLE = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": 
 
 @cache
 def stream_events(chunks: int, ids: bool = False, tokens: int = SHORT_TOKENS) -> tuple[tuple[bytes, ...], ...]:
-    """The SSE events of a stream by moment: `chunks` moments, the last with the finish, the usage and [DONE].
+    """The SSE events of a stream by moment, one token each: with the first the role, with the last the finish, the usage
+    and [DONE]. vLLM tells the role when it has the first token, and that right behind it.
 
     Events of one moment leave the backend in one write, each as an HTTP chunk of its own, as vLLM's do. `ids`: with
     token ids, as for a request with `return_token_ids`; clients never see those. `tokens`: the prompt's.
@@ -108,11 +109,13 @@ def stream_events(chunks: int, ids: bool = False, tokens: int = SHORT_TOKENS) ->
         raise ValueError(f"a stream has at least 2 chunks, not {chunks}")
     words = _WORDS.split()
     role = _event([_ROLE], prompt_token_ids=list(range(1000, 1040)) if ids else None, prompt_text=None)
-    middle = [_event([_delta(f" {words[i % len(words)]}", 2000 + i if ids else None)]) for i in range(1, chunks - 1)]
+    first, *middle = (
+        _event([_delta(f" {words[i % len(words)]}", 2000 + i if ids else None)]) for i in range(chunks - 1)
+    )
     finish = _event([_delta(" end", 2 if ids else None, "length")])
     counts = {"prompt_tokens": tokens, "total_tokens": tokens + chunks, "completion_tokens": chunks}
     usage = _event([], usage=counts | {"prompt_tokens_details": {"cached_tokens": 32}})
-    return ((role,), *((event,) for event in middle), (finish, usage, DONE))
+    return ((role, first), *((event,) for event in middle), (finish, usage, DONE))
 
 
 @cache

@@ -35,7 +35,7 @@ def test_a_stream_has_as_many_chunks_as_tokens_were_asked_for(body: bytes, chunk
 
 def test_token_ids_are_in_a_stream_for_who_asks_and_null_for_clients() -> None:
     with_ids, without = (b"".join(stream_writes(4, ids)) for ids in (True, False))
-    assert with_ids.count(b'"token_ids":[') == 3
+    assert with_ids.count(b'"token_ids":[') == 4
     assert b'"prompt_token_ids":[1000,' in with_ids
     assert b"[1" not in without
     events = [[json.loads(line[6:]) for line in data.split(b"\n") if line[:6] == b"data: " and b"{" in line]
@@ -44,6 +44,13 @@ def test_token_ids_are_in_a_stream_for_who_asks_and_null_for_clients() -> None:
         for part in (event, *event["choices"]):
             part.update({name: None for name in ("token_ids", "prompt_token_ids") if name in part})
     assert events[0] == events[1]
+
+
+def test_the_role_comes_with_the_first_token_as_of_vllm() -> None:
+    writes = stream_writes(4)
+    assert writes[0].count(b"data: ") == 2
+    assert b'"role":"assistant"' in writes[0]
+    assert [write.count(b'"content":" ') for write in writes] == [1, 1, 1, 1]
 
 
 def page(line: bytes) -> tuple[int, bytes]:

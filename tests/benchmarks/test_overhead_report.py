@@ -140,7 +140,8 @@ def test_a_percentile_of_nothing_is_an_error() -> None:
 
 
 def test_the_default_run_measures_every_gateway() -> None:
-    usual = ["promptlane", "promptlane-interpreted", "promptlane+resume", "nginx", "sglang-router", "vllm-router"]
+    ours = ["promptlane", "promptlane-interpreted", "promptlane+resume"]
+    usual = [*ours, "nginx", "python-floor", "sglang-router", "vllm-router"]
     assert arguments([]).gateways == usual
     assert (
         arguments(["--full"]).gateways

@@ -107,7 +107,7 @@ def test_a_turn_measures_every_figure_and_checks_every_answer(here: Bench) -> No
     [
         ("backend._CHAT = answers.http_answer(b'{}', '500 Oops')", "hammer: BadAnswer: not a 200"),
         ("backend._CHAT = answers.http_answer(answers.CHAT_BODY + b' ')", "hammer: BadAnswer: body of"),
-        (f"{KEEP_WRITES} backend.stream_writes = lambda n: writes(n - 1)", "65 events for 66"),
+        (f"{KEEP_WRITES} backend.stream_writes = lambda n: writes(n - 1)", "66 events for 67"),
         (
             f"{KEEP_WRITES} backend.stream_writes = lambda n: [UNCHUNKED]",
             "stream: BadAnswer: a stream that is not chunked",
