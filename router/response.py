@@ -137,9 +137,13 @@ class Response:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     async def started(self) -> None:
-        """Wait for the head."""
+        """Wait for the head. As `_wait`, of the first: written out, as every request waits here."""
         if self.status == 0 and not self._ended:
-            await self._wait()
+            try:
+                await self._waiter
+            except BaseException:
+                self.abort()
+                raise
         if self.status == 0 and self._error is not None:
             raise self._error
 

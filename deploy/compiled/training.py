@@ -31,8 +31,9 @@ from benchmarks.overhead_parts.processes import Child, Failed, free_port
 from deploy.compiled.build import running_from
 
 MODEL = "tiny"
-TENANTS = ("plain", "resumed", "guarded")
-ENGINES, SEATS = 3, 6  # fewer seats than there are clients, so that requests wait
+TENANTS = ("own", "plain", "resumed", "guarded")  # the first has a pool for itself, the others share one
+ENGINES, OWN_ENGINES = 5, 2
+SEATS = 6  # fewer seats than there are clients, so that requests wait
 CLIENTS = 32
 START_SECONDS = STOP_SECONDS = REQUEST_SECONDS = 120.0  # builds run beside other things
 WORDS = ("what", "which", "engine", "tenant", "prompt", "cache", "block", "stream", "token", "lane", "first", "last")
@@ -110,25 +111,30 @@ def conversations(draw: random.Random) -> list[list[Ask]]:
 def configuration(engines: Sequence[Engine], ports: tuple[int, int], workers: int) -> dict[str, Any]:
     limits = dict.fromkeys(("requests_per_minute", "tokens_per_minute", "concurrency"), 1_000_000_000)
     models = {MODEL: {"pool": "shared", "engine_model": MODEL, "prices": {"input": 1, "output": 2}}}
+    dedicated = {"models": {MODEL: {"pool": "own", "engine_model": MODEL}}}
     rule = {"name": "data", "action": "redact", "find": {"pii": ["email"], "words": ["starfish"]}}
-    plain, resumed, guarded = (
+    own, plain, resumed, guarded = (
         {"api_keys": [{"id": "training", "sha256": hashlib.sha256(key(name).encode()).hexdigest()}], "limits": limits,
          "models": models}
         for name in TENANTS
     )  # fmt: skip
+    endpoints = [
+        {"name": f"engine-{number}", "url": engine.url, "max_in_flight": SEATS, "hourly_cost": 2.5}
+        for number, engine in enumerate(engines)
+    ]
     return {
-        "server": {"port": ports[0], "admin_port": ports[1], "workers": workers, "shutdown_grace": 5},
+        "server": {"port": ports[0], "admin_port": ports[1], "workers": workers, "shutdown_grace": 5,
+                   "routing_headers": True},
         "tiers": {"gold": {"priority": 1, "rto_seconds": 15, "resume": True, "slo": {"ttft_seconds": 2}},
                   "silver": {"priority": 2, "rto_seconds": 60}},
         "tenants": {
+            "own": {"tier": "gold", **own, **dedicated},
             "plain": {"tier": "silver", **plain},
             "resumed": {"tier": "gold", **resumed},
             "guarded": {"tier": "silver", "guards": [rule], "cache": {"store": "memory"}, **guarded},
         },
-        "pools": {"shared": {"shared": True, "endpoints": [
-            {"name": f"engine-{number}", "url": engine.url, "max_in_flight": SEATS, "hourly_cost": 2.5}
-            for number, engine in enumerate(engines)
-        ]}},
+        "pools": {"own": {"endpoints": endpoints[:OWN_ENGINES]},
+                  "shared": {"shared": True, "endpoints": endpoints[OWN_ENGINES:]}},
     }  # fmt: skip
 
 
