@@ -159,8 +159,10 @@ class Gateway:
         )
         rewritten = await asyncio.to_thread(rewrite) if long else rewrite()
         # What came together comes so far one after the other, and only then goes on: one piece of code for many
-        # requests is at hand in the processor's caches, where all of it for each in turn is not.
-        await asyncio.sleep(0)
+        # requests is at hand in the processor's caches, where all of it for each in turn is not. A stream goes on at
+        # once: somebody looks at when it begins, and what others cost meanwhile would be added to that.
+        if not call.request.stream:
+            await asyncio.sleep(0)
         if model.cache is None or call.probe_of is not None:
             await self._attempts.forward(call, model.pool, rewritten)
         else:
@@ -228,9 +230,7 @@ class Gateway:
             raise findings.refusal("prompt")
         return body
 
-    def _measured(
-        self, call: Call, tenant: Tenant, model: ServedModel, body: Body, size: int
-    ) -> Awaitable[Measured]:
+    def _measured(self, call: Call, tenant: Tenant, model: ServedModel, body: Body, size: int) -> Awaitable[Measured]:
         asked = call.client.header(self.settings.batch_header)
         return self.services.measurer.measure(
             call.spec,

@@ -390,8 +390,9 @@ class Answer:
 
 
 async def _let_out() -> None:
-    """Lets the event loop send a whole answer before what follows from it is worked out: it sends what was written when
-    all that could run has run. Who is cancelled meanwhile, as the process ends, has nothing left to break off."""
+    """Lets others send the whole answer that they have before what follows from this one is worked out: their clients
+    wait for it, and nobody waits for that. Who is cancelled meanwhile, as the process ends, has nothing left to break
+    off."""
     try:
         await asyncio.sleep(0)
     except asyncio.CancelledError:

@@ -545,3 +545,30 @@ def test_an_answer_leaves_before_its_record_is_made_and_nothing_breaks_it_off_th
     assert (record.outcome, record.status, record.finish_reason) == ("complete", 200, "stop")
     assert b"".join(one.get("body", b"") for one in messages) == ANSWER
     assert [one["type"] for one in messages] == ["http.response.start", "http.response.body"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_waits_for_a_whole_answer_lets_others_come_as_far_and_a_stream_goes_on_at_once(
+    stack: Stack, stream: bool
+) -> None:
+    """What came together is measured first, and sent then; of a stream somebody sees when it begins."""
+
+    async def sent_at_once() -> int:
+        body = json.dumps(chat(stream=stream)).encode()
+        requests = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive() -> dict[str, Any]:
+            return next(requests, None) or await asyncio.Event().wait()  # type: ignore[return-value]
+
+        async def send(message: dict[str, Any]) -> None:
+            """It is looked at by nobody."""
+
+        headers = [(b"authorization", b"Bearer acme-key"), (b"content-length", b"%d" % len(body))]
+        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers, "client": ("127.0.0.1", 1)}
+        asking = asyncio.ensure_future(stack.app(scope, receive, send))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        sent = sum(state.in_flight for pool in stack.app.runtime.pools.values() for state in pool.states)
+        await asking
+        return sent
+
+    assert stack.run(sent_at_once()) == (1 if stream else 0)
