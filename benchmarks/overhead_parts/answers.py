@@ -99,8 +99,8 @@ _ROLE = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": 
 
 @cache
 def stream_events(chunks: int, ids: bool = False, tokens: int = SHORT_TOKENS) -> tuple[tuple[bytes, ...], ...]:
-    """The SSE events of a stream by moment, one token each: with the first the role, with the last the finish, the usage
-    and [DONE]. vLLM tells the role when it has the first token, and that right behind it.
+    """The events of a stream by moment, one token each: with the first the role, with the last the finish, usage and
+    [DONE]. vLLM tells the role when it has the first token, and that right behind it.
 
     Events of one moment leave the backend in one write, each as an HTTP chunk of its own, as vLLM's do. `ids`: with
     token ids, as for a request with `return_token_ids`; clients never see those. `tokens`: the prompt's.

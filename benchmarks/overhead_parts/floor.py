@@ -66,7 +66,7 @@ class Front(asyncio.Protocol):
 
     def __init__(self, engines: "cycle[Engine]") -> None:
         self._engines = engines
-        self.connecting: asyncio.Future[object] | None = None
+        self.connecting: asyncio.Task[tuple[asyncio.Transport, Back]] | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._body = b""
