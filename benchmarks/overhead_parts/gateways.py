@@ -36,6 +36,8 @@ class Gateway(ABC):
     """Whether it can be asked for what takes it more than some seconds: `measures.Measure.heavy`."""
     all_cores: ClassVar[bool] = False
     """Whether it is measured with all cores, beside the engines and the load."""
+    afterwards: ClassVar[float] = 0.0
+    """Seconds for which it still works on requests that it has answered."""
     ready_seconds: ClassVar[float] = _READY_SECONDS
 
     def __init__(self) -> None:
@@ -195,6 +197,7 @@ class PromptlaneInterpreted(Gateway):
     """This project with its features on, but for resume: keys, limits, lanes, affinity, routing headers, metrics."""
 
     name = "promptlane-interpreted"
+    afterwards = 6.5  # records are moved to the database every 5 s
     resume = False
 
     def __init__(self) -> None:

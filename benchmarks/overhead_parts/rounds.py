@@ -90,8 +90,8 @@ class Bench:
     def _measure(self, gateway: Gateway, seconds: float) -> Turn:
         target, on_gateway = self._target(gateway)
         direct = {"port": self.backends[0], "headers": {}}
-        plain = self.ask("hammer", REQUESTS, seconds, on_gateway | lasting(seconds))
-        streams = self.ask("stream", STREAMS, seconds, on_gateway | {"waves": waves(STREAMS, seconds)})
+        plain = self._asked(gateway, "hammer", REQUESTS, seconds, on_gateway | lasting(seconds))
+        streams = self._asked(gateway, "stream", STREAMS, seconds, on_gateway | {"waves": waves(STREAMS, seconds)})
         paired = {"direct": direct, "seconds": seconds * _LATENCY_SHARE}
         added = self.ask("compare", LATENCY, seconds, target | paired)
         return Turn(
@@ -101,7 +101,7 @@ class Bench:
             requests_per_s=plain["answers"] / plain["seconds"],
             first_byte_p50_ms=streams["first_byte_p50_ms"],
             rss_mb=max(plain["rss_mb"], streams["rss_mb"]),
-            busy_percent=plain["cpu_seconds"] / plain["seconds"] * 100,
+            busy_percent=plain["busy_seconds"] / plain["seconds"] * 100,
             others_percent=0.0,
             raw={"requests": plain, "streams": streams, "latency": added},
             more={"added p99 ms": added["p99_ms"], **figures(REQUESTS_NAME, plain)},
@@ -114,13 +114,27 @@ class Bench:
             if gateway.heavy or not one.heavy:
                 how = {"waves": one.waves or waves(one.scenario, seconds)} if one.scenario.chunks else lasting(seconds)
                 do = "stream" if one.scenario.chunks else "hammer"
-                found |= figures(one.name, self.ask(do, one.scenario, seconds, on_gateway | how))
+                found |= figures(one.name, self._asked(gateway, do, one.scenario, seconds, on_gateway | how))
         return found
 
     def _target(self, gateway: Gateway) -> tuple[dict[str, Any], dict[str, Any]]:
         """How the load generator is told of it, without its processes and with them."""
         target = {"target": {"port": gateway.port, "headers": gateway.headers, "exact": gateway.exact}}
         return target, target | {"roots": gateway.pids}
+
+    def _asked(
+        self, gateway: Gateway, do: str, scenario: Scenario, seconds: float, arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        """One measurement. `cpu_seconds` has what the gateway still does afterwards for these requests, `busy_seconds`
+        has not; were it not waited for, it would be counted for the next measurement's."""
+        result = self.ask(do, scenario, seconds, arguments)
+        result["busy_seconds"] = result["cpu_seconds"]
+        if gateway.afterwards:
+            before = cpu_seconds(tree(gateway.pids))
+            time.sleep(gateway.afterwards)
+            later = cpu_seconds(tree(gateway.pids)) - before
+            result["cpu_seconds"] += later * seconds / (seconds + arguments.get("warmup_seconds", 0.0))
+        return result
 
     def ask(self, do: str, scenario: Scenario, seconds: float, arguments: dict[str, Any]) -> dict[str, Any]:
         """One measurement by the load generator, meant to take so long. Raises Failed."""

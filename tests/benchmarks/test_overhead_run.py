@@ -122,6 +122,18 @@ def test_a_gateway_that_changes_an_answer_fails_with_the_difference(here: Bench,
     assert gateway.pids == []
 
 
+def test_what_a_gateway_does_after_its_answers_is_counted_for_them(here: Bench) -> None:
+    burn = "until = time.process_time() + 0.005\n    while time.process_time() < until: pass"
+    gateway = Lying(f"import time\ndef lost(self, exc):\n    {burn}\nbackend.Connection.connection_lost = lost")
+    gateway.ready = lambda: listens(gateway.port)  # type: ignore[method-assign]
+    gateway.afterwards = 1.0  # type: ignore[misc]
+    turn = here.turn(gateway, SECONDS)
+    for connections, share, raw in ((32, 1 / 1.3, turn.raw["requests"]), (64, 1.0, turn.raw["streams"])):
+        later = raw["cpu_seconds"] - raw["busy_seconds"]
+        assert later >= 0.5 * connections * 0.005 * share  # some of it goes on while the load generator says what it saw
+    assert turn.busy_percent < 110
+
+
 def listens(port: int) -> bool:
     return f":{port:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text()
 
