@@ -13,7 +13,7 @@ COMPILED_OBJECTS := tests/policies $(wildcard $(addprefix tests/router/test_,app
 PROCESSES := tests/e2e tests/benchmarks tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit unit-objects unit-processes compiled test-compiled compiled-objects compiled-processes properties-long test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long chaos-ledger bench-overhead bench-overhead-full bench-scale bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-stages bench-limits bench-journal bench-guards bench-replicas bench-ledger bench-observed bench-usage soak docs dashboards lock clean
+.PHONY: help demo test lint types unit unit-objects unit-processes compiled test-compiled compiled-objects compiled-processes properties-long test-vllm chaos chaos-long chaos-kill chaos-replicas chaos-replicas-long chaos-ledger bench-overhead bench-overhead-full bench-scale bench-routing bench-decide bench-fleet bench-vllm bench-loop bench-stages bench-limits bench-journal bench-guards bench-replicas bench-ledger bench-observed bench-features bench-usage soak docs dashboards lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -94,7 +94,7 @@ chaos-ledger: $(READY)  ## 10,000 requests twice, kills of gateways and of Postg
 bench-overhead: $(READY)  ## CPU per request and per streamed chunk, beside nginx and the Rust routers
 	$(BIN)/python -m benchmarks.overhead
 
-bench-overhead-full: .venv/.plots  ## the same with longer prompts, more connections and streams, LiteLLM, two workers (25 min)
+bench-overhead-full: .venv/.plots  ## the same with longer prompts, more connections and streams, LiteLLM, two workers (40 min)
 	$(BIN)/python -m benchmarks.overhead --full --json .work/overhead.json --plot .work/overhead.png
 
 bench-stages: $(READY)  ## where the CPU of a request goes, by stage and file (py-spy)
@@ -143,8 +143,11 @@ bench-replicas: $(READY) $(SHARED)  ## several gateways that share a pool beside
 bench-ledger: $(READY)  ## what a request's metrics cost, and its record: on the event loop, and in the threads that write and move it
 	$(BIN)/python -m benchmarks.ledger
 
-bench-observed: $(READY)  ## what records and traces cost: CPU of a whole gateway per request with them and without
-	$(BIN)/python -m benchmarks.observed
+bench-observed: $(READY)  ## what records and traces cost: CPU of a whole compiled gateway per request with them and without
+	$(BIN)/python -m benchmarks.observed --compiled
+
+bench-features: $(READY)  ## what each feature costs of a compiled gateway's CPU per request, beside the routers and the least that Python can do
+	$(BIN)/python -m benchmarks.features
 
 bench-usage: $(READY)  ## how long reports of a month take beside very many records: RECORDS=10000000 make bench-usage
 	$(BIN)/python -m benchmarks.usage $(if $(RECORDS),--records $(RECORDS))

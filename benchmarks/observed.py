@@ -1,8 +1,6 @@
 """`make bench-observed`: what watching costs: CPU per request with records, traces and both, beside none of it.
 
-Several gateway processes for each, side by side, with bursts of requests in turns. A burst costs what its process tree
-takes from its first request to the same process's next burst, by when its records and spans are where they belong,
-less what the process takes anyway. How to read the table: benchmarks/README.md.
+How it is measured: `overhead_parts/bursts.py`; how to read the table: benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -11,29 +9,20 @@ import argparse
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, quantiles
 from typing import Any
 
 from benchmarks.command import at_least_1, in_order
+from benchmarks.overhead_parts.bursts import measure, running, table
 from benchmarks.overhead_parts.gateways import Promptlane, PromptlaneInterpreted
-from benchmarks.overhead_parts.measure import cpu_seconds, side_seconds, tree
 from benchmarks.overhead_parts.processes import cores
-from benchmarks.overhead_parts.rounds import Bench, Noise, bench
-from benchmarks.overhead_parts.traffic import REQUESTS
+from benchmarks.overhead_parts.rounds import Noise, bench
 
 GOAL = 25.0
 """Microseconds a request for all of it (issue 6)."""
-BURST = 4000
-"""Requests: more spans at once than the exporter's queue takes would be dropped, and cost less."""
-TAIL_SECONDS = 6.5
-"""Between two bursts of a process at least: until its records are moved and its spans are sent, every 5 s."""
-IDLE_SECONDS = 10.0
-"""At the end, to see what the processes take without requests."""
 DEFAULT_SAMPLE = 0.1
 
 
@@ -80,118 +69,20 @@ class CompiledWatchedGateway(WatchedGateway, Promptlane):
     """The same, compiled."""
 
 
-@dataclass
-class Spent:
-    """CPU microseconds of a process tree between two looks; `side`: in threads beside the event loop's; `seconds`: of
-    time between them."""
-
-    cpu: float
-    side: float
-    seconds: float
-
-
-@dataclass
-class Process:
-    """One gateway. `bursts`: what was spent from the beginning of each to the next one's; `idle`: without requests."""
-
-    watched: Watched
-    gateway: WatchedGateway
-    bursts: list[Spent] = field(default_factory=list)
-    idle: Spent = field(default_factory=lambda: Spent(0.0, 0.0, 1.0))
-    _seen: tuple[float, float, float] | None = None
-
-    def since_last_look(self) -> Spent | None:
-        """None at the first."""
-        pids = tree(self.gateway.pids)
-        now = time.monotonic(), cpu_seconds(pids), side_seconds(pids)
-        before, self._seen = self._seen, now
-        if before is None:
-            return None
-        seconds, cpu, side = (new - old for new, old in zip(now, before, strict=True))
-        return Spent(cpu * 1e6, side * 1e6, seconds)
-
-    def us(self) -> list[float]:
-        """Of a request, burst by burst, what the process does without requests taken off."""
-        rate = self.idle.cpu / self.idle.seconds
-        return [(spent.cpu - rate * spent.seconds) / BURST for spent in self.bursts]
-
-    def side(self) -> list[float]:
-        """The part of `us` in threads beside the event loop's."""
-        rate = self.idle.side / self.idle.seconds
-        return [(spent.side - rate * spent.seconds) / BURST for spent in self.bursts]
-
-
-@contextmanager
-def running(
-    here: Bench, folder: Path, variants: Sequence[Watched], kind: type[WatchedGateway] = WatchedGateway, each: int = 1
-) -> Iterator[list[Process]]:
-    """So many gateways of `each` variant, started, in turns. Raises Failed."""
-    with ExitStack() as stack:
-        processes = []
-        for number, watched in enumerate(list(variants) * each):
-            own = folder / str(number)
-            own.mkdir()
-            gateway = kind(watched, here.urls[0])
-            gateway.install()
-            stack.callback(gateway.stop)
-            gateway.start(here.urls, own, here.gateway_cpus)
-            processes.append(Process(watched, gateway))
-        yield processes
-
-
-def measure(here: Bench, processes: Sequence[Process], rounds: int) -> None:
-    """`rounds` bursts of each process in turns, one after that to learn (connections, caches, rates), then rest."""
-    for number in range(rounds + 2):
-        began = time.monotonic()
-        for process in processes:
-            spent = process.since_last_look()
-            if spent is not None and number > 1:  # the first burst's is of processes that have just begun
-                process.bursts.append(spent)
-            if number <= rounds:
-                here.count(process.gateway, REQUESTS, BURST)
-        if number <= rounds:
-            time.sleep(max(0.0, TAIL_SECONDS - (time.monotonic() - began)))
-        if number % 5 == 1:
-            print(f"round {number}/{rounds}", file=sys.stderr, flush=True)
-    time.sleep(IDLE_SECONDS)
-    for process in processes:
-        process.idle = process.since_last_look() or process.idle
-
-
 def run(options: argparse.Namespace) -> int:
     with bench(cores()) as here, ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="promptlane-observed-")))
         kind = CompiledWatchedGateway if options.compiled else WatchedGateway
-        processes = stack.enter_context(running(here, folder, VARIANTS, kind, options.processes))
+        watched = VARIANTS * options.processes
+        processes = stack.enter_context(running(here, folder, [(one.name, kind(one, here.urls[0])) for one in watched]))
         noise = Noise()
         measure(here, processes, options.rounds)
-        print(table(processes, noise.percent()))
+        print(table(processes, (NONE.name, CONTROL.name), noise.percent(), {ALL.name: GOAL}))
         if options.json:
-            found = [{**asdict(one.watched), "us": one.us(), "side": one.side()} for one in processes]
-            options.json.write_text(json.dumps(found) + "\n")
+            found = zip(watched, processes, strict=True)
+            told = [{**asdict(one), "us": process.us(), "side": process.side()} for one, process in found]
+            options.json.write_text(json.dumps(told) + "\n")
     return 0
-
-
-def quarter(values: Sequence[float]) -> float:
-    """The first quartile: what most bursts take that nothing disturbed, where the median moves with what else ran."""
-    return quantiles(values, n=4)[0] if len(values) > 1 else values[0]
-
-
-def table(processes: Sequence[Process], others: float) -> str:
-    """A line for each that is watched: the mean over its processes of their first quartiles. `more`: than the mean of
-    both lines with metrics alone; with that of each of its processes."""
-    of = {one.watched: [quarter(p.us()) for p in processes if p.watched is one.watched] for one in processes}
-    sides = {one.watched: [quarter(p.side()) for p in processes if p.watched is one.watched] for one in processes}
-    base = fmean([us for watched in (NONE, CONTROL) for us in of.get(watched, ())])
-    base_side = fmean([us for watched in (NONE, CONTROL) for us in sides.get(watched, ())])
-    rows = [f"{'CPU of a request':<28}{'us':>8}{'more':>8}{'in threads':>12}   more, of each process"]
-    for watched, found in of.items():
-        more, side = fmean(found) - base, fmean(sides[watched]) - base_side
-        each = " ".join(f"{us - base:.1f}" for us in found)
-        note = "" if watched is not ALL else f"   goal {GOAL:.0f}{'' if more <= GOAL else '  MISSED'}"
-        rows.append(f"{watched.name:<28}{fmean(found):>8.1f}{more:>8.1f}{side:>12.1f}   {each}{note}")
-    rows.append(f"other programs took {others:.0f} % of a core")
-    return "\n".join(rows)
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

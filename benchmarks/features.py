@@ -1,0 +1,102 @@
+"""`make bench-features`: what each feature costs: CPU per request of compiled gateways without it, beside all of them.
+
+How it is measured: `overhead_parts/bursts.py`; how to read the table: benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.command import at_least_1, in_order
+from benchmarks.overhead_parts.bursts import measure, running, table
+from benchmarks.overhead_parts.gateways import Gateway, Nginx, Promptlane, PythonFloor, SglangRouter
+from benchmarks.overhead_parts.processes import cores
+from benchmarks.overhead_parts.rounds import Noise, bench
+
+Change = Callable[[dict[str, Any]], None]
+ALL: Final = ("all features", "all features, again")
+
+
+def no_records(config: dict[str, Any]) -> None:
+    config["ledger"] = {"enabled": False}
+
+
+def no_limits(config: dict[str, Any]) -> None:
+    del config["tenants"]["bench"]["limits"]
+
+
+def no_headers(config: dict[str, Any]) -> None:
+    config["server"]["routing_headers"] = False
+
+
+def round_robin(config: dict[str, Any]) -> None:
+    """No costs, no affinity, nothing held back; reservations, health and learning are as ever."""
+    config["routing"] = {"profile": "round-robin", "hold": False}
+
+
+def nothing(config: dict[str, Any]) -> None:
+    for change in WITHOUT.values():
+        change(config)
+
+
+WITHOUT: Final[dict[str, Change]] = {
+    "no records": no_records,
+    "no limits": no_limits,
+    "no headers that say why": no_headers,
+    "round robin": round_robin,
+}
+
+
+class ChangedGateway(Promptlane):
+    """Of another configuration."""
+
+    def __init__(self, change: Change | None = None) -> None:
+        super().__init__()
+        self._change = change
+
+    def _config(self, backends: Sequence[str], folder: Path) -> dict[str, Any]:
+        config = super()._config(backends, folder)
+        if self._change is not None:
+            self._change(config)
+        return config
+
+
+def gateways() -> list[tuple[str, Gateway]]:
+    """By their lines: with everything, without each, without all of these, and what others take."""
+    found: list[tuple[str, Gateway]] = [(line, ChangedGateway()) for line in ALL]
+    found += [(line, ChangedGateway(change)) for line, change in WITHOUT.items()]
+    found += [("none of these", ChangedGateway(nothing))]
+    return found + [(other.name, other) for other in (SglangRouter(), Nginx(), PythonFloor())]
+
+
+def run(options: argparse.Namespace) -> int:
+    with bench(cores()) as here, ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="promptlane-features-")))
+        many = [one for _ in range(options.processes) for one in gateways()]
+        processes = stack.enter_context(running(here, folder, many))
+        noise = Noise()
+        measure(here, processes, options.rounds)
+        print(table(processes, ALL, noise.percent(), {}))
+    return 0
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=__doc__)
+    parser.add_argument("--rounds", type=at_least_1, default=16, help="bursts of each process (default 16)")
+    parser.add_argument("--processes", type=at_least_1, default=3, help="for each line (default 3)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments(argv)
+    return in_order(lambda: run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
