@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.command import at_least_1, in_order
-from benchmarks.overhead_parts.bursts import measure, running, table
+from benchmarks.command import in_order
+from benchmarks.overhead_parts.bursts import arguments, measure, running, table
 from benchmarks.overhead_parts.gateways import Gateway, Nginx, Promptlane, PythonFloor, SglangRouter
 from benchmarks.overhead_parts.processes import cores
 from benchmarks.overhead_parts.rounds import Noise, bench
@@ -86,15 +86,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.features", description=__doc__)
-    parser.add_argument("--rounds", type=at_least_1, default=16, help="bursts of each process (default 16)")
-    parser.add_argument("--processes", type=at_least_1, default=3, help="for each line (default 3)")
-    return parser.parse_args(argv)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    options = arguments(argv)
+    parser = arguments(argparse.ArgumentParser(prog="python -m benchmarks.features", description=__doc__))
+    options = parser.parse_args(argv)
     return in_order(lambda: run(options))
 
 

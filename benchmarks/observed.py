@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import at_least_1, in_order
-from benchmarks.overhead_parts.bursts import measure, running, table
+from benchmarks.command import in_order
+from benchmarks.overhead_parts.bursts import arguments, measure, running, table
 from benchmarks.overhead_parts.gateways import Promptlane, PromptlaneInterpreted
 from benchmarks.overhead_parts.processes import cores
 from benchmarks.overhead_parts.rounds import Noise, bench
@@ -85,17 +85,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.observed", description=__doc__)
-    parser.add_argument("--rounds", type=at_least_1, default=16, help="bursts of each process (default 16)")
-    parser.add_argument("--processes", type=at_least_1, default=3, help="for each line (default 3)")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = arguments(argparse.ArgumentParser(prog="python -m benchmarks.observed", description=__doc__))
     parser.add_argument("--compiled", action="store_true", help="of gateways whose hot path is compiled")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured to this file")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    options = arguments(argv)
+    options = parser.parse_args(argv)
     return in_order(lambda: run(options))
 
 

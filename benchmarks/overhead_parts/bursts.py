@@ -7,6 +7,7 @@ what the process takes anyway.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, quantiles
 
+from benchmarks.command import at_least_1
 from benchmarks.overhead_parts.gateways import Gateway
 from benchmarks.overhead_parts.measure import cpu_seconds, side_seconds, tree
 from benchmarks.overhead_parts.rounds import Bench
@@ -103,6 +105,13 @@ def measure(here: Bench, processes: Sequence[Process], rounds: int) -> None:
     time.sleep(IDLE_SECONDS)
     for process in processes:
         process.idle = process.since_last_look() or process.idle
+
+
+def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """With what says how long to measure."""
+    parser.add_argument("--rounds", type=at_least_1, default=16, help="bursts of each process (default 16)")
+    parser.add_argument("--processes", type=at_least_1, default=3, help="for each line (default 3)")
+    return parser
 
 
 def quarter(values: Sequence[float]) -> float:
