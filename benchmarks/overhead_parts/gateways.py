@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from benchmarks.overhead_parts import installs
 from benchmarks.overhead_parts.answers import CHAT_BODY, MODEL, says
-from benchmarks.overhead_parts.interpreters import interpreter
+from benchmarks.overhead_parts.interpreters import Interpreter, interpreter
 from benchmarks.overhead_parts.processes import OWN_MODULES, ROOT, Child, Failed, NotStarted, free_port
 from benchmarks.overhead_parts.traffic import REQUESTS, bodies
 from deploy.compiled.build import running_from
@@ -212,7 +212,7 @@ class PromptlaneInterpreted(Gateway):
         self._admin_port = free_port()
         config = folder / "promptlane.json"  # YAML holds JSON
         config.write_text(json.dumps(self._config(backends, folder), indent=2))
-        return [interpreter().program, "-m", "router.cli", "serve", "--config", config]
+        return [self.python.program, "-m", "router.cli", "serve", "--config", config]
 
     def _config(self, backends: Sequence[str], folder: Path) -> dict[str, Any]:
         server = {"host": "127.0.0.1", "port": self.port, "admin_port": self._admin_port, "routing_headers": True}
@@ -240,8 +240,13 @@ class PromptlaneInterpreted(Gateway):
         return {"authorization": f"Bearer {_KEY}"}
 
     @property
+    def python(self) -> Interpreter:
+        """What runs it."""
+        return interpreter()
+
+    @property
     def environment(self) -> dict[str, str]:
-        return interpreter().environment(OWN_MODULES)
+        return self.python.environment(OWN_MODULES)
 
     def ready(self) -> bool:
         """Ready, both endpoints healthy, and a chat answered."""
@@ -263,7 +268,7 @@ class Promptlane(PromptlaneInterpreted):
 
     @property
     def environment(self) -> dict[str, str]:
-        return interpreter().environment(running_from(self._modules))
+        return self.python.environment(running_from(self._modules))
 
 
 class OneWorker(Promptlane):

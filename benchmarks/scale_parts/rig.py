@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from benchmarks.overhead_parts.gateways import PromptlaneInterpreted
+from benchmarks.overhead_parts.interpreters import Interpreter
 from benchmarks.overhead_parts.measure import cpu_seconds, rss_bytes, tree
 from benchmarks.overhead_parts.rounds import Bench, bench
 from benchmarks.overhead_parts.traffic import Scenario
@@ -61,11 +62,16 @@ class ScaleGateway(PromptlaneInterpreted):
         self._seats = seats
         self.load_seconds = 0.0
 
+    @property
+    def python(self) -> Interpreter:
+        """This environment's, as of the objects beside it."""
+        return Interpreter(Path(sys.executable))
+
     def command(self, backends: Sequence[str], folder: Path) -> list[str | Path]:
         *_, config = super().command(backends, folder)
         if self._stored_keys:
             _store_keys(folder, self._stored_keys)
-        return [sys.executable, "-m", "benchmarks.scale_parts.serving", config]
+        return [self.python.program, "-m", "benchmarks.scale_parts.serving", config]
 
     def _config(self, backends: Sequence[str], folder: Path) -> dict[str, Any]:
         config = super()._config(backends, folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from typing import Any
 from benchmarks.engine.launch import Engine, start_engine
 from benchmarks.overhead_parts.answers import MODEL
 from benchmarks.overhead_parts.gateways import PromptlaneInterpreted, fetch
+from benchmarks.overhead_parts.interpreters import Interpreter
 from benchmarks.overhead_parts.processes import Failed
 
 ENGINE_MODEL = "tiny"
@@ -35,6 +37,12 @@ class SoakGateway(PromptlaneInterpreted):
         super().__init__()
         self._streams = streams
         self._log = Path()
+
+    @property
+    def python(self) -> Interpreter:
+        """This environment's: another version of the same minor one may need packages that are not here, as the client
+        of a Redis does, and what is looked at is no ratio of CPU."""
+        return Interpreter(Path(sys.executable))
 
     def _config(self, backends: Sequence[str], folder: Path) -> dict[str, Any]:
         self._log = folder / f"{self.name}.log"

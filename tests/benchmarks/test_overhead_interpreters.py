@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.overhead_parts.gateways import PromptlaneInterpreted
 from benchmarks.overhead_parts.interpreters import Interpreter, interpreter, system
+from benchmarks.overhead_parts.processes import OWN_MODULES
+from benchmarks.replicas_parts.processes import ReplicaGateway
+from benchmarks.scale_parts.rig import ScaleGateway
+from benchmarks.soak_parts.stack import SoakGateway
 
 
 def script(folder: Path, *lines: str) -> Path:
@@ -40,6 +45,13 @@ def test_one_whose_libraries_are_others_or_that_cannot_import_the_gateway_is_not
 
 def test_one_that_is_not_there_is_not_taken(tmp_path: Path) -> None:
     assert system(tmp_path / "python") is None
+
+
+@pytest.mark.parametrize("gateway", [ScaleGateway(), SoakGateway(1), ReplicaGateway(1, None)])
+def test_what_may_need_packages_of_another_version_is_run_by_this_python(gateway: PromptlaneInterpreted) -> None:
+    """Redis' client needs one more of a Python before 3.11.3."""
+    assert gateway.python == Interpreter(Path(sys.executable))
+    assert gateway.environment["PYTHONPATH"] == OWN_MODULES["PYTHONPATH"]
 
 
 def test_what_runs_now_gets_no_other_packages() -> None:
