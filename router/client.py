@@ -173,33 +173,25 @@ class Client:
 
     async def finish(self, chunk: bytes = b"") -> None:
         """Sends the last piece."""
-        rest = self._end(chunk)
-        if rest is not None:
-            await rest
+        self.unwatch()
+        if self._exchange is not None:
+            self._begin(self._exchange)
+            rest = self._exchange.end(chunk)
+            if rest is not None:
+                await rest
+            return
+        await self._send_head()
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def respond(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         """A whole answer at once. In a stream that has been opened it is the last event."""
         if self.opened:
             lines = b"".join([b"data: %b\n" % line for line in body.splitlines()])
             self.started = True
-            body = lines + b"\n"
-        else:
-            self.head(status, [*headers, (b"content-length", b"%d" % len(body))])
-        rest = self._end(body)
-        if rest is not None:
-            await rest
-
-    def _end(self, chunk: bytes) -> Awaitable[None] | None:
-        """As `write`, of the last piece."""
-        self.unwatch()
-        if self._exchange is None:
-            return self._send_last(chunk)
-        self._begin(self._exchange)
-        return self._exchange.end(chunk)
-
-    async def _send_last(self, chunk: bytes) -> None:
-        await self._send_head()
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+            await self.finish(lines + b"\n")
+            return
+        self.head(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self.finish(body)
 
     def _check_declared(self, limit: int) -> None:
         declared = self.header(b"content-length")

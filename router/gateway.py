@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,7 +32,7 @@ from router.errors import (
 )
 from router.guards.guard import TenantGuard
 from router.limits import Limiter
-from router.measure import INLINE_BYTES, Measured, Measurer
+from router.measure import INLINE_BYTES, Measurer
 from router.metrics import Metrics
 from router.origin import Origin, credential, request_id
 from router.request_records import RequestRecords
@@ -143,7 +143,7 @@ class Gateway:
         if rules is not None and call.probe_of is None:
             body = await self._guard(call, rules, body, len(data))
             call.fields = body.fields
-        call.measured = await self._measured(call, identity.tenant, model, body, len(data))
+        await self._measure(call, identity.tenant, model, body, len(data))
         await self._admit(call, len(data))
         call.hides_usage = body.hides_usage
         if self.services.records is not None:
@@ -230,9 +230,9 @@ class Gateway:
             raise findings.refusal("prompt")
         return body
 
-    def _measured(self, call: Call, tenant: Tenant, model: ServedModel, body: Body, size: int) -> Awaitable[Measured]:
+    async def _measure(self, call: Call, tenant: Tenant, model: ServedModel, body: Body, size: int) -> None:
         asked = call.client.header(self.settings.batch_header)
-        return self.services.measurer.measure(
+        call.measured = await self.services.measurer.measure(
             call.spec,
             body,
             size,

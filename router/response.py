@@ -137,13 +137,9 @@ class Response:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     async def started(self) -> None:
-        """Wait for the head. As `_wait`, of the first: written out, as every request waits here."""
+        """Wait for the head."""
         if self.status == 0 and not self._ended:
-            try:
-                await self._waiter
-            except BaseException:
-                self.abort()
-                raise
+            await self._wait()
         if self.status == 0 and self._error is not None:
             raise self._error
 
