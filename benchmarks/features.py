@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.command import in_order
-from benchmarks.overhead_parts.bursts import arguments, measure, running, table
+from benchmarks.overhead_parts.bursts import arguments, compared, table
 from benchmarks.overhead_parts.gateways import Gateway, Nginx, Promptlane, PythonFloor, SglangRouter
-from benchmarks.overhead_parts.processes import cores
-from benchmarks.overhead_parts.rounds import Noise, bench
 
 Change = Callable[[dict[str, Any]], None]
 ALL: Final = ("all features", "all features, again")
@@ -76,13 +72,9 @@ def gateways() -> list[tuple[str, Gateway]]:
 
 
 def run(options: argparse.Namespace) -> int:
-    with bench(cores()) as here, ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="promptlane-features-")))
-        many = [one for _ in range(options.processes) for one in gateways()]
-        processes = stack.enter_context(running(here, folder, many))
-        noise = Noise()
-        measure(here, processes, options.rounds)
-        print(table(processes, ALL, noise.percent(), {}))
+    many = [one for _ in range(options.processes) for one in gateways()]
+    processes, others = compared(lambda _: many, options.rounds)
+    print(table(processes, ALL, others, {}))
     return 0
 
 

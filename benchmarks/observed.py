@@ -8,18 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.command import in_order
-from benchmarks.overhead_parts.bursts import arguments, measure, running, table
+from benchmarks.overhead_parts.bursts import arguments, compared, table
 from benchmarks.overhead_parts.gateways import Promptlane, PromptlaneInterpreted
-from benchmarks.overhead_parts.processes import cores
-from benchmarks.overhead_parts.rounds import Noise, bench
 
 GOAL = 25.0
 """Microseconds a request for all of it (issue 6)."""
@@ -70,18 +66,14 @@ class CompiledWatchedGateway(WatchedGateway, Promptlane):
 
 
 def run(options: argparse.Namespace) -> int:
-    with bench(cores()) as here, ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="promptlane-observed-")))
-        kind = CompiledWatchedGateway if options.compiled else WatchedGateway
-        watched = VARIANTS * options.processes
-        processes = stack.enter_context(running(here, folder, [(one.name, kind(one, here.urls[0])) for one in watched]))
-        noise = Noise()
-        measure(here, processes, options.rounds)
-        print(table(processes, (NONE.name, CONTROL.name), noise.percent(), {ALL.name: GOAL}))
-        if options.json:
-            found = zip(watched, processes, strict=True)
-            told = [{**asdict(one), "us": process.us(), "side": process.side()} for one, process in found]
-            options.json.write_text(json.dumps(told) + "\n")
+    kind = CompiledWatchedGateway if options.compiled else WatchedGateway
+    watched = VARIANTS * options.processes
+    processes, others = compared(lambda here: [(one.name, kind(one, here.urls[0])) for one in watched], options.rounds)
+    print(table(processes, (NONE.name, CONTROL.name), others, {ALL.name: GOAL}))
+    if options.json:
+        found = zip(watched, processes, strict=True)
+        told = [{**asdict(one), "us": process.us(), "side": process.side()} for one, process in found]
+        options.json.write_text(json.dumps(told) + "\n")
     return 0
 
 

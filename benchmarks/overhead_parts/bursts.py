@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, quantiles
 
 from benchmarks.command import at_least_1
-from benchmarks.overhead_parts.gateways import Gateway
+from benchmarks.overhead_parts.gateways import Gateway, PromptlaneInterpreted
 from benchmarks.overhead_parts.measure import cpu_seconds, side_seconds, tree
-from benchmarks.overhead_parts.rounds import Bench
+from benchmarks.overhead_parts.processes import cores
+from benchmarks.overhead_parts.rounds import Bench, Noise, bench
 from benchmarks.overhead_parts.traffic import REQUESTS
 
 BURST = 4000
 """Requests: more spans at once than the exporter's queue takes would be dropped, and cost less."""
-TAIL_SECONDS = 6.5
-"""Between two bursts of a process at least: until its records are moved and its spans are sent, every 5 s."""
+TAIL_SECONDS = PromptlaneInterpreted.afterwards
+"""Between two bursts of a process at least; spans are sent every 5 s, too."""
 IDLE_SECONDS = 10.0
 """At the end, to see what the processes take without requests."""
 
@@ -72,19 +74,22 @@ class Process:
         return [(spent.side - rate * spent.seconds) / BURST for spent in self.bursts]
 
 
-@contextmanager
-def running(here: Bench, folder: Path, gateways: Sequence[tuple[str, Gateway]]) -> Iterator[list[Process]]:
-    """All of them, by their lines, started. Raises Failed."""
-    with ExitStack() as stack:
+def compared(make: Callable[[Bench], Sequence[tuple[str, Gateway]]], rounds: int) -> tuple[list[Process], float]:
+    """All that `make` gives, by their lines, with so many bursts measured; and what other programs took meanwhile, in
+    percent of a core. Raises Failed."""
+    with bench(cores()) as here, ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="promptlane-bursts-")))
         processes = []
-        for number, (line, gateway) in enumerate(gateways):
+        for number, (line, gateway) in enumerate(make(here)):
             own = folder / str(number)
             own.mkdir()
             gateway.install()
             stack.callback(gateway.stop)
             gateway.start(here.urls, own, here.gateway_cpus)
             processes.append(Process(line, gateway))
-        yield processes
+        noise = Noise()
+        measure(here, processes, rounds)
+        return processes, noise.percent()
 
 
 def measure(here: Bench, processes: Sequence[Process], rounds: int) -> None:
