@@ -35,7 +35,7 @@ class Load:
         async with asyncio.timeout(120):
             while self.total < wanted and not self.failures:  # noqa: ASYNC110  # counted by many tasks
                 await asyncio.sleep(0.01)
-        assert self.failures == []
+        assert self.failures == [], self.failures  # said here: pytest does not look into this file
 
     async def run(self, client: openai.AsyncOpenAI, tenant: str, stream: bool, tokens: int) -> None:
         """One client after its own requests, each on a connection that may be kept."""
